@@ -1,0 +1,159 @@
+"""The launcher of ``-m``: checks every job before the first one starts, then one line a job.
+
+Hydra finds it by the name of this folder; ``hydra/launcher=basic`` runs without it. Whatever is
+imported here is paid at every start, so nothing heavy is.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from omegaconf import open_dict
+from rich.console import Console
+from rich.table import Table
+
+from kd.config import Config, UserError, explain, run_name, validate
+
+
+@dataclass
+class SweepLauncherConf:
+    """Hydra's entry for ``hydra/launcher=sweep``."""
+
+    _target_: str = "hydra_plugins.sweep_launcher.SweepLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="sweep", node=SweepLauncherConf)
+
+
+@dataclass
+class Job:
+    """One run of the sweep and what became of it."""
+
+    config: Config
+    name: str
+    result: JobReturn | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in a line; None if it did not."""
+        if self.result is None or self.result.status != JobStatus.FAILED:
+            return None
+        cause = self.result._return_value  # the public property raises it instead
+        return explain(cause) or f"{type(cause).__name__}: {cause}"
+
+
+class SweepLauncher(BasicLauncher):
+    """Runs the jobs one after another; a job that fails does not stop the others."""
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run all jobs, then print the table of their test accuracies.
+
+        Raises:
+            UserError: a job's settings are wrong (nothing has run then), or a job failed.
+        """
+        setup_globals()
+        loader = self.hydra_context.config_loader
+        composed = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
+        jobs = []
+        for number, cfg in enumerate(composed, initial_job_idx):
+            with open_dict(cfg):
+                cfg.hydra.job.id = cfg.hydra.job.num = number
+            config = validate(cfg)
+            jobs.append(Job(config, run_name(config, list(cfg.hydra.overrides.task))))
+
+        console = Console(highlight=False, soft_wrap=True)
+        started = time.perf_counter()
+        spent = 0.0
+        trained = 0
+        for number, (cfg, job) in enumerate(zip(composed, jobs, strict=True), 1):
+            before = time.perf_counter()
+            job.result = run_job(
+                hydra_context=self.hydra_context,
+                task_function=self.task_function,
+                config=cfg,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            seconds = time.perf_counter() - before
+            if job.error:
+                said = f"FAILED: {job.error}"
+            elif job.result.return_value.skipped:
+                said = f"test accuracy {accuracy(job):.4f}  complete already, skipped"
+            else:
+                trained, spent = trained + 1, spent + seconds
+                left = spent / trained * (len(jobs) - number)
+                said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
+            console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
+
+        for table in tables(jobs):
+            console.print(table)
+        elapsed = clock(time.perf_counter() - started)
+        failed = [job for job in jobs if job.error]
+        console.print(f"{len(jobs) - len(failed)} of {len(jobs)} runs complete, {elapsed}")
+        places = sorted({f"{job.config.output_dir}/{job.config.study}" for job in jobs})
+        for place in places:
+            console.print(
+                f"results: {place}/results.csv  (to look at it: tensorboard --logdir {place})"
+            )
+        if failed:
+            names = ", ".join(job.name for job in failed)
+            raise UserError(
+                f"{len(failed)} of {len(jobs)} runs failed: {names}; the train.log of each says why"
+            )
+        return [job.result for job in jobs]
+
+
+def accuracy(job: Job) -> float:
+    """The test accuracy of a complete job, in [0, 1]."""
+    return job.result.return_value.metrics["test/acc"]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def tables(jobs: Sequence[Job]) -> list[Table]:
+    """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        told = ("T=", "alpha=", "seed=")
+        stage, _, name = job.name.partition("/")
+        others = [word for word in name.split(",") if not word.startswith(told)]
+        groups.setdefault(" ".join([job.config.study, stage, *others]), []).append(job)
+    return [grid(title, group) for title, group in groups.items()]
+
+
+def grid(title: str, jobs: Sequence[Job]) -> Table:
+    """One table of :func:`tables`; without temperatures it is a single cell."""
+    distilled = jobs[0].config.stage == "distill"
+    cells: dict[tuple[float | str, float | str], list[Job]] = {}
+    for job in jobs:
+        key = (job.config.kd.T, job.config.kd.alpha) if distilled else (job.config.stage, "")
+        cells.setdefault(key, []).append(job)
+    rows, columns = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+    seeds = len({job.config.seed for job in jobs})
+    head = f"{title}: test accuracy" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+    table = Table(title=head, title_justify="left")
+    table.add_column("T \\ alpha" if distilled else "")
+    for column in columns:
+        table.add_column(f"{column:g}" if distilled else "", justify="right")
+    for row in rows:
+        words = [cell(cells.get((row, column), [])) for column in columns]
+        table.add_row(f"{row:g}" if distilled else str(row), *words)
+    return table
+
+
+def cell(jobs: Sequence[Job]) -> str:
+    """Mean test accuracy of a cell's seeds; failures are counted, not averaged away."""
+    good = [accuracy(job) for job in jobs if not job.error]
+    mean = f"{sum(good) / len(good):.4f}" if good else ""
+    failed = len(jobs) - len(good)
+    return f"{mean} {failed} failed".strip() if failed else mean

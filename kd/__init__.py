@@ -1,0 +1,1 @@
+"""kd: does knowledge distillation work here, and if not, why not?"""

@@ -1,0 +1,158 @@
+"""Safe saving, safe loading, and finding the teacher."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd.config import MODELS, Config, Model, UserError
+from kd.models import Ensemble, Network, build_model, describe
+
+FORMAT = 1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``, renamed to it at the end: never half a file, never none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        beside.chmod(0o644)  # mkstemp's files are private
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_checkpoint(
+    path: Path, weights: dict[str, torch.Tensor], config: Config, split: str, epoch: int
+) -> None:
+    """Save a network with what is needed to rebuild it and to judge it as a teacher.
+
+    Args:
+        path: of the file; replaced at once.
+        weights: the network's ``state_dict``.
+        config: the run's configuration.
+        split: the fingerprint of the data split it was trained on.
+        epoch: the epoch the weights come from, counted from 1.
+    """
+    content = {
+        "format": FORMAT,
+        "stage": config.stage,
+        "seed": config.seed,
+        "model": describe(config.model),
+        "split": split,
+        "epoch": epoch,
+        "state_dict": {key: value.cpu() for key, value in weights.items()},
+    }
+    with replacing(path) as beside:
+        torch.save(content, beside)
+
+
+def load_checkpoint(path: Path, split: str | None = None) -> Network:
+    """Rebuild the network of a ``model.ckpt``, in evaluation mode.
+
+    Args:
+        path: the file. Only tensors and plain values are read from it: no code in it runs.
+        split: the fingerprint of the data split in use; None accepts any.
+
+    Raises:
+        UserError: the file is missing, damaged, not a checkpoint of this project, of another
+            architecture than it says, or its network was trained on another split.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
+            "load; train the teacher again with python train.py stage=teacher"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project; give a run's model.ckpt")
+    try:
+        shape = _model_settings(content["model"])
+        network = build_model(shape, seed=0)
+        network.load_state_dict(content["state_dict"], strict=True)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit the architecture it names "
+            f"({content.get('model')}); train it again"
+        ) from error
+    if split is not None and content.get("split") != split:
+        raise UserError(
+            f"{path}: was trained on another data split ({content.get('split')}, this run has "
+            f"{split}), so its training images may be this run's test images; use the same "
+            "data.split and data.seed, or train a teacher with these"
+        )
+    return network.eval()
+
+
+def _model_settings(saved: dict[str, Any]) -> Model:
+    cls = MODELS[saved["name"]]
+    sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
+    return cls(**{key: saved[key] for key in sizes})
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_teacher(config: Config) -> list[Path]:
+    """The checkpoints that a distillation learns from: several make an ensemble.
+
+    ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
+    teacher of ``teacher.seed``: its plainly named folder, or the only other one of that seed.
+
+    Raises:
+        UserError: there is none, or more than one could be meant.
+    """
+    given = config.teacher.checkpoint
+    if given is not None:
+        paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
+        return [path / "model.ckpt" if path.is_dir() else path for path in paths]
+    folder = Path(config.output_dir) / config.study / "teacher"
+    seed = f"seed={config.teacher.seed}"
+    complete = sorted(path.parent for path in folder.glob(f"{seed}*/metrics.json"))
+    mine = [path for path in complete if path.name.split(",")[0] == seed]
+    plain = [path for path in mine if path.name == seed]
+    chosen = plain or mine
+    if not chosen:
+        experiment = " +experiment=talk" if config.study == "talk" else ""
+        study = f" study={config.study}" if config.study not in ("main", "talk") else ""
+        number = f" seed={config.teacher.seed}" if config.teacher.seed else ""
+        raise UserError(
+            f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
+            f"python train.py{experiment} stage=teacher{study}{number}"
+        )
+    if len(chosen) > 1:
+        names = ", ".join(str(path) for path in chosen)
+        raise UserError(f"several teachers of {seed}: {names}; give teacher.checkpoint=FOLDER")
+    return [chosen[0] / "model.ckpt"]
+
+
+def load_teacher(paths: list[Path], split: str) -> nn.Module:
+    """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
+    networks = [load_checkpoint(path, split) for path in paths]
+    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file at once; NaN becomes null."""
+    clean = {k: None if isinstance(v, float) and v != v else v for k, v in content.items()}
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")

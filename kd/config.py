@@ -1,0 +1,346 @@
+"""The schema of every setting: its type, its bounds, and the one line said when a value breaks them.
+
+Imported before anything heavy, so that ``--help`` and a mistyped key answer at once.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its message is one line: what is wrong, what to do."""
+
+
+def setting(default: Any, allowed: str, check: Any) -> Any:
+    """A field whose value must pass ``check``; ``allowed`` says in words what does."""
+    make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {}
+    return field(**(make or {"default": default}), metadata={"allowed": allowed, "check": check})
+
+
+def number(default: float, allowed: str, check: Any) -> Any:
+    """A finite number within bounds."""
+    return setting(default, allowed, lambda value: math.isfinite(value) and check(value))
+
+
+def count(default: int, least: int = 1) -> Any:
+    """A whole number from ``least`` up."""
+    return setting(default, f"a whole number from {least} up", lambda value: value >= least)
+
+
+def seed(default: int = 0) -> Any:
+    """A seed of a random generator; 0 is as good as any."""
+    most = 2**32 - 1
+    return setting(default, f"a whole number from 0 to {most}", lambda value: 0 <= value <= most)
+
+
+def choice(default: str, *options: str) -> Any:
+    """One of a few words, the default among them."""
+    return setting(default, " or ".join((default, *options)), lambda v: v in (default, *options))
+
+
+def is_checkpoint_choice(value: Any) -> bool:
+    """Whether ``teacher.checkpoint`` is null, a path or a list of paths."""
+    paths = value if isinstance(value, list) else [value]
+    return value is None or (bool(paths) and all(isinstance(p, str) and p for p in paths))
+
+
+@dataclass
+class Data:
+    """The data set and its split."""
+
+    dataset: str = setting("MNIST", "a class of torchvision.datasets", str.isidentifier)
+    dir: str = setting("data", "a folder", bool)
+    source: str = choice("verified", "torchvision", "folder")
+    files: str | None = None
+    split: str = choice("official", "pooled")
+    val_size: int = count(10_000)
+    test_size: int = count(10_000)
+    seed: int = seed()
+    batch_size: int = count(128)
+
+
+@dataclass
+class Model:
+    """What every network has; ``lr`` is the learning rate that suits it with ``optim=adam``."""
+
+    name: str = "?"
+    hidden: int = count(32)
+    dropout: float = number(0.1, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    lr: float = number(1e-2, "a number above 0", lambda v: v > 0)
+
+
+@dataclass
+class MLP(Model):
+    """Flatten, one hidden layer, logits."""
+
+    name: str = "mlp"
+
+
+@dataclass
+class CNN(Model):
+    """Convolutions with pooling, one hidden layer, logits."""
+
+    name: str = "cnn"
+    channels: list[int] = setting(
+        [8, 16],
+        "one to four whole numbers from 1 up, as in [8,16]",
+        lambda v: 1 <= len(v) <= 4 and all(c >= 1 for c in v),
+    )
+
+
+@dataclass
+class Distillation:
+    """What every method has: the temperature, and the weight of the labels."""
+
+    method: str = "?"
+    T: float = number(2.0, "a number above 0", lambda v: v > 0)
+    alpha: float = number(0.5, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+
+
+@dataclass
+class Hinton(Distillation):
+    """Hinton et al. 2015, in either direction of the KL divergence."""
+
+    method: str = "hinton"
+    direction: str = choice("forward", "reverse")
+
+
+@dataclass
+class Optim:
+    """Adam and its learning rate over the training."""
+
+    lr: float = number(1e-2, "a number above 0", lambda v: v > 0)
+    schedule: str = choice("cosine", "constant")
+    eps: float = number(1e-8, "a number above 0", lambda v: v > 0)
+
+
+@dataclass
+class Trainer:
+    """Where and how long a run trains."""
+
+    accelerator: str = choice("auto", "cpu", "gpu")
+    max_epochs: int = count(10)
+
+
+@dataclass
+class Teacher:
+    """Which teacher a distillation learns from."""
+
+    checkpoint: Any = setting(None, "null, a file or a list of files", is_checkpoint_choice)
+    seed: int = seed()
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on."""
+
+    stage: str = choice("teacher", "student", "distill")
+    study: str = setting(
+        "main",
+        "a name of letters, digits, '.', '_' and '-' that does not begin with '.'",
+        lambda v: re.fullmatch(r"[\w-][\w.-]*", v),
+    )
+    seed: int = seed()
+    checkpoint: str = choice("last", "best")
+    overwrite: bool = False
+    output_dir: str = setting("outputs", "a folder", bool)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=MLP)
+    kd: Distillation = field(default_factory=Hinton)
+    optim: Optim = field(default_factory=Optim)
+    trainer: Trainer = field(default_factory=Trainer)
+    teacher: Teacher = field(default_factory=Teacher)
+
+
+MODELS: dict[str, type[Model]] = {"cnn": CNN, "mlp": MLP}
+METHODS: dict[str, type[Distillation]] = {"hinton": Hinton}
+
+# Keys that say where things lie or what to do with them: no result depends on them.
+PLACES = {"study", "output_dir", "overwrite", "data.dir", "data.files"}
+
+
+def validate(cfg: DictConfig) -> Config:
+    """The typed configuration of a run, every value checked.
+
+    Args:
+        cfg: what Hydra composed; a node ``hydra`` in it is passed over.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
+    """
+    keys = [key for key in cfg if key != "hydra"]
+    try:
+        tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split("\n")[0].split())) from error
+    schema = Config(
+        model=_pick(MODELS, tree, "model", "name"), kd=_pick(METHODS, tree, "kd", "method")
+    )
+    _compare_keys(OmegaConf.to_container(OmegaConf.structured(schema)), tree)
+    typed = OmegaConf.structured(schema)
+    _assign(typed, tree, dataclasses.fields(schema), schema)
+    return OmegaConf.to_object(typed)
+
+
+def _pick(classes: dict[str, type], tree: dict, group: str, key: str) -> Any:
+    node = tree.get(group)
+    value = node.get(key) if isinstance(node, dict) else node
+    if value not in classes:
+        known = ", ".join(classes)
+        raise UserError(f"{group}.{key}={value}: unknown; choose {group}=NAME from {known}")
+    return classes[value]()
+
+
+def _compare_keys(expected: dict, given: dict, prefix: str = "") -> None:
+    for key in given.keys() - expected.keys():
+        raise UserError(_unknown_key(prefix + key, [prefix + k for k in expected]))
+    for key in expected.keys() - given.keys():
+        raise UserError(f"{prefix}{key}: missing; give it as {prefix}{key}=VALUE")
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            if not isinstance(given[key], dict):
+                raise UserError(f"{prefix}{key}={given[key]}: is a group of keys, not a value")
+            _compare_keys(value, given[key], f"{prefix}{key}.")
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    if key in known:
+        return f"{key}: no such key of the chosen {key.split('.')[0]}"
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+    return f"{key}: no such key; {hint}"
+
+
+def _assign(node: DictConfig, tree: dict, fields: Any, schema: Any, prefix: str = "") -> None:
+    """Write the values of ``tree`` into the typed ``node``, one by one, to name the wrong one."""
+    for spec in fields:
+        value, key = tree[spec.name], prefix + spec.name
+        if isinstance(value, dict) and dataclasses.is_dataclass(getattr(schema, spec.name)):
+            inner = getattr(schema, spec.name)
+            _assign(node[spec.name], value, dataclasses.fields(inner), inner, f"{key}.")
+            continue
+        kind = {int: "a whole number", float: "a number", bool: "true or false"}.get(spec.type)
+        allowed = spec.metadata.get("allowed", kind or "a text")
+        try:
+            node[spec.name] = value
+            typed = OmegaConf.to_container(node)[spec.name]
+            good = spec.metadata.get("check", lambda _: True)(typed)
+        except (OmegaConfBaseException, TypeError):
+            good = False
+        if not good:
+            raise UserError(f"{key}={_text(value)}: must be {allowed}")
+
+
+def _text(value: Any) -> str:
+    """A value as one would type it on the command line."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def flatten(config: Config | dict) -> dict[str, Any]:
+    """``{"kd.T": 2.0, "seed": 0, …}``: every setting by its name on the command line."""
+    flat: dict[str, Any] = {}
+    tree = config if isinstance(config, dict) else dataclasses.asdict(config)
+
+    def visit(node: dict, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                visit(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+
+    visit(tree, "")
+    return flat
+
+
+def relevant(config: Config) -> dict[str, Any]:
+    """The settings that the run's result depends on: the others may differ when it is resumed."""
+    groups = () if config.stage == "distill" else ("kd.", "teacher.")
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in PLACES and not key.startswith(groups)
+    }
+
+
+def run_name(config: Config, overrides: list[str]) -> str:
+    """The run's folder below its study: stage and parameters, then what else was overridden.
+
+    Args:
+        config: the run's configuration.
+        overrides: the command line's ``key=value`` words, as Hydra records them for the job.
+
+    Returns:
+        such as ``distill/T=2.0,alpha=0.5,seed=0,optim.lr=0.001``; safe as a path.
+    """
+    flat = flatten(config)
+    named = {"seed": config.seed}
+    if config.stage == "distill":
+        named = {"T": config.kd.T, "alpha": config.kd.alpha, **named}
+    told = {"stage", "seed", "kd.T", "kd.alpha", "experiment"} | PLACES
+    unused = () if config.stage == "distill" else ("kd", "teacher")
+    extra = {}
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if key not in told and key.split(".")[0] not in unused:
+            extra[key] = _text(flat[key]) if key in flat else value
+    name = ",".join(f"{key}={value}" for key, value in [*named.items(), *sorted(extra.items())])
+    safe = re.sub(r"[^\w.,=+-]", "_", name)
+    return f"{config.stage}/{safe}"
+
+
+def _run_subdir(*, _root_: DictConfig) -> str:
+    """Hydra's name for a job's folder; checks the settings first, so a wrong one leaves no trace."""
+    return run_name(validate(_root_), list(_root_.hydra.overrides.task))
+
+
+OmegaConf.register_new_resolver("run_subdir", _run_subdir, replace=True)
+OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a user's mistake; None for an error that is ours, which deserves a traceback."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    if "Config group override must be a string" in str(error):  # a bare ValueError of Hydra's
+        return "a group takes the name of one of its choices, as in data=mnist; see --help"
+    if type(error).__module__.startswith(("hydra.", "omegaconf.")):
+        return _explain_hydra(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the output'}: {error.strerror}"
+    return None
+
+
+def _explain_hydra(error: BaseException) -> str:
+    """Hydra's own message in one line, without advice that does not hold here (``+key=``)."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as KEY=VALUE; quote odd characters: 'KEY=\"a=b\"'"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={option}: no such choice; choose from {', '.join(error.options)}"
+    if found := re.match(r"Could not override '([^']*)'", text):
+        known = {*flatten(Config()), *flatten(Config(model=CNN())), "experiment"}
+        return _unknown_key(found[1], sorted(known))
+    if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

@@ -1,0 +1,159 @@
+"""The LightningModules: a teacher, a student alone, and a student distilled from a frozen teacher."""
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from kd.config import Distillation, Optim
+from kd.data import Batch
+from kd.losses import TERMS, weigh
+from kd.models import CLASSES
+
+
+class Classifier(LightningModule):
+    """Trains a network by :meth:`loss`, and logs loss and accuracy once an epoch.
+
+    Args:
+        network: images (batch, 1, 28, 28) → logits (batch, 10).
+        optim: learning rate and its schedule.
+    """
+
+    def __init__(self, network: nn.Module, optim: Optim) -> None:
+        super().__init__()
+        self.network, self.optim = network, optim
+        self.train_accuracy = MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
+        self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
+        # Sums over the samples of an epoch: a logging call a step would cost more than the step.
+        self.register_buffer("train_loss", torch.zeros(()), persistent=False)
+        self.register_buffer("val_loss", torch.zeros(()), persistent=False)
+
+    def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
+        """The training loss of a batch."""
+        return F.cross_entropy(logits, labels)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of one batch."""
+        images, labels, indices = batch
+        logits = self.network(images)
+        loss = self.loss(logits, labels, images, indices)
+        self.train_loss += loss.detach() * len(labels)
+        self.train_accuracy.update(logits.detach(), labels)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Log the learning rate that the epoch begins with."""
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss and accuracy."""
+        self._log_epoch("train", self.train_loss, self.train_accuracy)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add one batch to the validation's sums: the loss on the labels, whatever the training's."""
+        images, labels, _ = batch
+        logits = self.network(images)
+        self.val_loss += F.cross_entropy(logits, labels, reduction="sum")
+        self.val_accuracy.update(logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation's loss and accuracy."""
+        self._log_epoch("val", self.val_loss, self.val_accuracy)
+
+    def _log_epoch(self, part: str, loss_sum: Tensor, accuracy: MulticlassAccuracy) -> None:
+        seen = (accuracy.tp + accuracy.fn).sum()
+        self.log_dict({f"{part}/loss": loss_sum / seen, f"{part}/acc": accuracy.compute()})
+        self.log("step", float(self.current_epoch + 1))  # TensorBoard's x-axis counts epochs
+        loss_sum.zero_()
+        accuracy.reset()
+
+    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Logits (batch, 10)."""
+        return self.network(batch[0])
+
+    def configure_optimizers(self) -> dict:
+        """Adam over the network's parameters, with a cosine schedule to 0 or none, a step a batch."""
+        adam = torch.optim.Adam(
+            self.network.parameters(), lr=self.optim.lr, eps=self.optim.eps, fused=True
+        )
+        if self.optim.schedule == "constant":
+            return {"optimizer": adam}
+        steps = self.trainer.max_epochs * len(self.trainer.datamodule.train_dataloader())
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=steps)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+
+class TeacherModule(Classifier):
+    """The teacher: trained on the labels."""
+
+
+class StudentModule(Classifier):
+    """The student alone: trained on the labels, the control of every distillation."""
+
+
+class FrozenTeacher(nn.Module):
+    """A network that neither learns nor leaves evaluation mode.
+
+    Args:
+        network: images → logits; its parameters lose ``requires_grad``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stay in evaluation mode, whatever ``mode`` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 1, 28, 28) → logits (batch, 10), without gradient."""
+        return self.network(images)
+
+
+class DistillModule(Classifier):
+    """A student that learns from a frozen teacher and from the labels.
+
+    The teacher stays outside the module's own parameters, so that neither the optimiser nor a
+    checkpoint nor ``train()`` can reach it.
+
+    Args:
+        network: the student.
+        optim: as in :class:`Classifier`.
+        teacher: images → logits.
+        kd: the method and its numbers, of ``conf/kd``.
+        teacher_logits: (samples of the pool, 10): the teacher's logits, computed beforehand, looked
+            up by the batch's indices; None runs the teacher on every batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optim: Optim,
+        teacher: nn.Module,
+        kd: Distillation,
+        teacher_logits: Tensor | None = None,
+    ) -> None:
+        super().__init__(network, optim)
+        self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
+        self.kd, self.term, self.teacher_logits = kd, TERMS[kd.method], teacher_logits
+
+    @property
+    def teacher(self) -> FrozenTeacher:
+        """The frozen teacher."""
+        return self._outside[0]
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the student's device."""
+        self.teacher.to(self.device)
+
+    def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
+        """``alpha · CE + (1 − alpha) · term`` of the method."""
+        if self.teacher_logits is None:
+            taught = self.teacher(images)
+        else:
+            taught = self.teacher_logits[indices]
+        return weigh(logits, labels, self.kd.alpha, self.term(logits, taught, labels, self.kd))

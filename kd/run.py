@@ -1,0 +1,344 @@
+"""One run, from configuration to ``metrics.json``."""
+
+import contextlib
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from kd import fidelity
+from kd.callbacks import KeepWeights, ShowProgress
+from kd.checkpoint import (
+    file_hash,
+    find_teacher,
+    load_teacher,
+    replacing,
+    save_checkpoint,
+    write_json,
+)
+from kd.config import PROJECT, Config, UserError, explain, flatten, relevant, validate
+from kd.data import EVAL_BATCH, Batches, MNISTDataModule
+from kd.models import Network, build_model, count_parameters, layer_table
+from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
+from kd.results import METRICS, read_metrics, write_results
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a run gives back: its metrics, and whether they were there already."""
+
+    metrics: dict[str, Any]
+    skipped: bool
+
+
+def run(cfg: DictConfig) -> Outcome:
+    """Train, test and save what the configuration says, unless that is done already.
+
+    Raises:
+        UserError: the settings, the data, the teacher or the folder do not allow it.
+    """
+    config = validate(cfg)
+    hydra = HydraConfig.get()
+    alone = hydra.mode == RunMode.RUN
+    set_up_logging(logging.INFO if alone else logging.WARNING)
+    directory = Path(hydra.runtime.output_dir)
+    shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+
+    before = read_metrics(directory)
+    if before is not None and not config.overwrite:
+        refuse_other_settings(config, directory, before)
+        log.info(
+            "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
+        )
+        return Outcome(before, skipped=True)
+
+    with contextlib.ExitStack() as logs:
+        if before is None:
+            logs.enter_context(train_log(directory))
+        try:
+            accelerator = choose_accelerator(config.trainer.accelerator)
+            teachers = find_teacher(config) if config.stage == "distill" else []
+            data = MNISTDataModule(config.data, config.seed, accelerator.device)
+            data.prepare_data()
+            data.setup()
+            teacher = load_teacher(teachers, data.fingerprint) if teachers else None
+            clear(directory)
+            if before is not None:  # a complete run's log makes way only now that all is in order
+                logs.enter_context(train_log(directory))
+            save_hydra(config, hydra, directory / ".hydra")
+            metrics = train(config, data, teacher, accelerator, directory, progress=alone)
+        except Exception as error:
+            log.debug("failed: %s", explain(error) or error, exc_info=error)
+            raise
+        metrics |= {
+            "teacher/checkpoint": ",".join(map(str, teachers)) or None,
+            "teacher/sha256": ",".join(map(file_hash, teachers)) or None,
+        }
+        write_json(directory / METRICS, metrics)
+        write_results(directory.parents[1])
+        log.info("test accuracy %.4f", metrics["test/acc"])
+    log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
+    return Outcome(metrics, skipped=False)
+
+
+def train(
+    config: Config,
+    data: MNISTDataModule,
+    teacher: nn.Module | None,
+    accelerator: "Accelerator",
+    directory: Path,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train the network, test it once, and save everything but ``metrics.json``, which is returned."""
+    network = build_model(config.model, config.seed)
+    log.info("%s", describe_layers(network))
+    log.info(
+        "%s with %d images, %s", accelerator.device, len(data.indices["train"]), describe(config)
+    )
+
+    taught = teacher_logits(teacher, data) if teacher is not None else None
+    module = make_module(config, network, teacher, taught)
+    logger = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
+    keep = KeepWeights(config.checkpoint)
+    trainer = pl.Trainer(
+        accelerator=accelerator.name,
+        devices=1,
+        max_epochs=config.trainer.max_epochs,
+        logger=logger,
+        callbacks=[keep, *([ShowProgress()] if progress else [])],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    seconds = time.perf_counter() - started
+
+    network.load_state_dict(keep.weights)
+    save_checkpoint(directory / "model.ckpt", keep.weights, config, data.fingerprint, keep.epoch)
+    logits = torch.cat(trainer.predict(module, datamodule=data)).cpu()
+    test = data.indices["test"]
+    labels = data.pool.labels[test].cpu()
+    with replacing(directory / "predictions.npz") as beside, beside.open("wb") as file:
+        np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
+
+    metrics = keep.metrics | evaluate(logits, labels) | {"time/fit_s": seconds}
+    if taught is not None:
+        metrics |= compare(logits, taught[test].cpu())
+    settings = hyperparameters(config, network) | {"data/fingerprint": data.fingerprint}
+    shown = {k: v for k, v in metrics.items() if k.startswith(("test/", "fidelity/", "time/"))}
+    # None has no place in TensorBoard's table: a teacher has no temperature.
+    logger.log_hyperparams({k: v for k, v in settings.items() if v is not None}, shown)
+    logger.finalize("success")
+    return {**settings, "epochs": keep.epoch, **metrics, **versions()}
+
+
+def make_module(
+    config: Config, network: Network, teacher: nn.Module | None, taught: Tensor | None
+) -> Classifier:
+    """The LightningModule of the stage."""
+    if config.stage == "teacher":
+        return TeacherModule(network, config.optim)
+    if config.stage == "student":
+        return StudentModule(network, config.optim)
+    return DistillModule(network, config.optim, teacher, config.kd, taught)
+
+
+def teacher_logits(teacher: nn.Module, data: MNISTDataModule) -> Tensor:
+    """The frozen teacher's logits of the whole pool, (samples, 10): once, not once an epoch."""
+    everything = torch.arange(len(data.pool.labels), device=data.device)
+    frozen = FrozenTeacher(teacher).to(data.device)
+    return torch.cat(
+        [frozen(images) for images, _, _ in Batches(data.pool, everything, EVAL_BATCH)]
+    )
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """``test/acc`` in [0, 1], ``test/loss`` (cross-entropy in nats) and ``test/ece`` in [0, 1]."""
+    logits = logits.double()
+    return {
+        "test/acc": float(fidelity.accuracy(logits, labels)),
+        "test/loss": float(F.cross_entropy(logits, labels)),
+        "test/ece": float(fidelity.expected_calibration_error(logits, labels)),
+    }
+
+
+def compare(logits: Tensor, taught: Tensor) -> dict[str, float]:
+    """Fidelity to the teacher on the test images."""
+    student, teacher = logits.double(), taught.double()
+    return {
+        "fidelity/agreement": float(fidelity.agreement(student, teacher)),
+        "fidelity/kl": float(fidelity.predictive_kl(student, teacher)),
+    }
+
+
+class Accelerator(NamedTuple):
+    """Where a run computes: Lightning's word for it, and torch's."""
+
+    name: str
+    device: torch.device
+
+
+def choose_accelerator(wanted: str) -> Accelerator:
+    """The accelerator of ``trainer.accelerator``; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is wanted and there is none.
+    """
+    if wanted != "cpu" and CUDAAccelerator.is_available():
+        return Accelerator("cuda", torch.device("cuda", 0))
+    if wanted != "cpu" and MPSAccelerator.is_available():
+        return Accelerator("mps", torch.device("mps", 0))
+    if wanted == "gpu":
+        raise UserError("trainer.accelerator=gpu: no GPU on this machine; use trainer=cpu or auto")
+    return Accelerator("cpu", torch.device("cpu"))
+
+
+def hyperparameters(config: Config, network: Network) -> dict[str, Any]:
+    """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``)."""
+    settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
+    first = {
+        "stage": config.stage,
+        "study": config.study,
+        "seed": config.seed,
+        "data/seed": config.data.seed,
+        "kd/method": None,
+        "kd/T": None,
+        "kd/alpha": None,
+        "model/params": count_parameters(network),
+    }
+    chosen = {k: v if not isinstance(v, list) else str(v) for k, v in settings.items()}
+    return {**first, **{k: v for k, v in chosen.items() if k != "teacher/checkpoint"}}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what computed, and the commit of this project where it is a git checkout."""
+    command = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found = None
+    return {
+        "version/python": platform.python_version(),
+        "version/torch": torch.__version__,
+        "version/lightning": pl.__version__,
+        "git/commit": found,
+    }
+
+
+def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any]) -> None:
+    """Make sure that the complete run in ``directory`` is the one the configuration asks for.
+
+    Raises:
+        UserError: naming the settings that differ, or the teacher if it was trained anew since.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    try:
+        saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); overwrite=true trains again") from error
+    wanted = relevant(config)
+    differing = [
+        f"{key} ({saved.get(key, 'absent')} there, {value} here)"
+        for key, value in wanted.items()
+        if saved.get(key, "absent") != value
+    ]
+    if config.stage == "distill" and not differing:
+        with contextlib.suppress(UserError, OSError):  # a finished run needs its teacher no more
+            if before["teacher/sha256"] != ",".join(map(file_hash, find_teacher(config))):
+                differing = ["the teacher (it was trained anew since)"]
+    if differing:
+        raise UserError(
+            f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
+            "give study=NEW to keep it, or overwrite=true to replace it"
+        )
+
+
+def clear(directory: Path) -> None:
+    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
+    (directory / METRICS).unlink(missing_ok=True)
+    for pattern in ("events.out.tfevents.*", "hparams.yaml", "model.ckpt", "predictions.npz"):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:
+    """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
+    contents = {
+        "config.yaml": OmegaConf.structured(config),
+        "hydra.yaml": OmegaConf.create({"hydra": hydra}),
+        "overrides.yaml": hydra.overrides.task,
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as beside:
+            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def describe_layers(network: Network) -> str:
+    """The layers as a table of plain text, as the talk shows them."""
+    total = ("total", "", count_parameters(network))
+    rows = [("layer", "output", "parameters"), *layer_table(network), total]
+    return "\n".join(f"{name:<12} {shape:<22} {count:>10}" for name, shape, count in rows)
+
+
+def describe(config: Config) -> str:
+    """The run in half a line."""
+    said = f"stage={config.stage} seed={config.seed} epochs={config.trainer.max_epochs}"
+    if config.stage == "distill":
+        said += f" kd={config.kd.method} T={config.kd.T} alpha={config.kd.alpha}"
+    return said
+
+
+def set_up_logging(level: int) -> None:
+    """Our lines to the console from ``level`` up, and Lightning's only where something is wrong."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if h.get_name() == "kd"]:
+        root.removeHandler(handler)
+    console = logging.StreamHandler(sys.stdout)
+    console.set_name("kd")
+    console.setLevel(level)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)
+    logging.getLogger("kd").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        lightning = logging.getLogger(name)
+        lightning.handlers.clear()  # its own handler would print every line a second time
+        lightning.propagate = True
+        lightning.setLevel(logging.WARNING)
+    # Lightning's own use of a torch name that is on its way out: nothing a user can do.
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+
+
+@contextlib.contextmanager
+def train_log(directory: Path) -> Iterator[None]:
+    """Everything said goes to ``train.log`` too, the tracebacks of failures with it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(directory / "train.log", mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,56 @@
+"""The command line: ``python train.py stage=teacher|student|distill``; ``--help`` says more."""
+
+import os
+import re
+import sys
+import traceback
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from kd.config import explain
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def train(cfg: DictConfig) -> object:
+    """One run; Hydra calls this once, or once a job of a sweep."""
+    try:
+        from kd.run import run  # torch and Lightning load here: help and typos need neither
+
+        return run(cfg)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the launcher notes the failure and goes on with the other jobs
+        fail(error)
+
+
+def fail(error: Exception) -> None:
+    """End with status 1: one line for a user's mistake, a traceback for ours."""
+    message = explain(error)
+    if message is None:
+        traceback.print_exception(error)
+    sys.exit(f"error: {message or error}")
+
+
+def quote_path(word: str) -> str:
+    """Quote a value like ``outputs/main/teacher/seed=0/model.ckpt``: Hydra reads no bare ``=``."""
+    key, _, value = word.partition("=")
+    plain = "=" in value and not re.search(r"['\"\\\[({$]", value)
+    one_path = "," not in value or os.path.exists(value)
+    return f'{key}="{value}"' if plain and one_path else word
+
+
+def main() -> None:
+    """Run the command line, with Hydra's errors put in our words."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
+    sys.argv[1:] = [quote_path(word) for word in sys.argv[1:]]
+    try:
+        train()
+    except Exception as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()
