@@ -10,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from kd.config import explain
+from kd.config import PROJECT, explain
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")
 def train(cfg: DictConfig) -> object:
     """One run; Hydra calls this once, or once a job of a sweep."""
     try:

@@ -124,30 +124,26 @@ def tables(jobs: Sequence[Job]) -> list[Table]:
     """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        told = ("T=", "alpha=", "seed=")
         stage, _, name = job.name.partition("/")
-        others = [word for word in name.split(",") if not word.startswith(told)]
+        others = [w for w in name.split(",") if not w.startswith(("T=", "alpha=", "seed="))]
         groups.setdefault(" ".join([job.config.study, stage, *others]), []).append(job)
     return [grid(title, group) for title, group in groups.items()]
 
 
 def grid(title: str, jobs: Sequence[Job]) -> Table:
-    """One table of :func:`tables`; without temperatures it is a single cell."""
+    """One table of :func:`tables`; without a teacher it is a single cell."""
     distilled = jobs[0].config.stage == "distill"
-    cells: dict[tuple[float | str, float | str], list[Job]] = {}
-    for job in jobs:
-        key = (job.config.kd.T, job.config.kd.alpha) if distilled else (job.config.stage, "")
+    cells: dict[tuple[str, str], list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: (job.config.kd.T, job.config.kd.alpha)):
+        kd = job.config.kd
+        key = (f"T = {kd.T:g}", f"alpha = {kd.alpha:g}") if distilled else (job.config.stage, "")
         cells.setdefault(key, []).append(job)
-    rows, columns = (sorted({key[axis] for key in cells}) for axis in (0, 1))
+    rows, columns = (dict.fromkeys(key[axis] for key in cells) for axis in (0, 1))
     seeds = len({job.config.seed for job in jobs})
     head = f"{title}: test accuracy" + (f", mean of {seeds} seeds" if seeds > 1 else "")
-    table = Table(title=head, title_justify="left")
-    table.add_column("T \\ alpha" if distilled else "")
-    for column in columns:
-        table.add_column(f"{column:g}" if distilled else "", justify="right")
+    table = Table("", *columns, title=head, title_justify="left", show_header=distilled)
     for row in rows:
-        words = [cell(cells.get((row, column), [])) for column in columns]
-        table.add_row(f"{row:g}" if distilled else str(row), *words)
+        table.add_row(row, *(cell(cells.get((row, column), [])) for column in columns))
     return table
 
 

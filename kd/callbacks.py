@@ -56,7 +56,7 @@ class KeepWeights(Checkpoint):
 
 
 class ShowProgress(Checkpoint):
-    """A bar in a terminal, a line an epoch in the log; the lines go to the console without a bar."""
+    """A bar in a terminal, a line an epoch in the log; without a bar the console has the lines."""
 
     EVERY = 20  # steps between two moves of the bar
 

@@ -1,4 +1,4 @@
-"""Safe saving, safe loading, and finding the teacher."""
+"""Safe saving and loading of what a run leaves, and finding the teacher."""
 
 import dataclasses
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from kd.config import MODELS, Config, Model, UserError
 from kd.models import Ensemble, Network, build_model, describe
 
 FORMAT = 1
+METRICS = "metrics.json"
 
 
 @contextmanager
@@ -74,7 +76,9 @@ def load_checkpoint(path: Path, split: str | None = None) -> Network:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise UserError(
             f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
@@ -112,11 +116,16 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_teacher(config: Config) -> list[Path]:
+def find_teacher(config: Config, split: str) -> list[Path]:
     """The checkpoints that a distillation learns from: several make an ensemble.
 
     ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
-    teacher of ``teacher.seed``: its plainly named folder, or the only other one of that seed.
+    teacher of ``teacher.seed``. Of several, those of the run's own split count, and of these the
+    one whose folder says nothing but its seed.
+
+    Args:
+        config: of the distillation.
+        split: the fingerprint of its data split.
 
     Raises:
         UserError: there is none, or more than one could be meant.
@@ -127,10 +136,10 @@ def find_teacher(config: Config) -> list[Path]:
         return [path / "model.ckpt" if path.is_dir() else path for path in paths]
     folder = Path(config.output_dir) / config.study / "teacher"
     seed = f"seed={config.teacher.seed}"
-    complete = sorted(path.parent for path in folder.glob(f"{seed}*/metrics.json"))
-    mine = [path for path in complete if path.name.split(",")[0] == seed]
-    plain = [path for path in mine if path.name == seed]
-    chosen = plain or mine
+    complete = {run.parent: read_metrics(run.parent) for run in folder.glob(f"{seed}*/{METRICS}")}
+    mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
+    fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
+    chosen = [path for path in fitting if path.name == seed] or fitting
     if not chosen:
         experiment = " +experiment=talk" if config.study == "talk" else ""
         study = f" study={config.study}" if config.study not in ("main", "talk") else ""
@@ -151,8 +160,23 @@ def load_teacher(paths: list[Path], split: str) -> nn.Module:
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file at once; NaN becomes null."""
+def write_metrics(directory: Path, content: dict[str, Any]) -> None:
+    """Write a run's ``metrics.json``: from now on the run is complete. NaN becomes null."""
     clean = {k: None if isinstance(v, float) and v != v else v for k, v in content.items()}
-    with replacing(path) as beside:
+    with replacing(directory / METRICS) as beside:
         beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_metrics(directory: Path) -> dict[str, Any] | None:
+    """The metrics of a run; None where it is not complete.
+
+    Raises:
+        UserError: ``metrics.json`` is there but cannot be read.
+    """
+    path = directory / METRICS
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error

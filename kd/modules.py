@@ -1,4 +1,4 @@
-"""The LightningModules: a teacher, a student alone, and a student distilled from a frozen teacher."""
+"""The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ class Classifier(LightningModule):
         self._log_epoch("train", self.train_loss, self.train_accuracy)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Add one batch to the validation's sums: the loss on the labels, whatever the training's."""
+        """Add one batch to the validation's sums; its loss is on the labels in every stage."""
         images, labels, _ = batch
         logits = self.network(images)
         self.val_loss += F.cross_entropy(logits, labels, reduction="sum")
@@ -73,7 +73,7 @@ class Classifier(LightningModule):
         return self.network(batch[0])
 
     def configure_optimizers(self) -> dict:
-        """Adam over the network's parameters, with a cosine schedule to 0 or none, a step a batch."""
+        """Adam over the network's parameters; a cosine schedule falls to 0 a batch at a time."""
         adam = torch.optim.Adam(
             self.network.parameters(), lr=self.optim.lr, eps=self.optim.eps, fused=True
         )

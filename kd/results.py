@@ -1,29 +1,10 @@
 """Reading a study back: one row a complete run."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-from kd.checkpoint import replacing
-from kd.config import UserError
-
-METRICS = "metrics.json"
-
-
-def read_metrics(directory: Path) -> dict[str, Any] | None:
-    """The metrics of a run; None where it is not complete.
-
-    Raises:
-        UserError: ``metrics.json`` is there but cannot be read.
-    """
-    path = directory / METRICS
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
+from kd.checkpoint import METRICS, read_metrics, replacing
 
 
 def read_study(study: Path) -> list[dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
+import os
 import platform
 import subprocess
-import sys
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +25,21 @@ from torch import Tensor, nn
 from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
 from kd.checkpoint import (
+    METRICS,
     file_hash,
     find_teacher,
     load_teacher,
+    read_metrics,
     replacing,
     save_checkpoint,
-    write_json,
+    write_metrics,
 )
 from kd.config import PROJECT, Config, UserError, explain, flatten, relevant, validate
 from kd.data import EVAL_BATCH, Batches, MNISTDataModule
+from kd.logs import log_hyperparameters, set_up_logging, train_log
 from kd.models import Network, build_model, count_parameters, layer_table
 from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
-from kd.results import METRICS, read_metrics, write_results
+from kd.results import write_results
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,9 @@ def run(cfg: DictConfig) -> Outcome:
     """
     config = validate(cfg)
     hydra = HydraConfig.get()
-    alone = hydra.mode == RunMode.RUN
-    set_up_logging(logging.INFO if alone else logging.WARNING)
+    # Our launcher says one line a run; under any other one, as alone, the run speaks for itself.
+    quiet = hydra.mode == RunMode.MULTIRUN and "sweep_launcher" in hydra.launcher._target_
+    set_up_logging(logging.WARNING if quiet else logging.INFO)
     directory = Path(hydra.runtime.output_dir)
     shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
 
@@ -75,24 +78,25 @@ def run(cfg: DictConfig) -> Outcome:
             logs.enter_context(train_log(directory))
         try:
             accelerator = choose_accelerator(config.trainer.accelerator)
-            teachers = find_teacher(config) if config.stage == "distill" else []
             data = MNISTDataModule(config.data, config.seed, accelerator.device)
             data.prepare_data()
             data.setup()
+            distilled = config.stage == "distill"
+            teachers = find_teacher(config, data.fingerprint) if distilled else []
             teacher = load_teacher(teachers, data.fingerprint) if teachers else None
             clear(directory)
             if before is not None:  # a complete run's log makes way only now that all is in order
                 logs.enter_context(train_log(directory))
             save_hydra(config, hydra, directory / ".hydra")
-            metrics = train(config, data, teacher, accelerator, directory, progress=alone)
+            metrics = train(config, data, teacher, accelerator, directory, progress=not quiet)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
         metrics |= {
-            "teacher/checkpoint": ",".join(map(str, teachers)) or None,
-            "teacher/sha256": ",".join(map(file_hash, teachers)) or None,
+            "teacher/checkpoint": os.pathsep.join(map(str, teachers)) or None,
+            "teacher/sha256": hashes(teachers) or None,
         }
-        write_json(directory / METRICS, metrics)
+        write_metrics(directory, metrics)
         write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
     log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
@@ -107,7 +111,7 @@ def train(
     directory: Path,
     progress: bool,
 ) -> dict[str, Any]:
-    """Train the network, test it once, and save everything but ``metrics.json``, which is returned."""
+    """Train the network, test it once, save everything but ``metrics.json`` and return that."""
     network = build_model(config.model, config.seed)
     log.info("%s", describe_layers(network))
     log.info(
@@ -144,12 +148,9 @@ def train(
     metrics = keep.metrics | evaluate(logits, labels) | {"time/fit_s": seconds}
     if taught is not None:
         metrics |= compare(logits, taught[test].cpu())
-    settings = hyperparameters(config, network) | {"data/fingerprint": data.fingerprint}
-    shown = {k: v for k, v in metrics.items() if k.startswith(("test/", "fidelity/", "time/"))}
-    # None has no place in TensorBoard's table: a teacher has no temperature.
-    logger.log_hyperparams({k: v for k, v in settings.items() if v is not None}, shown)
-    logger.finalize("success")
-    return {**settings, "epochs": keep.epoch, **metrics, **versions()}
+    log_hyperparameters(logger, config, metrics)
+    known = {"epochs": keep.epoch, "data/fingerprint": data.fingerprint}
+    return {**settings_of(config, network), **known, **metrics, **versions()}
 
 
 def make_module(
@@ -213,8 +214,8 @@ def choose_accelerator(wanted: str) -> Accelerator:
     return Accelerator("cpu", torch.device("cpu"))
 
 
-def hyperparameters(config: Config, network: Network) -> dict[str, Any]:
-    """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``)."""
+def settings_of(config: Config, network: Network) -> dict[str, Any]:
+    """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
     settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
     first = {
         "stage": config.stage,
@@ -262,15 +263,20 @@ def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any
         for key, value in wanted.items()
         if saved.get(key, "absent") != value
     ]
-    if config.stage == "distill" and not differing:
-        with contextlib.suppress(UserError, OSError):  # a finished run needs its teacher no more
-            if before["teacher/sha256"] != ",".join(map(file_hash, find_teacher(config))):
+    if before["teacher/checkpoint"] and not differing:
+        with contextlib.suppress(OSError):  # a complete run needs its teacher no more
+            if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
                 differing = ["the teacher (it was trained anew since)"]
     if differing:
         raise UserError(
             f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
             "give study=NEW to keep it, or overwrite=true to replace it"
         )
+
+
+def hashes(paths: Iterable[Path | str]) -> str:
+    """sha256 of the files, joined by colons."""
+    return ":".join(file_hash(Path(path)) for path in paths)
 
 
 def clear(directory: Path) -> None:
@@ -306,39 +312,3 @@ def describe(config: Config) -> str:
     if config.stage == "distill":
         said += f" kd={config.kd.method} T={config.kd.T} alpha={config.kd.alpha}"
     return said
-
-
-def set_up_logging(level: int) -> None:
-    """Our lines to the console from ``level`` up, and Lightning's only where something is wrong."""
-    root = logging.getLogger()
-    for handler in [h for h in root.handlers if h.get_name() == "kd"]:
-        root.removeHandler(handler)
-    console = logging.StreamHandler(sys.stdout)
-    console.set_name("kd")
-    console.setLevel(level)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    root.addHandler(console)
-    logging.getLogger("kd").setLevel(logging.DEBUG)
-    logging.captureWarnings(True)
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        lightning = logging.getLogger(name)
-        lightning.handlers.clear()  # its own handler would print every line a second time
-        lightning.propagate = True
-        lightning.setLevel(logging.WARNING)
-    # Lightning's own use of a torch name that is on its way out: nothing a user can do.
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
-
-
-@contextlib.contextmanager
-def train_log(directory: Path) -> Iterator[None]:
-    """Everything said goes to ``train.log`` too, the tracebacks of failures with it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / "train.log", mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

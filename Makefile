@@ -1,0 +1,31 @@
+# make run: the whole experiment on a fresh machine; make test: the whole suite.
+# Python 3.11 or newer; another interpreter: make run PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint bench clean
+
+run: .venv/installed
+	$(BIN)/python train.py stage=teacher
+	$(BIN)/python train.py stage=student
+	$(BIN)/python train.py -m stage=distill kd.T=1,2,5,10 kd.alpha=0,0.25,0.5,0.75,1
+	@echo "Results: outputs/main/results.csv. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/epoch.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

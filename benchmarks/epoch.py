@@ -1,0 +1,133 @@
+"""Seconds for one epoch of student and teacher: as tutorials write it, and as this project does.
+
+    python benchmarks/epoch.py            # 3 epochs of each, side by side in turn
+
+Both train by Lightning's Trainer on the same 50,000 images with the same network, optimiser and
+batch size. The tutorials' way: torchvision's dataset with ToTensor, a DataLoader, loss and accuracy
+logged to the progress bar at every step. Ours: images in memory, figures logged once an epoch.
+Prints the median of n epochs of each and their ratio, taken pair by pair.
+"""
+
+import argparse
+import logging
+import os
+import platform
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch.utils.data import DataLoader, Subset
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+
+from kd.config import PROJECT, Config, validate
+from kd.data import MNISTDataModule
+from kd.models import build_model
+from kd.modules import StudentModule, TeacherModule
+
+
+class TutorialModule(pl.LightningModule):
+    """A classifier as Lightning's tutorials write it."""
+
+    def __init__(self, network: torch.nn.Module, lr: float) -> None:
+        super().__init__()
+        self.network, self.lr = network, lr
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def training_step(self, batch: tuple, batch_index: int) -> torch.Tensor:
+        """The loss of one batch, logged with its accuracy."""
+        images, labels = batch
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_acc", self.accuracy(logits, labels), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain Adam."""
+        return torch.optim.Adam(self.network.parameters(), lr=self.lr)
+
+
+class EpochClock(pl.Callback):
+    """Times each training epoch, without validation."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        """Stop it."""
+        self.seconds.append(time.perf_counter() - self.started)
+
+
+def tutorial_epoch(config: Config, data: MNISTDataModule) -> float:
+    """Seconds of one epoch, the tutorials' way."""
+    dataset = MNIST(config.data.dir, train=True, transform=ToTensor())
+    images = Subset(dataset, data.indices["train"].tolist())
+    loader = DataLoader(images, batch_size=config.data.batch_size, shuffle=True)
+    network = build_model(config.model, config.seed).to(memory_format=torch.contiguous_format)
+    clock = EpochClock()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[clock],
+    )  # fmt: skip
+    trainer.fit(TutorialModule(network, config.optim.lr), loader)
+    return clock.seconds[0]
+
+
+def our_epoch(config: Config, data: MNISTDataModule) -> float:
+    """Seconds of one epoch, our way."""
+    network = build_model(config.model, config.seed)
+    module = {"teacher": TeacherModule, "student": StudentModule}[config.stage]
+    clock = EpochClock()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, limit_val_batches=0,
+        callbacks=[clock],
+    )  # fmt: skip
+    trainer.fit(module(network, config.optim), datamodule=data)
+    return clock.seconds[0]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-n", type=int, default=3, help="epochs of each (default: 3)")
+    count = parser.parse_args().n
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with "
+        f"{torch.get_num_threads()} threads, lightning {pl.__version__}, n = {count} epochs of each"
+    )
+    print("| one epoch of | tutorial, s | ours, s | ratio |\n|---|---|---|---|")
+    with initialize_config_dir(str(Path(PROJECT, "conf")), version_base="1.3"):
+        for stage in ("student", "teacher"):
+            config = validate(compose("config", overrides=[f"stage={stage}"]))
+            data = MNISTDataModule(config.data, config.seed)
+            data.prepare_data()
+            data.setup()
+            pairs = [(tutorial_epoch(config, data), our_epoch(config, data)) for _ in range(count)]
+            theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+            ratios = [theirs / ours for theirs, ours in pairs]
+            print(
+                f"| {stage} | {theirs:.2f} | {ours:.2f} | {statistics.median(ratios):.1f} "
+                f"({min(ratios):.1f}–{max(ratios):.1f}) |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

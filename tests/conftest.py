@@ -1,0 +1,66 @@
+"""The command line as tests call it, and a trained teacher to copy."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import train
+
+MINI = ("data=mnist_mini", "trainer.max_epochs=2")
+
+
+class Result(NamedTuple):
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys) -> Callable[..., Result]:
+    """``python train.py …`` in an empty folder, within this process: torch is imported once."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        capsys.readouterr()
+        code = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            code = 1 if isinstance(stop.code, str) else int(stop.code or 0)
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        said = capsys.readouterr()
+        return Result(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory) -> Path:
+    """The outputs of ``stage=teacher`` on the small digits, made once."""
+    folder = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", "stage=teacher", *MINI])
+        train.main()
+    return folder / "outputs"
+
+
+@pytest.fixture
+def teacher(cli, _trained, tmp_path) -> Path:
+    """A complete teacher in this test's own ``outputs``; its folder."""
+    shutil.copytree(_trained, tmp_path / "outputs")
+    (found,) = (tmp_path / "outputs" / "main" / "teacher").iterdir()
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes: to see that nothing was touched."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

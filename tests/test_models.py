@@ -1,0 +1,103 @@
+"""The networks are the talk's, and draw nothing from torch's global random state."""
+
+import math
+
+import pytest
+import torch
+
+from kd.config import CNN, MLP
+from kd.models import Dropout, Ensemble, build_model, count_parameters, layer_table
+
+NETWORKS = [CNN(), MLP()]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_layers_are_the_talks():
+    teacher = [(name, count) for name, _, count in layer_table(build_model(CNN(), 0)) if count]
+    assert teacher == [("Conv2d", 80), ("Conv2d", 1168), ("Linear", 25_120), ("Linear", 330)]
+    student = [(name, count) for name, _, count in layer_table(build_model(MLP(), 0)) if count]
+    assert student == [("Linear", 25_120), ("Linear", 330)]
+    assert count_parameters(build_model(CNN(), 0)) == 26_698
+    assert count_parameters(build_model(MLP(), 0)) == 25_450
+
+
+def test_the_shapes_on_the_way_are_the_talks():
+    shapes = [shape for _, shape, _ in layer_table(build_model(CNN(), 0))]
+    assert list(dict.fromkeys(shapes)) == [
+        "(None, 1, 28, 28)",
+        "(None, 8, 28, 28)",
+        "(None, 8, 14, 14)",
+        "(None, 16, 14, 14)",
+        "(None, 16, 7, 7)",
+        "(None, 784)",
+        "(None, 32)",
+        "(None, 10)",
+    ]
+
+
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.name)
+def test_weights_are_glorot_uniform_and_biases_zero(config):
+    for parameter in build_model(config, 0).parameters():
+        if parameter.ndim == 1:
+            assert not parameter.any()
+            continue
+        area = math.prod(parameter.shape[2:])
+        limit = math.sqrt(6 / (area * (parameter.shape[0] + parameter.shape[1])))
+        assert parameter.abs().max() <= limit
+        assert parameter.abs().max() > 0.8 * limit
+        assert parameter.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.25)
+
+
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.name)
+def test_the_hidden_representation_is_exposed(config, images):
+    network = build_model(config, 0).eval()
+    hidden = network.hidden(images)
+    assert hidden.shape == (5, 32)
+    assert (hidden >= 0).all()
+    assert torch.equal(network.classify(hidden), network(images))
+    assert network(images).shape == (5, 10)
+
+
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.name)
+def test_weights_and_masks_belong_to_the_seed(config, images):
+    def outputs(seed: int) -> torch.Tensor:
+        network = build_model(config, seed)
+        return torch.stack([network(images) for _ in range(3)])
+
+    once = outputs(7)
+    torch.manual_seed(99)  # the network owes nothing to torch's global state
+    assert torch.equal(outputs(7), once)
+    assert not torch.equal(outputs(8), once)
+    assert not torch.equal(once[0], once[1]), "each step has a mask of its own"
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    dropout, ones = Dropout(0.25, seed=0), torch.ones(1000, 100)
+    dropped = dropout(ones)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert dropped.max().item() == pytest.approx(1 / 0.75)
+    assert torch.equal(dropout.eval()(ones), ones)
+    assert torch.equal(Dropout(0, seed=0)(ones), ones)
+
+
+def test_looking_at_the_layers_draws_no_mask(images):
+    looked, plain = build_model(MLP(), 0), build_model(MLP(), 0)
+    layer_table(looked)
+    assert looked.training
+    assert torch.equal(looked(images), plain(images))
+
+
+def test_widths_are_settings(images):
+    network = build_model(CNN(channels=[4, 6, 8], hidden=11), 0)
+    assert network.hidden(images).shape == (5, 11)
+    assert count_parameters(network) == 40 + 222 + 440 + (8 * 3 * 3 + 1) * 11 + 12 * 10
+
+
+def test_an_ensemble_averages_probabilities(images):
+    members = [build_model(MLP(), seed).eval() for seed in range(3)]
+    mean = torch.stack([m(images).softmax(1) for m in members]).mean(0)
+    assert torch.allclose(Ensemble(members)(images).softmax(1), mean, atol=1e-6)

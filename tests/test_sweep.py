@@ -1,0 +1,159 @@
+"""Sweeps: the customer's grid, failures among the jobs, and being killed half-way."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MINI
+
+from kd.config import PROJECT
+
+GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def table(out: str) -> list[list[str]]:
+    """The figures of the printed table, row by row."""
+    return [re.findall(r"0\.\d{4}", line) for line in out.splitlines() if re.match(r"│ T = ", line)]
+
+
+def test_the_customers_sweep(cli, teacher):
+    said = cli("-m", "stage=distill", *MINI, *GRID)
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert sum(bool(re.match(r"\[\d+/20\] distill/T=", line)) for line in lines) == 20
+    rows = table(said.out)
+    assert [len(row) for row in rows] == [5] * 4
+    assert "results: outputs/main/results.csv" in lines[-1]
+    header = next(line for line in lines if "alpha = 0.25" in line)
+    assert re.findall(r"alpha = ([\d.]+)", header) == ["0", "0.25", "0.5", "0.75", "1"]
+    for T, row in zip((1, 2, 5, 10), rows, strict=True):
+        for alpha, figure in zip((0, 0.25, 0.5, 0.75, 1), row, strict=True):
+            (path,) = Path("outputs/main/distill").glob(
+                f"T={T:.1f},alpha={float(alpha)},seed=0,*/metrics.json"
+            )
+            assert f"{json.loads(path.read_text())['test/acc']:.4f}" == figure
+    assert len({row[-1] for row in rows}) == 1, "at alpha = 1 the temperature plays no part"
+    assert len({figure for row in rows for figure in row}) > 5
+
+    again = cli("-m", "stage=distill", *MINI, *GRID)
+    assert again.out.count("complete already, skipped") == 20
+    assert table(again.out) == rows
+    more = cli("-m", "stage=distill", *MINI, "kd.T=1,3", "kd.alpha=1")
+    assert more.out.count("complete already, skipped") == 1
+
+
+def test_the_table_averages_seeds_and_parts_other_keys(cli, teacher):
+    said = cli("-m", "stage=distill", *MINI, "kd.T=1", "kd.direction=forward,reverse", "seed=0,1")
+    assert said.out.count("test accuracy, mean of 2 seeds") == 2
+    assert len(table(said.out)) == 2
+    for direction, (figure,) in zip(("forward", "reverse"), table(said.out), strict=True):
+        paths = list(Path("outputs/main/distill").glob(f"*kd.direction={direction}*/metrics.json"))
+        accuracies = [json.loads(path.read_text())["test/acc"] for path in paths]
+        assert len(accuracies) == 2
+        assert float(figure) == pytest.approx(sum(accuracies) / 2, abs=6e-5)
+
+
+@NO_GPU
+def test_a_failing_job_fails_alone(cli, teacher):
+    said = cli("-m", "stage=student", *MINI, "trainer=cpu,gpu", "seed=0,1")
+    assert said.code == 1
+    assert said.out.count("FAILED: trainer.accelerator=gpu: no GPU on this machine") == 2
+    assert "2 of 4 runs complete" in said.out
+    assert said.err.startswith(
+        "error: 2 of 4 runs failed: student/seed=0,data=mnist_mini,trainer=gpu"
+    )
+    assert said.err.count("\n") == 1
+    complete = {path.parent.name for path in Path("outputs/main/student").glob("*/metrics.json")}
+    assert len(complete) == 2
+    assert all("trainer=cpu" in name for name in complete)
+    for log in Path("outputs/main/student").glob("*gpu*/train.log"):
+        assert "Traceback" in log.read_text()
+
+
+def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch):
+    """Not a user's mistake: a bug in one cell must not take the others along."""
+    import kd.run
+
+    healthy = kd.run.evaluate
+
+    def broken(logits, labels):
+        if broken.calls == 1:
+            broken.calls += 1
+            raise ZeroDivisionError("a bug of ours")
+        broken.calls += 1
+        return healthy(logits, labels)
+
+    broken.calls = 0
+    monkeypatch.setattr(kd.run, "evaluate", broken)
+    said = cli("-m", "stage=distill", *MINI, "kd.T=1,2,3")
+    assert said.code == 1
+    assert "FAILED: ZeroDivisionError: a bug of ours" in said.out
+    assert "2 of 3 runs complete" in said.out
+    logs = {
+        p.parent.name[:5]: p.read_text() for p in Path("outputs/main/distill").glob("*/train.log")
+    }
+    assert {name: "ZeroDivisionError" in log for name, log in logs.items()} == {
+        "T=1.0": False,
+        "T=2.0": True,
+        "T=3.0": False,
+    }
+    monkeypatch.undo()
+
+
+def test_a_wrong_cell_stops_the_sweep_before_it_starts(cli, teacher):
+    said = cli("-m", "stage=distill", *MINI, "kd.T=1,2", "kd.alpha=0,2")
+    assert said.code == 1
+    assert "kd.alpha=2: must be a number from 0 to 1" in said.err
+    assert not Path("outputs/main/distill").exists()
+
+
+def test_hydras_own_launcher_works_too(cli, teacher):
+    said = cli("-m", "stage=distill", *MINI, "hydra/launcher=basic", "kd.T=1,2")
+    assert said.code == 0, said.err
+    assert len(list(Path("outputs/main/distill").glob("*/metrics.json"))) == 2
+    assert Path("outputs/main/results.csv").read_text().count("\n") == 4
+    ours = cli("-m", "stage=distill", *MINI, "kd.T=1,2")
+    assert ours.out.count("complete already, skipped") == 2, "no launcher's name in a run's"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [1, 3])
+def test_a_killed_sweep_ends_like_an_undisturbed_one(cli, teacher, moment):
+    words = ("-m", "stage=distill", "data=mnist_mini", "trainer.max_epochs=40", "kd.T=1,5")
+    words += ("kd.alpha=0,0.5,1",)
+    for study in ("killed", "undisturbed"):
+        shutil.copytree("outputs/main", f"outputs/{study}")
+    command = [sys.executable, str(PROJECT / "train.py"), *words, "study=killed"]
+    sweep = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    runs = Path("outputs/killed/distill")
+    deadline = time.monotonic() + 120
+    while len(list(runs.glob("*/metrics.json"))) < moment:
+        assert sweep.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)  # into the next job
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    complete = len(list(runs.glob("*/metrics.json")))
+    assert moment <= complete < 6, "killed too late to show anything"
+    resumed = cli(*words, "study=killed")
+    undisturbed = cli(*words, "study=undisturbed")
+    assert resumed.code == undisturbed.code == 0
+    assert resumed.out.count("complete already, skipped") == complete
+    assert table(resumed.out) == table(undisturbed.out)
+    for path in runs.glob("*/model.ckpt"):
+        assert (
+            path.read_bytes()
+            == (Path("outputs/undisturbed/distill") / path.parent.name / path.name).read_bytes()
+        )
