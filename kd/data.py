@@ -17,7 +17,7 @@ from kd.config import Data, UserError
 from kd.mnist import ensure_mnist
 from kd.seeding import generator
 
-EVAL_BATCH = 1000
+EVAL_BATCH = 500
 
 # images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,)
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -120,19 +120,9 @@ def train(
 
     taught = teacher_logits(teacher, data) if teacher is not None else None
     module = make_module(config, network, teacher, taught)
-    logger = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
     keep = KeepWeights(config.checkpoint)
-    trainer = pl.Trainer(
-        accelerator=accelerator.name,
-        devices=1,
-        max_epochs=config.trainer.max_epochs,
-        logger=logger,
-        callbacks=[keep, *([ShowProgress()] if progress else [])],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
+    callbacks = [keep, ShowProgress()] if progress else [keep]
+    trainer = make_trainer(config, accelerator.name, directory, callbacks)
     started = time.perf_counter()
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - started
@@ -148,9 +138,26 @@ def train(
     metrics = keep.metrics | evaluate(logits, labels) | {"time/fit_s": seconds}
     if taught is not None:
         metrics |= compare(logits, taught[test].cpu())
-    log_hyperparameters(logger, config, metrics)
+    log_hyperparameters(trainer.logger, config, metrics)
     known = {"epochs": keep.epoch, "data/fingerprint": data.fingerprint}
     return {**settings_of(config, network), **known, **metrics, **versions()}
+
+
+def make_trainer(
+    config: Config, accelerator: str, directory: Path, callbacks: list[pl.Callback]
+) -> pl.Trainer:
+    """Lightning's Trainer with TensorBoard's files in ``directory`` and no output of its own."""
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=config.trainer.max_epochs,
+        logger=TensorBoardLogger(directory, name="", version="", default_hp_metric=False),
+        callbacks=callbacks,
+        enable_progress_bar=False,  # ShowProgress's costs less
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # nothing is logged by the step; a larger number only makes a warning
+    )
 
 
 def make_module(
