@@ -73,7 +73,7 @@ def _cnn(config: CNN, seed: int) -> Network:
     layers: list[nn.Module] = []
     inputs, side = IMAGE_SHAPE[0], IMAGE_SHAPE[1]
     for outputs in config.channels:
-        # ReLU and maximum commute: after the pooling it is the same function of a quarter of values.
+        # ReLU and maximum commute: after the pooling, ReLU has a quarter of the work.
         layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU()]
         inputs, side = outputs, side // 2
     features = nn.Sequential(*layers, nn.Flatten())

@@ -4,12 +4,10 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from kd.config import Distillation, Optim
 from kd.data import Batch
 from kd.losses import TERMS, weigh
-from kd.models import CLASSES
 
 
 class Classifier(LightningModule):
@@ -23,11 +21,10 @@ class Classifier(LightningModule):
     def __init__(self, network: nn.Module, optim: Optim) -> None:
         super().__init__()
         self.network, self.optim = network, optim
-        self.train_accuracy = MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
-        self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
-        # Sums over the samples of an epoch: a logging call a step would cost more than the step.
-        self.register_buffer("train_loss", torch.zeros(()), persistent=False)
-        self.register_buffer("val_loss", torch.zeros(()), persistent=False)
+        # Sums over an epoch of loss, correct answers and samples. Adding to them costs a few µs a
+        # step; a logging call or a metric object a step would be felt beside so small a network.
+        self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        self.register_buffer("val_sums", torch.zeros(3), persistent=False)
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         """The training loss of a batch."""
@@ -38,8 +35,7 @@ class Classifier(LightningModule):
         images, labels, indices = batch
         logits = self.network(images)
         loss = self.loss(logits, labels, images, indices)
-        self.train_loss += loss.detach() * len(labels)
-        self.train_accuracy.update(logits.detach(), labels)
+        self._add(self.train_sums, loss.detach() * len(labels), logits, labels)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -48,25 +44,29 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss and accuracy."""
-        self._log_epoch("train", self.train_loss, self.train_accuracy)
+        self._log_epoch("train", self.train_sums)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch to the validation's sums; its loss is on the labels in every stage."""
         images, labels, _ = batch
         logits = self.network(images)
-        self.val_loss += F.cross_entropy(logits, labels, reduction="sum")
-        self.val_accuracy.update(logits, labels)
+        loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+        self._add(self.val_sums, loss_sum, logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's loss and accuracy."""
-        self._log_epoch("val", self.val_loss, self.val_accuracy)
+        self._log_epoch("val", self.val_sums)
 
-    def _log_epoch(self, part: str, loss_sum: Tensor, accuracy: MulticlassAccuracy) -> None:
-        seen = (accuracy.tp + accuracy.fn).sum()
-        self.log_dict({f"{part}/loss": loss_sum / seen, f"{part}/acc": accuracy.compute()})
+    def _add(self, sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        sums[0] += loss_sum
+        sums[1] += (logits.argmax(dim=1) == labels).sum()
+        sums[2] += len(labels)
+
+    def _log_epoch(self, part: str, sums: Tensor) -> None:
+        loss, correct, samples = sums.tolist()
+        self.log_dict({f"{part}/loss": loss / samples, f"{part}/acc": correct / samples})
         self.log("step", float(self.current_epoch + 1))  # TensorBoard's x-axis counts epochs
-        loss_sum.zero_()
-        accuracy.reset()
+        sums.zero_()
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Logits (batch, 10)."""

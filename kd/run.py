@@ -212,7 +212,11 @@ def choose_accelerator(wanted: str) -> Accelerator:
     Raises:
         UserError: a GPU is wanted and there is none.
     """
-    if wanted != "cpu" and CUDAAccelerator.is_available():
+    if not CUDAAccelerator.is_available():
+        # torch's optimisers ask at every step whether a GPU is there, and without a driver each
+        # answer takes a search for NVIDIA's library, a tenth of a student's step: answer for it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif wanted != "cpu":
         return Accelerator("cuda", torch.device("cuda", 0))
     if wanted != "cpu" and MPSAccelerator.is_available():
         return Accelerator("mps", torch.device("mps", 0))
