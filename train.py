@@ -48,6 +48,8 @@ def main() -> None:
     sys.argv[1:] = [quote_path(word) for word in sys.argv[1:]]
     try:
         train()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     except Exception as error:
         fail(error)
 

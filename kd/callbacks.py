@@ -54,6 +54,13 @@ class KeepWeights(Checkpoint):
             state = pl_module.network.state_dict()
             self.weights = {key: value.detach().clone() for key, value in state.items()}
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Say what Ctrl-C leaves, which Lightning turns into a silent exit with status 1."""
+        if isinstance(exception, KeyboardInterrupt):
+            log.warning("interrupted; complete runs are kept, and the same command goes on there")
+
 
 class ShowProgress(Checkpoint):
     """A bar in a terminal, a line an epoch in the log; without a bar the console has the lines."""

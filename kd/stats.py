@@ -1,0 +1,222 @@
+"""Intervals and verdicts: what a study's runs allow one to say.
+
+The unit of replication is the seed. A distilled run is compared with the student alone *of the same
+seed*, which started from the same weights and saw the same batches, so the difference has less
+noise than either accuracy.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+LEVEL = 0.95
+# A gain below this is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
+SMALLEST_GAIN = 0.001
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its interval and the p-value of the mean being 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+    sd: float
+
+
+def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """Student's t interval and two-sided one-sample t-test (against 0) of a mean over seeds.
+
+    Args:
+        values: one value a seed. One alone has no interval: it is infinite, and p is 1.
+        level: coverage of the interval, between 0 and 1.
+
+    Equal values, as a cell with alpha = 1 gives, have an interval of no width, and p is 1 at 0.
+    """
+    sample = np.asarray(values, dtype=float)
+    n, mean = len(sample), float(sample.mean())
+    if n < 2:
+        return Estimate(mean, -math.inf, math.inf, 1.0, n, math.nan)
+    sd = float(sample.std(ddof=1))
+    if sd == 0:
+        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, n, 0.0)
+    low, high = stats.t.interval(level, n - 1, mean, sd / math.sqrt(n))
+    return Estimate(
+        mean, float(low), float(high), float(stats.ttest_1samp(sample, 0).pvalue), n, sd
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the chance of any false alarm among all cells stays bounded.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    steps = p[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return corrected.tolist()
+
+
+def mcnemar(one_correct: np.ndarray, other_correct: np.ndarray) -> float:
+    """Exact McNemar p-value: do two networks err equally often on the same test images?
+
+    McNemar 1947; two-sided binomial test on the images that one gets right and the other wrong.
+
+    Args:
+        one_correct, other_correct: (images,) of bool.
+    """
+    only_one = int((one_correct & ~other_correct).sum())
+    only_other = int((~one_correct & other_correct).sum())
+    if only_one + only_other == 0:
+        return 1.0
+    return float(stats.binomtest(only_one, only_one + only_other).pvalue)
+
+
+def bootstrap_difference(
+    one_correct: np.ndarray, other_correct: np.ndarray, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
+    """Interval of accuracy(one) − accuracy(other) over resampled test images (percentile bootstrap).
+
+    It speaks of these two trained networks, not of other seeds.
+    """
+    difference = one_correct.astype(float) - other_correct.astype(float)
+    draws = stats.bootstrap(
+        (difference,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=2000,
+        method="percentile",
+        batch=100,
+        rng=np.random.default_rng(seed),
+    )
+    interval = draws.confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - LEVEL) -> int:
+    """How many seeds a two-sided paired t-test needs to see a true ``gain`` with that power.
+
+    Args:
+        sd: of the difference between paired runs.
+        gain: the true mean difference to detect, not 0.
+        power: wanted chance of seeing it.
+        alpha: the test's level.
+    """
+
+    def shortfall(n: float) -> float:
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        return power - stats.nct.sf(critical, n - 1, abs(gain) / sd * math.sqrt(n))
+
+    if shortfall(2) <= 0:
+        return 2
+    most = 2.0
+    while shortfall(most) > 0:
+        most *= 2
+        if most > 1e6:
+            return int(most)
+    return math.ceil(brentq(shortfall, most / 2, most))
+
+
+Cell = tuple[float, float]  # temperature, alpha
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell of the sweep beside the student alone of the same seeds."""
+
+    accuracy: Estimate  # test accuracy over all its seeds
+    gain: Estimate | None  # paired test difference; None without a common seed
+    p_holm: float  # of the gain, corrected over all cells
+    validation: float  # mean validation accuracy: what the choice may look at
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer, and the cell that it is about."""
+
+    word: str  # works | does not work | cannot tell
+    sentence: str
+    chosen: object | None
+    best_on_test: object | None
+
+
+def compare(
+    test: Mapping[object, BySeed],
+    validation: Mapping[object, BySeed],
+    alone: BySeed,
+) -> dict[object, Compared]:
+    """Every cell's accuracy and its paired difference to the student alone, Holm-corrected.
+
+    Args:
+        test: cell → seed → test accuracy in [0, 1].
+        validation: the same of the validation images.
+        alone: seed → test accuracy of the student alone.
+    """
+    gains = {}
+    for cell, by_seed in test.items():
+        common = sorted(by_seed.keys() & alone.keys())
+        gains[cell] = estimate([by_seed[s] - alone[s] for s in common]) if common else None
+    # A cell whose every difference is 0 (alpha = 1) is the student alone: not a test of anything.
+    tested = [cell for cell, gain in gains.items() if gain and not (gain.sd == 0 == gain.mean)]
+    corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))
+    return {
+        cell: Compared(
+            accuracy=estimate(list(by_seed.values())),
+            gain=gains[cell],
+            p_holm=corrected.get(cell, 1.0),
+            validation=float(np.mean(list(validation[cell].values()))),
+        )
+        for cell, by_seed in test.items()
+    }
+
+
+def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN) -> Verdict:
+    """*works*, *does not work* or *cannot tell*, about the cell that validation chooses.
+
+    *Works*: the chosen cell's gain over the student alone is positive with Holm-corrected p below
+    0.05. The correction counts every cell, since validation and test accuracy of one run share its
+    luck, so that choosing on validation is not free. *Does not work*: the interval of the gain ends
+    below ``smallest_gain``. Else, and with a single seed always, one *cannot tell*.
+    """
+    cells = {cell: c for cell, c in cells.items() if c.gain is not None}
+    if not cells:
+        return Verdict(
+            "cannot tell", "No distilled run has a student alone of its seed.", None, None
+        )
+    chosen = max(cells, key=lambda cell: cells[cell].validation)
+    best = max(cells, key=lambda cell: cells[cell].accuracy.mean)
+    found = cells[chosen]
+    gain = found.gain
+    points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
+    if gain.n < 2:
+        sentence = (
+            f"The cell chosen on validation has {points}, with one seed: how far another seed would "
+            "move this number, one seed cannot tell. Run at least five."
+        )
+        return Verdict("cannot tell", sentence, chosen, best)
+    interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
+    said = (
+        f"The cell chosen on validation has {points} ({interval}, p = {found.p_holm:.2g} after Holm"
+    )
+    if gain.mean > 0 and found.p_holm < 1 - LEVEL:
+        return Verdict("works", f"{said}).", chosen, best)
+    if gain.high < smallest_gain:
+        sentence = f"{said}): a gain of {100 * smallest_gain:.1f} points is ruled out."
+        return Verdict("does not work", sentence, chosen, best)
+    tests = sum(not (c.gain.sd == 0 == c.gain.mean) for c in cells.values())
+    target = max(abs(gain.mean), smallest_gain)
+    needed = max(gain.n + 1, seeds_needed(gain.sd, target, alpha=(1 - LEVEL) / max(1, tests)))
+    sentence = (
+        f"{said}). About {needed} seeds would tell a gain of {100 * target:.2f} points from none "
+        "(80 % power)."
+    )
+    return Verdict("cannot tell", sentence, chosen, best)

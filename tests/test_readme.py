@@ -1,0 +1,29 @@
+"""What the README tells people to type exists and is understood."""
+
+import re
+import shlex
+
+import pytest
+from test_config import composed
+
+from kd.config import PROJECT, validate
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"^(?:\$ )?python train\.py (.*?)(?:\s+#.*)?$", README, re.M)))
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command):
+    words = [word for word in shlex.split(command) if word != "-m"]
+    validate(composed(*(re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words)))
+
+
+def test_every_make_target_and_every_file_exists():
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make ([a-z]+)", README)) <= targets
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (PROJECT / path).exists(), path

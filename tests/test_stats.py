@@ -1,0 +1,149 @@
+"""The statistics: against scipy's own answers, and by simulation of whole studies."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from kd.stats import (
+    bootstrap_difference,
+    compare,
+    estimate,
+    holm,
+    judge,
+    mcnemar,
+    seeds_needed,
+)
+
+CELLS = [(T, alpha) for T in (1, 2, 5, 10) for alpha in (0, 0.25, 0.5, 0.75, 1)]
+
+
+def study(random: np.random.Generator, seeds: int, gains: dict, run_sd=0.0015, eval_sd=0.001):
+    """Accuracies of a made-up study: a run's own luck shows on validation and on test alike."""
+    alone = {s: 0.965 + random.normal(0, run_sd) for s in range(seeds)}
+    test, validation = {}, {}
+    for cell in CELLS:
+        luck = {s: random.normal(0, run_sd) for s in range(seeds)}
+        means = {s: alone[s] + gains.get(cell, 0) + luck[s] for s in range(seeds)}
+        if cell[1] == 1:
+            means = dict(alone)
+        test[cell] = {
+            s: m + (random.normal(0, eval_sd) if cell[1] != 1 else 0) for s, m in means.items()
+        }
+        validation[cell] = {s: m + random.normal(0, eval_sd) for s, m in means.items()}
+    return compare(test, validation, alone)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_without_an_effect_works_comes_up_at_most_1_time_in_20(seeds):
+    random = np.random.default_rng(seeds)
+    words = [judge(study(random, seeds, {})).word for _ in range(1000)]
+    assert words.count("works") <= 50
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_under_a_known_effect_the_intervals_cover_it(seeds):
+    random, truth, covered = np.random.default_rng(seeds), 0.003, []
+    while len(covered) < 4000:
+        for cell, found in study(random, seeds, dict.fromkeys(CELLS, truth)).items():
+            if cell[1] != 1:
+                covered.append(found.gain.low <= truth <= found.gain.high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_a_clear_effect_is_found_and_a_harm_is_not_called_a_gain():
+    random = np.random.default_rng(0)
+    helped = [judge(study(random, 10, dict.fromkeys(CELLS, 0.006))).word for _ in range(50)]
+    assert helped.count("works") >= 45
+    harmed = [judge(study(random, 10, dict.fromkeys(CELLS, -0.006))) for _ in range(50)]
+    assert all(verdict.word != "works" for verdict in harmed)
+
+
+def test_a_tight_null_is_does_not_work():
+    random = np.random.default_rng(0)
+    verdicts = [judge(study(random, 10, {}, run_sd=1e-4, eval_sd=1e-4)) for _ in range(20)]
+    assert {verdict.word for verdict in verdicts} == {"does not work"}
+    assert "ruled out" in verdicts[0].sentence
+
+
+def test_one_seed_cannot_tell():
+    verdict = judge(study(np.random.default_rng(0), 1, dict.fromkeys(CELLS, 0.05)))
+    assert verdict.word == "cannot tell"
+    assert "one seed cannot tell" in verdict.sentence
+
+
+def test_two_noisy_seeds_say_how_many_would_tell():
+    verdict = judge(study(np.random.default_rng(1), 2, {}))
+    assert verdict.word == "cannot tell"
+    assert "seeds would tell" in verdict.sentence
+
+
+def test_the_choice_looks_at_validation_only():
+    alone = {0: 0.96, 1: 0.96}
+    test = {"a": {0: 0.97, 1: 0.98}, "b": {0: 0.95, 1: 0.96}}
+    validation = {"a": {0: 0.90, 1: 0.90}, "b": {0: 0.99, 1: 0.99}}
+    verdict = judge(compare(test, validation, alone))
+    assert verdict.chosen == "b"
+    assert verdict.best_on_test == "a"
+
+
+def test_cells_are_paired_with_the_student_of_the_same_seed():
+    alone = {0: 0.90, 1: 0.95, 7: 0.5}
+    found = compare({"a": {0: 0.91, 1: 0.97, 3: 0.1}}, {"a": {0: 1.0}}, alone)["a"]
+    assert found.gain.n == 2
+    assert found.gain.mean == pytest.approx(0.015)
+    assert found.accuracy.n == 3
+    lonely = compare({"a": {5: 0.9}}, {"a": {5: 0.9}}, alone)
+    assert lonely["a"].gain is None
+    assert judge(lonely).word == "cannot tell"
+
+
+def test_a_cell_that_is_the_student_alone_is_no_test():
+    alone = {0: 0.96, 1: 0.97, 2: 0.965}
+    other = {s: a + d for (s, a), d in zip(alone.items(), (0.003, 0.0032, 0.0031), strict=True)}
+    cells = compare({"same": alone, "other": other}, {"same": alone, "other": other}, alone)
+    assert cells["same"].p_holm == 1
+    assert cells["other"].p_holm == cells["other"].gain.p < 0.05
+
+
+def test_estimates_are_scipys():
+    values = [0.1, 0.4, 0.3, 0.35]
+    found = estimate(values)
+    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert math.isinf(estimate([0.1]).high)
+    assert estimate([0.2, 0.2]).low == 0.2
+
+
+def test_holm_on_a_worked_example():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_mcnemar_counts_only_disagreements():
+    one = np.array([True] * 90 + [False] * 10)
+    other = one.copy()
+    assert mcnemar(one, other) == 1.0
+    other[:8] = False
+    assert mcnemar(one, other) == pytest.approx(2 * 0.5**8)
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval():
+    random = np.random.default_rng(0)
+    one, other = random.random(5000) < 0.97, random.random(5000) < 0.95
+    difference = one.astype(float) - other
+    spread = 1.96 * difference.std() / math.sqrt(5000)
+    low, high = bootstrap_difference(one, other)
+    assert low == pytest.approx(difference.mean() - spread, abs=6e-4)
+    assert high == pytest.approx(difference.mean() + spread, abs=6e-4)
+
+
+def test_seeds_needed_gives_the_power_it_promises():
+    needed = seeds_needed(sd=0.002, gain=0.0015)
+    random = np.random.default_rng(0)
+    runs = random.normal(0.0015, 0.002, (4000, needed))
+    seen = scipy_stats.ttest_1samp(runs, 0, axis=1).pvalue < 0.05
+    assert 0.78 <= seen.mean() <= 0.85
+    assert seeds_needed(sd=1e-6, gain=1) == 2
