@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 # A gain below this is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
@@ -46,10 +47,10 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     sd = float(sample.std(ddof=1))
     if sd == 0:
         return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, n, 0.0)
-    low, high = stats.t.interval(level, n - 1, mean, sd / math.sqrt(n))
-    return Estimate(
-        mean, float(low), float(high), float(stats.ttest_1samp(sample, 0).pvalue), n, sd
-    )
+    error = sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    return Estimate(mean, mean - half, mean + half, p, n, sd)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -83,7 +84,7 @@ def mcnemar(one_correct: np.ndarray, other_correct: np.ndarray) -> float:
 def bootstrap_difference(
     one_correct: np.ndarray, other_correct: np.ndarray, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of accuracy(one) − accuracy(other) over resampled test images (percentile bootstrap).
+    """Interval of accuracy(one) − accuracy(other) over resampled test images: percentile bootstrap.
 
     It speaks of these two trained networks, not of other seeds.
     """
@@ -199,8 +200,8 @@ def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN
     points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
     if gain.n < 2:
         sentence = (
-            f"The cell chosen on validation has {points}, with one seed: how far another seed would "
-            "move this number, one seed cannot tell. Run at least five."
+            f"The cell chosen on validation has {points}, with one seed. How far another seed "
+            "would move this number, one seed cannot tell. Run at least five."
         )
         return Verdict("cannot tell", sentence, chosen, best)
     interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"

@@ -13,7 +13,7 @@ def accuracy(stage: str) -> float:
 
 @pytest.mark.slow
 def test_teacher_student_and_a_distillation_on_mnist(cli):
-    """One seed each; the bounds are the targets for the mean, less what one seed may miss them by."""
+    """One seed each: the bounds are the targets for the mean, less the spread of a seed."""
     assert cli("stage=teacher").code == 0
     assert accuracy("teacher") > 0.983
     assert cli("stage=student").code == 0

@@ -62,9 +62,10 @@ def test_a_clear_effect_is_found_and_a_harm_is_not_called_a_gain():
 
 def test_a_tight_null_is_does_not_work():
     random = np.random.default_rng(0)
-    verdicts = [judge(study(random, 10, {}, run_sd=1e-4, eval_sd=1e-4)) for _ in range(20)]
-    assert {verdict.word for verdict in verdicts} == {"does not work"}
-    assert "ruled out" in verdicts[0].sentence
+    verdicts = [judge(study(random, 10, {}, run_sd=1e-4, eval_sd=1e-4)) for _ in range(50)]
+    denied = [verdict for verdict in verdicts if verdict.word == "does not work"]
+    assert len(denied) >= 45, "up to 1 in 20 may be called a gain by chance"
+    assert all("is ruled out" in verdict.sentence for verdict in denied)
 
 
 def test_one_seed_cannot_tell():
@@ -110,8 +111,9 @@ def test_a_cell_that_is_the_student_alone_is_no_test():
 def test_estimates_are_scipys():
     values = [0.1, 0.4, 0.3, 0.35]
     found = estimate(values)
-    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((low, high))
+    test = scipy_stats.ttest_1samp(values, 0)
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.p == pytest.approx(test.pvalue)
     assert math.isinf(estimate([0.1]).high)
     assert estimate([0.2, 0.2]).low == 0.2
 
