@@ -10,8 +10,21 @@ from pathlib import Path
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from kd.config import PLACES, Config, flatten
+from kd.config import Config, flatten
 
+# Few, because TensorBoard shows the first five by the alphabet until one ticks others.
+COLUMNS = (
+    "kd.T",
+    "kd.alpha",
+    "kd.method",
+    "model.dropout",
+    "model.hidden",
+    "optim.lr",
+    "seed",
+    "stage",
+    "teacher.seed",
+    "trainer.max_epochs",
+)
 FINAL_METRICS = (
     "test/acc",
     "test/loss",
@@ -69,8 +82,7 @@ def log_hyperparameters(
     settings = flatten(config)
     if config.stage != "distill":
         settings |= {"kd.method": "none", "kd.T": 1.0, "kd.alpha": 1.0}
-    odd = PLACES | {"teacher.checkpoint", "model.channels", "model.lr"}
-    columns = {key.replace(".", "/"): v for key, v in settings.items() if key not in odd}
+    columns = {key.replace(".", "/"): settings[key] for key in COLUMNS}
     writer = logger.experiment._get_file_writer()  # open again: Lightning closed it after the fit
     for summary in hparams(columns, dict.fromkeys(FINAL_METRICS, 0)):
         writer.add_summary(summary)
