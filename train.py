@@ -1,4 +1,4 @@
-"""The command line: ``python train.py stage=teacher|student|distill``; ``--help`` says more."""
+"""The command line: ``python train.py stage=teacher|student|distill|report``; see ``--help``."""
 
 import os
 import re
@@ -17,8 +17,11 @@ from kd.config import PROJECT, explain
 def train(cfg: DictConfig) -> object:
     """One run; Hydra calls this once, or once a job of a sweep."""
     try:
-        from kd.run import run  # torch and Lightning load here: help and typos need neither
-
+        # torch and Lightning load here: help and typos need neither
+        if cfg.stage == "report":
+            from kd.report import report as run
+        else:
+            from kd.run import run
         return run(cfg)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -64,6 +64,8 @@ class SweepLauncher(BasicLauncher):
             with open_dict(cfg):
                 cfg.hydra.job.id = cfg.hydra.job.num = number
             config = validate(cfg)
+            if config.stage == "report":
+                raise UserError("stage=report: reports one study at a time, without -m")
             jobs.append(Job(config, run_name(config, list(cfg.hydra.overrides.task))))
 
         console = Console(highlight=False, soft_wrap=True)

@@ -146,7 +146,7 @@ class Teacher:
 class Config:
     """Everything that a run depends on."""
 
-    stage: str = choice("teacher", "student", "distill")
+    stage: str = choice("teacher", "student", "distill", "report")
     study: str = setting(
         "main",
         "a name of letters, digits, '.', '_' and '-' that does not begin with '.'",
@@ -288,6 +288,8 @@ def run_name(config: Config, overrides: list[str]) -> str:
     Returns:
         such as ``distill/T=2.0,alpha=0.5,seed=0,optim.lr=0.001``; safe as a path.
     """
+    if config.stage == "report":
+        return "."
     flat = flatten(config)
     named = {"seed": config.seed}
     if config.stage == "distill":

@@ -126,7 +126,6 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - 
     return math.ceil(brentq(shortfall, most / 2, most))
 
 
-Cell = tuple[float, float]  # temperature, alpha
 BySeed = Mapping[int, float]
 
 

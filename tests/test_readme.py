@@ -9,7 +9,7 @@ from test_config import composed
 from kd.config import PROJECT, validate
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^(?:\$ )?python train\.py (.*?)(?:\s+#.*)?$", README, re.M)))
+COMMANDS = sorted(set(re.findall(r"^python train\.py (.*=.*?)(?:\s+#.*)?$", README, re.M)))
 
 
 def test_there_are_commands():
@@ -24,6 +24,6 @@ def test_a_command_is_understood(command):
 
 def test_every_make_target_and_every_file_exists():
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"`?make ([a-z]+)", README)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.M)) <= targets
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (PROJECT / path).exists(), path
