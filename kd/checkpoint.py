@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_teacher(config: Config, split: str) -> list[Path]:
+def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[Path]:
     """The checkpoints that a distillation learns from: several make an ensemble.
 
     ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
@@ -126,6 +127,7 @@ def find_teacher(config: Config, split: str) -> list[Path]:
     Args:
         config: of the distillation.
         split: the fingerprint of its data split.
+        words: the command's words that a teacher's command must share, for the message.
 
     Raises:
         UserError: there is none, or more than one could be meant.
@@ -141,12 +143,14 @@ def find_teacher(config: Config, split: str) -> list[Path]:
     fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
     chosen = [path for path in fitting if path.name == seed] or fitting
     if not chosen:
-        experiment = " +experiment=talk" if config.study == "talk" else ""
-        study = f" study={config.study}" if config.study not in ("main", "talk") else ""
-        number = f" seed={config.teacher.seed}" if config.teacher.seed else ""
+        command = ["python train.py", "stage=teacher", *words]
+        if config.study != "main" and not any("experiment=" in word for word in words):
+            command.append(f"study={config.study}")
+        if config.teacher.seed:
+            command.append(f"seed={config.teacher.seed}")
         raise UserError(
             f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
-            f"python train.py{experiment} stage=teacher{study}{number}"
+            f"{' '.join(command)}"
         )
     if len(chosen) > 1:
         names = ", ".join(str(path) for path in chosen)
@@ -161,8 +165,9 @@ def load_teacher(paths: list[Path], split: str) -> nn.Module:
 
 
 def write_metrics(directory: Path, content: dict[str, Any]) -> None:
-    """Write a run's ``metrics.json``: from now on the run is complete. NaN becomes null."""
-    clean = {k: None if isinstance(v, float) and v != v else v for k, v in content.items()}
+    """Write a run's ``metrics.json``: from now on it is complete. NaN and infinity become null."""
+    odd = {k for k, v in content.items() if isinstance(v, float) and not math.isfinite(v)}
+    clean = {k: None if k in odd else v for k, v in content.items()}
     with replacing(directory / METRICS) as beside:
         beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

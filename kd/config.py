@@ -105,7 +105,7 @@ class Distillation:
     """What every method has: the temperature, and the weight of the labels."""
 
     method: str = "?"
-    T: float = number(2.0, "a number above 0", lambda v: v > 0)
+    T: float = number(2.0, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3)
     alpha: float = number(0.5, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 
 

@@ -51,12 +51,12 @@ def load_pool(dataset: str, folder: str, source: str, device: torch.device) -> P
         raise UserError(f"data.dataset={dataset}: torchvision.datasets has no such class")
     try:
         parts = [cls(folder, train=train, download=source == "torchvision") for train in (1, 0)]
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, EOFError, TypeError) as error:
         reason = " ".join(str(error).split()) or "damaged files"
         raise UserError(f"data.dir={folder}: {dataset} cannot be read: {reason}") from error
     pixels = torch.cat([torch.as_tensor(part.data) for part in parts])
     labels = torch.cat([torch.as_tensor(part.targets) for part in parts]).long()
-    if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels):
+    if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
         raise UserError(
             f"data.dir={folder}: {dataset} has {len(labels)} labels for images of shape "
             f"{tuple(pixels.shape)}; the networks here take one 28 × 28 image a label"
@@ -166,7 +166,12 @@ class MNISTDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Get and verify MNIST's files where ``data.source=verified``."""
-        if self.config.source == "verified":
+        if self.config.source == "verified" and self.pool is None:
+            if self.config.dataset != "MNIST":
+                raise UserError(
+                    f"data.source=verified: knows MNIST alone; for {self.config.dataset} give "
+                    "data.source=torchvision or data.source=folder"
+                )
             files = Path(self.config.files) if self.config.files else None
             ensure_mnist(Path(self.config.dir), files)
 

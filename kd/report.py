@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -139,7 +139,7 @@ def verdict(study: Study, config: Config) -> list[Section]:
         bias = 100 * (best.accuracy.mean - chosen.accuracy.mean)
         parts.append(
             f"Validation chooses {said(found.chosen)}: {100 * chosen.accuracy.mean:.2f} % on test. "
-            f"The best cell on test is {said(found.best_on_test)}; picking it instead would "
+            f"The best such cell on test is {said(found.best_on_test)}; picking it instead would "
             f"flatter the result by {bias:.2f} points (selection bias)."
         )
         if chosen.gain.n == 1:
@@ -176,7 +176,6 @@ def maps(study: Study, config: Config) -> list[Section]:
     if not study.cells:
         return []
     cells = compared(study)
-    n = study.seeds
     mean = {
         key: {
             c: float(np.mean([r.metrics[key] for r in by.values()]))
@@ -209,7 +208,7 @@ def maps(study: Study, config: Config) -> list[Section]:
         Section(
             "accuracy",
             "Test accuracy by temperature and alpha",
-            f"Mean of {n} seed{'s' * (n > 1)}, in %. 95 % intervals over seeds: in the table.",
+            f"Mean of {study.seeds}, in %. 95 % intervals over seeds: in the table.",
             figures.heat_map(accuracy, "Test accuracy", "%"),
             "Heat map of test accuracy: its numbers are in the table below it",
             table,
@@ -335,17 +334,19 @@ def disagreements(study: Study, config: Config) -> list[Section]:
     if not torch.equal(indices, theirs):
         return [Section("digits", title, "Teacher and student were tested on different images.")]
     differ = (s.argmax(1) != t.argmax(1)).nonzero().flatten()
-    saved = student.metrics
     try:
-        pool = load_pool(
-            saved["data/dataset"], config.data.dir, saved["data/source"], torch.device("cpu")
-        )
-    except UserError as error:
+        data = OmegaConf.load(student.folder / ".hydra" / "config.yaml").data
+        pool = load_pool(data.dataset, data.dir, data.source, torch.device("cpu"))
+    except (UserError, OSError) as error:
         return [Section("digits", title, f"The images are not at hand: {error}")]
+    if indices.max() >= len(pool.labels) or not torch.equal(pool.labels[indices], labels):
+        return [Section("digits", title, f"The images in {data.dir} are not those of the runs.")]
     some = differ[:16]
     captions = [f"is {labels[i]}\nt {t[i].argmax()}, s {s[i].argmax()}" for i in some]
     drawn = figures.digits(pool.images[indices[some]].squeeze(1).numpy(), captions)
-    right = (t.argmax(1) == labels)[differ].double().mean() if len(differ) else math.nan
+    if not len(differ):
+        return [Section("digits", title, f"They agree on all {len(labels)} test images.")]
+    right = (t.argmax(1) == labels)[differ].double().mean()
     count = f"{len(differ)} of {len(labels)} test images ({name})"
     text = f"{count}; the teacher is right on {100 * right:.0f} % of them."
     return [

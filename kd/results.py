@@ -1,6 +1,7 @@
 """Reading a study back: one row a complete run."""
 
 import csv
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,20 @@ from torch import Tensor
 from kd.checkpoint import METRICS, file_hash, read_metrics, replacing
 from kd.config import UserError
 
+log = logging.getLogger(__name__)
+
 Cell = tuple[float, float]  # temperature, alpha
 
 
 def read_study(study: Path) -> list[dict[str, Any]]:
     """The metrics of every complete run of a study, with ``run``: its folder below the study."""
-    runs = sorted(path.parent for path in study.glob(f"*/*/{METRICS}"))
-    return [{"run": str(run.relative_to(study)), **(read_metrics(run) or {})} for run in runs]
+    rows = []
+    for run in sorted(path.parent for path in study.glob(f"*/*/{METRICS}")):
+        try:
+            rows.append({"run": str(run.relative_to(study)), **(read_metrics(run) or {})})
+        except UserError as error:  # one damaged run does not take the others along
+            log.warning("left out: %s", error)
+    return rows
 
 
 def write_results(study: Path) -> Path:
@@ -69,22 +77,11 @@ class Study:
     folder: Path
     runs: list[Run]
     failed: list[str]
+    teacher: Run | None  # that the distilled runs learned from, else the one of the lowest seed
     teachers: dict[int, Run]
     students: dict[int, Run]
     cells: dict[Cell, dict[int, Run]]
     left_out: int
-
-    @property
-    def teacher(self) -> Run | None:
-        """The teacher that the distilled runs learned from, else the one of the lowest seed."""
-        taught = {
-            run.metrics["teacher/sha256"] for by in self.cells.values() for run in by.values()
-        }
-        by_hash = {file_hash(run.folder / "model.ckpt"): run for run in self.teachers.values()}
-        for sha in taught:
-            if sha in by_hash:
-                return by_hash[sha]
-        return self.teachers[min(self.teachers)] if self.teachers else None
 
     @property
     def student(self) -> Run | None:
@@ -92,21 +89,29 @@ class Study:
         return self.students[min(self.students)] if self.students else None
 
     @property
-    def seeds(self) -> int:
-        """How many seeds the fullest cell has."""
-        return max((len(by_seed) for by_seed in self.cells.values()), default=0)
-
-
-RECIPE = ("data/fingerprint", "data/batch_size", "optim/lr", "optim/schedule", "trainer/max_epochs")
+    def seeds(self) -> str:
+        """How many seeds the cells have, in words."""
+        counts = sorted({len(by_seed) for by_seed in self.cells.values()})
+        said = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"{said} seed{'s' * (counts != [1])}"
 
 
 def family(run: Run, without: tuple[str, ...] = ()) -> tuple:
-    """What must be equal for runs to be compared: all that their folders say beyond T, alpha and
-    seed, but for keys that begin with a word of ``without``; and how they were trained.
+    """The settings that must be equal for runs to be compared: all but T, alpha, seed and teacher.
+
+    Args:
+        run: its metrics hold every setting that its result depends on.
+        without: beginnings of further settings to leave out.
     """
-    skip = ("T=", "alpha=", "seed=", *without)
-    words = tuple(word for word in run.folder.name.split(",") if not word.startswith(skip))
-    return (words, *(run.metrics[key] for key in RECIPE))
+    groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/max")
+    free = ("kd/T", "kd/alpha", *without)
+    return tuple(
+        sorted(
+            (k, v)
+            for k, v in run.metrics.items()
+            if k.startswith(groups) and not k.startswith(free) and v is not None
+        )
+    )
 
 
 def load_study(folder: Path) -> Study:
@@ -136,18 +141,24 @@ def load_study(folder: Path) -> Study:
     cells: dict[Cell, dict[int, Run]] = {}
     for run in chosen:
         cell = run.metrics["kd/T"], run.metrics["kd/alpha"]
-        cells.setdefault(cell, {})[run.metrics["seed"]] = run
+        cells.setdefault(cell, {}).setdefault(run.metrics["seed"], run)
     if chosen:  # the control is trained alike, but for what only a distillation has
-        wanted = family(chosen[0], without=("kd", "teacher"))
-        students = [run for run in students if family(run) == wanted]
+        wanted = family(chosen[0], without=("kd/",))
+        students = [run for run in students if family(run, without=("kd/",)) == wanted]
         split = chosen[0].metrics["data/fingerprint"]
         teachers = [run for run in teachers if run.metrics["data/fingerprint"] == split]
+    taught_by = chosen[0].metrics["teacher/sha256"] if chosen else None
+    matching = [run for run in teachers if file_hash(run.folder / "model.ckpt") == taught_by]
+    # Of several with one seed the one with the shortest name counts: it has nothing overridden.
+    teachers.sort(key=lambda run: -len(run.folder.name))
+    by_seed = {run.metrics["seed"]: run for run in teachers}
     return Study(
         folder=folder,
         runs=runs,
         failed=failed,
-        teachers={run.metrics["seed"]: run for run in teachers},
+        teacher=next(iter(matching or [by_seed[seed] for seed in sorted(by_seed)]), None),
+        teachers=by_seed,
         students={run.metrics["seed"]: run for run in students},
         cells=dict(sorted(cells.items())),
-        left_out=len(distilled) - len(chosen),
+        left_out=len(distilled) - sum(map(len, cells.values())),
     )

@@ -82,7 +82,9 @@ def run(cfg: DictConfig) -> Outcome:
             data.prepare_data()
             data.setup()
             distilled = config.stage == "distill"
-            teachers = find_teacher(config, data.fingerprint) if distilled else []
+            shared = ("data", "+experiment=", "output_dir=", "trainer.max_epochs=")
+            words = [word for word in hydra.overrides.task if word.startswith(shared)]
+            teachers = find_teacher(config, data.fingerprint, words) if distilled else []
             teacher = load_teacher(teachers, data.fingerprint) if teachers else None
             clear(directory)
             if before is not None:  # a complete run's log makes way only now that all is in order
@@ -139,7 +141,11 @@ def train(
     if taught is not None:
         metrics |= compare(logits, taught[test].cpu())
     log_hyperparameters(trainer.logger, config, metrics)
-    known = {"epochs": keep.epoch, "data/fingerprint": data.fingerprint}
+    known = {
+        "epochs": keep.epoch,
+        "data/fingerprint": data.fingerprint,
+        "device": accelerator.device.type,
+    }
     return {**settings_of(config, network), **known, **metrics, **versions()}
 
 

@@ -38,15 +38,18 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
         values: one value a seed. One alone has no interval: it is infinite, and p is 1.
         level: coverage of the interval, between 0 and 1.
 
-    Equal values, as a cell with alpha = 1 gives, have an interval of no width, and p is 1 at 0.
+    Differences that are all 0, as a cell with alpha = 1 has, give an interval of no width, p = 1.
+    Equal ones other than 0 are an accident of accuracies that come in steps of an image: they say
+    nothing of the spread, so the interval is infinite.
     """
     sample = np.asarray(values, dtype=float)
     n, mean = len(sample), float(sample.mean())
     if n < 2:
         return Estimate(mean, -math.inf, math.inf, 1.0, n, math.nan)
     sd = float(sample.std(ddof=1))
-    if sd == 0:
-        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, n, 0.0)
+    if sd < 1e-9:
+        half = 0.0 if abs(mean) < 1e-9 else math.inf
+        return Estimate(mean, mean - half, mean + half, 1.0, n, 0.0)
     error = sd / math.sqrt(n)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
@@ -161,22 +164,27 @@ def compare(
         validation: the same of the validation images.
         alone: seed → test accuracy of the student alone.
     """
-    gains = {}
+    gains, chance = {}, {}
     for cell, by_seed in test.items():
         common = sorted(by_seed.keys() & alone.keys())
         gains[cell] = estimate([by_seed[s] - alone[s] for s in common]) if common else None
-    # A cell whose every difference is 0 (alpha = 1) is the student alone: not a test of anything.
-    tested = [cell for cell, gain in gains.items() if gain and not (gain.sd == 0 == gain.mean)]
+        chance[cell] = float(np.mean([validation[cell][s] for s in common or by_seed]))
+    tested = [cell for cell, gain in gains.items() if gain and gain.n > 1 and not is_control(gain)]
     corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))
     return {
         cell: Compared(
             accuracy=estimate(list(by_seed.values())),
             gain=gains[cell],
             p_holm=corrected.get(cell, 1.0),
-            validation=float(np.mean(list(validation[cell].values()))),
+            validation=chance[cell],
         )
         for cell, by_seed in test.items()
     }
+
+
+def is_control(gain: Estimate) -> bool:
+    """Whether every difference is 0: the cell (alpha = 1) is the student alone, no test of it."""
+    return gain.sd == 0 and gain.low == gain.high
 
 
 def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN) -> Verdict:
@@ -187,11 +195,16 @@ def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN
     luck, so that choosing on validation is not free. *Does not work*: the interval of the gain ends
     below ``smallest_gain``. Else, and with a single seed always, one *cannot tell*.
     """
-    cells = {cell: c for cell, c in cells.items() if c.gain is not None}
+    cells = {c: found for c, found in cells.items() if found.gain and not is_control(found.gain)}
     if not cells:
-        return Verdict(
-            "cannot tell", "No distilled run has a student alone of its seed.", None, None
+        sentence = (
+            "No distilled run (with alpha below 1) has a student alone of its seed: run python "
+            "train.py -m stage=student with the seeds of the sweep."
         )
+        return Verdict("cannot tell", sentence, None, None)
+    # Means of different seeds are no fair race: only the cells with the most seeds take part.
+    most = max(found.gain.n for found in cells.values())
+    cells = {c: found for c, found in cells.items() if found.gain.n == most}
     chosen = max(cells, key=lambda cell: cells[cell].validation)
     best = max(cells, key=lambda cell: cells[cell].accuracy.mean)
     found = cells[chosen]
@@ -212,9 +225,10 @@ def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN
     if gain.high < smallest_gain:
         sentence = f"{said}): a gain of {100 * smallest_gain:.1f} points is ruled out."
         return Verdict("does not work", sentence, chosen, best)
-    tests = sum(not (c.gain.sd == 0 == c.gain.mean) for c in cells.values())
     target = max(abs(gain.mean), smallest_gain)
-    needed = max(gain.n + 1, seeds_needed(gain.sd, target, alpha=(1 - LEVEL) / max(1, tests)))
+    needed = max(
+        gain.n + 1, seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / len(cells))
+    )
     sentence = (
         f"{said}). About {needed} seeds would tell a gain of {100 * target:.2f} points from none "
         "(80 % power)."

@@ -110,8 +110,8 @@ def test_an_incomplete_teacher_is_none(teacher):
 def test_the_missing_teachers_command_is_named(cli):
     with pytest.raises(UserError, match=r"python train.py stage=teacher study=x seed=3$"):
         find_teacher(config("study=x", "teacher.seed=3"), "")
-    with pytest.raises(UserError, match=r"python train.py \+experiment=talk stage=teacher$"):
-        find_teacher(config("+experiment=talk"), "")
+    with pytest.raises(UserError, match=r"python train.py stage=teacher \+experiment=talk$"):
+        find_teacher(config("+experiment=talk"), "", ["+experiment=talk"])
 
 
 def test_of_several_teachers_the_one_of_the_split_then_the_plain_one_counts(teacher):

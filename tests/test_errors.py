@@ -149,7 +149,7 @@ def damaged_metrics(teacher: Path) -> list[str]:
 
 
 CIRCUMSTANCES = [
-    (no_teacher, "first run: python train.py stage=teacher study=empty"),
+    (no_teacher, f"first run: python train.py stage=teacher {' '.join(MINI)} study=empty"),
     (missing_checkpoint, "nowhere/model.ckpt: no such checkpoint"),
     (truncated_checkpoint, "model.ckpt: damaged"),
     (foreign_checkpoint, "other.ckpt: not a checkpoint of this project"),

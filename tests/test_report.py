@@ -119,7 +119,7 @@ def test_one_cell_of_one_seed_without_a_control_is_reported(cli, teacher):
     cli("stage=distill", *MINI)
     assert cli("stage=report").code == 0
     parts = sections(PAGE.read_text())
-    assert "No distilled run has a student alone of its seed" in parts["verdict"]
+    assert "has a student alone of its seed: run python" in parts["verdict"]
     assert "run python train.py stage=student" in parts["gain"]
 
 
@@ -146,9 +146,26 @@ def test_a_study_without_its_teacher_is_reported(study, teacher):
     assert "no teacher" in sections(PAGE.read_text())["runs"]
 
 
-def test_images_that_are_not_at_hand_are_said(study):
-    assert study("stage=report", "data.dir=nowhere").code == 0
-    assert "The images are not at hand" in sections(PAGE.read_text())["digits"]
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("nowhere", "The images are not at hand"), ("swapped", "are not those of the runs")],
+)
+def test_images_are_those_of_the_runs_or_none(study, folder, said):
+    shutil.copytree(PROJECT / "tests/mnist_mini", "swapped")
+    for path in Path("swapped/MNIST/raw").glob("*labels*"):
+        content = path.read_bytes()
+        path.write_bytes(content[:8] + bytes(reversed(content[8:])))
+    for path in Path("outputs/main/distill").glob("*/.hydra/config.yaml"):
+        text = path.read_text()
+        path.write_text(text.replace(str(PROJECT / "tests/mnist_mini"), folder))
+    assert study("stage=report").code == 0
+    assert said in sections(PAGE.read_text())["digits"]
+
+
+def test_the_teacher_shown_is_the_one_that_taught(study, teacher):
+    study("stage=teacher", *MINI, "optim.lr=0.1")
+    study("stage=report")
+    assert f"fidelity is to teacher/{teacher.name}." in sections(PAGE.read_text())["runs"]
 
 
 def test_an_empty_study_is_an_error_in_a_line(cli):

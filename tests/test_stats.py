@@ -91,7 +91,7 @@ def test_the_choice_looks_at_validation_only():
 
 def test_cells_are_paired_with_the_student_of_the_same_seed():
     alone = {0: 0.90, 1: 0.95, 7: 0.5}
-    found = compare({"a": {0: 0.91, 1: 0.97, 3: 0.1}}, {"a": {0: 1.0}}, alone)["a"]
+    found = compare({"a": {0: 0.91, 1: 0.97, 3: 0.1}}, {"a": {0: 1.0, 1: 0.5}}, alone)["a"]
     assert found.gain.n == 2
     assert found.gain.mean == pytest.approx(0.015)
     assert found.accuracy.n == 3
@@ -108,6 +108,27 @@ def test_a_cell_that_is_the_student_alone_is_no_test():
     assert cells["other"].p_holm == cells["other"].gain.p < 0.05
 
 
+def test_the_control_is_never_the_choice():
+    alone = {0: 0.96, 1: 0.97}
+    other = {0: 0.955, 1: 0.968}
+    worse = {0: 0.90, 1: 0.91}
+    verdict = judge(compare({"same": alone, "b": other}, {"same": alone, "b": worse}, alone))
+    assert verdict.chosen == "b"
+    assert judge(compare({"same": alone}, {"same": alone}, alone)).chosen is None
+
+
+def test_cells_with_fewer_seeds_take_no_part_in_the_choice():
+    random = np.random.default_rng(0)
+    alone = {s: 0.96 + random.normal(0, 0.001) for s in range(5)}
+    full = {s: a + 0.003 + random.normal(0, 0.0005) for s, a in alone.items()}
+    lucky = {0: alone[0] + 0.02}
+    cells = compare({"full": full, "lucky": lucky}, {"full": full, "lucky": lucky}, alone)
+    verdict = judge(cells)
+    assert verdict.chosen == "full"
+    assert verdict.word == "works"
+    assert cells["full"].p_holm == cells["full"].gain.p, "a cell of one seed is no test"
+
+
 def test_estimates_are_scipys():
     values = [0.1, 0.4, 0.3, 0.35]
     found = estimate(values)
@@ -115,7 +136,8 @@ def test_estimates_are_scipys():
     assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert found.p == pytest.approx(test.pvalue)
     assert math.isinf(estimate([0.1]).high)
-    assert estimate([0.2, 0.2]).low == 0.2
+    assert math.isinf(estimate([0.2, 0.2]).high), "equal by accident: the spread is unknown"
+    assert (estimate([0.0, 0.0]).low, estimate([0.0, 0.0]).high) == (0, 0)
 
 
 def test_holm_on_a_worked_example():
