@@ -90,7 +90,7 @@ def reliability_diagrams(tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Fi
         axes.plot([0, 1], [0, 1], color=GREY, ls=":")
         sizes = 15 + 150 * table["images"] / table["images"].max()
         axes.scatter(table["confidence"], table["accuracy"], s=sizes, color=BLUE, alpha=0.7)
-        axes.set(title=f"{name} (ECE {error:.4f})", xlabel="confidence", ylabel="accuracy")
+        axes.set(title=f"{name}\nECE {error:.4f}", xlabel="confidence", ylabel="accuracy")
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     return figure
 
