@@ -271,10 +271,12 @@ def flatten(config: Config | dict) -> dict[str, Any]:
 def relevant(config: Config) -> dict[str, Any]:
     """The settings that the run's result depends on: the others may differ when it is resumed."""
     groups = () if config.stage == "distill" else ("kd.", "teacher.")
+    # Verified files are the same wherever they lie; of others the folder is all that tells them.
+    places = PLACES if config.data.source == "verified" else PLACES - {"data.dir"}
     return {
         key: value
         for key, value in flatten(config).items()
-        if key not in PLACES and not key.startswith(groups)
+        if key not in places and not key.startswith(groups)
     }
 
 

@@ -123,6 +123,14 @@ def test_other_settings_are_refused_by_name(cli):
     assert tree(Path("outputs")) == before
 
 
+def test_other_unverified_data_is_not_taken_for_the_same(cli):
+    cli("stage=student", *MINI)
+    said = cli("stage=student", *MINI, "data.dir=elsewhere")
+    assert said.code == 1
+    assert "data.dir" in said.err
+    assert "elsewhere here" in said.err
+
+
 def test_overwrite_trains_again(cli):
     cli("stage=student", *MINI)
     said = cli("+experiment=talk", "study=main", "stage=student", *MINI, "overwrite=true")
