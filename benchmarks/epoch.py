@@ -35,7 +35,7 @@ from kd.config import PROJECT, Config, validate
 from kd.data import MNISTDataModule
 from kd.models import build_model
 from kd.modules import StudentModule, TeacherModule
-from kd.run import choose_accelerator, make_trainer
+from kd.run import choose_accelerator, make_logger, make_trainer
 
 
 def tutorial_network(stage: str) -> nn.Sequential:
@@ -116,7 +116,10 @@ def our_epoch(config: Config, data: MNISTDataModule) -> float:
     clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            config, choose_accelerator("cpu").name, Path(folder), [clock, KeepWeights("last")]
+            config,
+            choose_accelerator("cpu").name,
+            make_logger(Path(folder)),
+            [clock, KeepWeights("last")],
         )
         trainer.fit(module(network, config.optim), datamodule=data)
     return clock.seconds[0]

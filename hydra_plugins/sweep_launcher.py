@@ -1,21 +1,24 @@
-"""The launcher of ``-m``: checks every job before the first one starts, then one line a job.
+"""The launcher of ``-m``: checks every job, trains together what can be, then one line a job.
 
 Hydra finds it by the name of this folder; ``hydra/launcher=basic`` runs without it. Whatever is
-imported here is paid at every start, so nothing heavy is.
+imported at its top is paid at every start, so nothing heavy is.
 """
 
+import functools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from kd.config import Config, UserError, explain, run_name, validate
+from kd.config import Config, UserError, explain, validate
 
 
 @dataclass
@@ -32,8 +35,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="sweep", node=SweepLau
 class Job:
     """One run of the sweep and what became of it."""
 
+    cfg: DictConfig
     config: Config
     name: str
+    directory: Path
     result: JobReturn | None = None
 
     @property
@@ -46,7 +51,7 @@ class Job:
 
 
 class SweepLauncher(BasicLauncher):
-    """Runs the jobs one after another; a job that fails does not stop the others."""
+    """Runs the jobs, together where it can; a job that fails does not stop the others."""
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -57,40 +62,13 @@ class SweepLauncher(BasicLauncher):
             UserError: a job's settings are wrong (nothing has run then), or a job failed.
         """
         setup_globals()
-        loader = self.hydra_context.config_loader
-        composed = [loader.load_sweep_config(self.config, list(words)) for words in job_overrides]
-        jobs = []
-        for number, cfg in enumerate(composed, initial_job_idx):
-            with open_dict(cfg):
-                cfg.hydra.job.id = cfg.hydra.job.num = number
-            config = validate(cfg)
-            if config.stage == "report":
-                raise UserError("stage=report: reports one study at a time, without -m")
-            jobs.append(Job(config, run_name(config, list(cfg.hydra.overrides.task))))
-
-        console = Console(highlight=False, soft_wrap=True)
         started = time.perf_counter()
-        spent = 0.0
-        trained = 0
-        for number, (cfg, job) in enumerate(zip(composed, jobs, strict=True), 1):
-            before = time.perf_counter()
-            job.result = run_job(
-                hydra_context=self.hydra_context,
-                task_function=self.task_function,
-                config=cfg,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            seconds = time.perf_counter() - before
-            if job.error:
-                said = f"FAILED: {job.error}"
-            elif job.result.return_value.skipped:
-                said = f"test accuracy {accuracy(job):.4f}  complete already, skipped"
-            else:
-                trained, spent = trained + 1, spent + seconds
-                left = spent / trained * (len(jobs) - number)
-                said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
-            console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
+        jobs = [
+            self._compose(list(words), number)
+            for number, words in enumerate(job_overrides, initial_job_idx)
+        ]
+        console = Console(highlight=False, soft_wrap=True)
+        self._run(jobs, console)
 
         for table in tables(jobs):
             console.print(table)
@@ -108,6 +86,85 @@ class SweepLauncher(BasicLauncher):
                 f"{len(failed)} of {len(jobs)} runs failed: {names}; the train.log of each says why"
             )
         return [job.result for job in jobs]
+
+    def _compose(self, words: list[str], number: int) -> Job:
+        """One job with its configuration, checked."""
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+        with open_dict(cfg):
+            cfg.hydra.job.id = cfg.hydra.job.num = number
+        config = validate(cfg)
+        if config.stage == "report":
+            raise UserError("stage=report: reports one study at a time, without -m")
+        name = str(cfg.hydra.sweep.subdir)
+        cfg.hydra.sweep.subdir = name  # found once
+        return Job(cfg, config, name, Path(str(cfg.hydra.sweep.dir), name).absolute())
+
+    def _run(self, jobs: Sequence[Job], console: Console) -> None:
+        """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
+        # torch and Lightning load here, when every setting of every job is known to be right
+        from kd import fused
+        from kd.checkpoint import METRICS
+        from kd.run import run
+
+        missing = [
+            job for job in jobs if job.config.overwrite or not (job.directory / METRICS).exists()
+        ]
+        missing = list({job.directory: job for job in missing}.values())
+        groups, alone = fused.plan([job.config for job in missing])
+        group_of = {id(missing[member]): group for group in groups for member in group}
+        why = {id(missing[index]): reason for index, reason in alone.items()}
+        for reason, count in Counter(why.values()).items():
+            if len(missing) > 1:
+                console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
+        shares: dict[int, fused.Together] = {}
+        files: list[Path] = []
+
+        spent, trained = 0.0, 0
+        for number, job in enumerate(jobs, 1):
+            group = group_of.pop(id(job), None)
+            if group is not None and id(job) not in shares:
+                members = [missing[member] for member in group]
+                overrides = list(job.cfg.hydra.overrides.task)
+                try:
+                    done = fused.train_group(
+                        [member.config for member in members],
+                        [member.directory for member in members],
+                        overrides,
+                    )
+                except Exception as error:
+                    reason = explain(error) or f"{type(error).__name__}: {error}"
+                    why |= dict.fromkeys(map(id, members), f"not together: {reason}")
+                    console.print(
+                        f"{len(members)} runs could not train together: {reason}", markup=False
+                    )
+                    for member in members:
+                        group_of.pop(id(member), None)
+                else:
+                    shares |= zip(map(id, members), done.shares, strict=True)
+                    files.append(done.file)
+            before = time.perf_counter()
+            together = shares.get(id(job))
+            job.result = run_job(
+                hydra_context=self.hydra_context,
+                task_function=functools.partial(run, together=together, alone=why.get(id(job), "")),
+                config=job.cfg,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            seconds = time.perf_counter() - before
+            if job.error:
+                said = f"FAILED: {job.error}"
+            elif job.result.return_value.skipped:
+                said = f"test accuracy {accuracy(job):.4f}  complete already, skipped"
+            elif together:
+                said = f"test accuracy {accuracy(job):.4f}"
+            else:
+                trained, spent = trained + 1, spent + seconds
+                left = spent / trained * (len(jobs) - number)
+                said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
+            console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def accuracy(job: Job) -> float:

@@ -18,11 +18,31 @@ from kd.config import UserError
 log = logging.getLogger(__name__)
 
 
+def seven_digits(figure: float) -> float:
+    """A figure to float32's seven digits: 0.9686 is kept as 0.9686, not as 0.9685999751091003."""
+    return float(f"{figure:.7g}")
+
+
 def epoch_metrics(trainer: Trainer) -> dict[str, float]:
     """The figures of the epoch that has just ended: ``train/loss``, ``val/acc``, …"""
-    # To float32's seven digits: 0.9686 is kept as 0.9686, not as 0.9685999751091003.
     figures = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
-    return {key: float(f"{value:.7g}") for key, value in figures.items()}
+    return {key: seven_digits(value) for key, value in figures.items()}
+
+
+def epoch_line(figures: dict[str, float], epoch: int, epochs: int) -> str:
+    """How an epoch went, in a line of the log."""
+    return (
+        f"epoch {epoch}/{epochs}  train loss {figures['train/loss']:.4f} "
+        f"acc {figures['train/acc']:.4f}  val loss {figures['val/loss']:.4f} "
+        f"acc {figures['val/acc']:.4f}"
+    )
+
+
+def diverged(loss: float, epoch: int) -> str | None:
+    """What to say of an epoch's training loss that is no number; None of one that is."""
+    if math.isfinite(loss):
+        return None
+    return f"training diverged: train/loss is {loss} in epoch {epoch}; try a smaller optim.lr"
 
 
 class KeepWeights(Checkpoint):
@@ -44,11 +64,8 @@ class KeepWeights(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this epoch's weights if they are the ones wanted so far."""
         metrics = epoch_metrics(trainer)
-        if not math.isfinite(metrics["train/loss"]):
-            raise UserError(
-                f"training diverged: train/loss is {metrics['train/loss']} in epoch "
-                f"{trainer.current_epoch + 1}; try a smaller optim.lr"
-            )
+        if error := diverged(metrics["train/loss"], trainer.current_epoch + 1):
+            raise UserError(error)
         if self.which == "last" or metrics["val/acc"] > self.metrics.get("val/acc", -1):
             self.epoch, self.metrics = trainer.current_epoch + 1, metrics
             state = pl_module.network.state_dict()
@@ -65,10 +82,18 @@ class KeepWeights(Checkpoint):
 class ShowProgress(Checkpoint):
     """A bar in a terminal, a line an epoch in the log; without a bar the console has the lines."""
 
-    EVERY = 20  # steps between two moves of the bar
+    EVERY = 20  # steps between two moves of the bar: each step would slow the training
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
+
+    def describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """How the training stands, beside the bar."""
+        return f"val acc {epoch_metrics(trainer)['val/acc']:.4f}"
+
+    def line(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """How the epoch went, for the log."""
+        return epoch_line(epoch_metrics(trainer), trainer.current_epoch + 1, trainer.max_epochs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put up the bar."""
@@ -77,26 +102,23 @@ class ShowProgress(Checkpoint):
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=console, transient=True)
             total = trainer.max_epochs * trainer.num_training_batches
-            self.task = self.bar.add_task("epoch 1", total=total)
+            done = trainer.current_epoch * trainer.num_training_batches
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.task = self.bar.add_task(epoch, total=total, completed=done)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Move the bar now and then: each step would slow the training."""
-        if self.bar and trainer.global_step % self.EVERY == 0:
-            self.bar.update(self.task, completed=trainer.global_step)
+        """Move the bar now and then."""
+        step = trainer.fit_loop.total_batch_idx + 1
+        if self.bar and step % self.EVERY == 0:
+            self.bar.update(self.task, completed=step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how the epoch went."""
-        figures = epoch_metrics(trainer)
-        done, total = trainer.current_epoch + 1, trainer.max_epochs
-        said = (
-            f"epoch {done}/{total}  train loss {figures['train/loss']:.4f} "
-            f"acc {figures['train/acc']:.4f}  val loss {figures['val/loss']:.4f} "
-            f"acc {figures['val/acc']:.4f}"
-        )
-        log.log(logging.DEBUG if self.bar else logging.INFO, said)
+        log.log(logging.DEBUG if self.bar else logging.INFO, self.line(trainer, pl_module))
         if self.bar:
-            said = f"epoch {min(done + 1, total)}/{total}  val acc {figures['val/acc']:.4f}"
+            epoch = min(trainer.current_epoch + 2, trainer.max_epochs)
+            said = f"epoch {epoch}/{trainer.max_epochs}  {self.describe(trainer, pl_module)}"
             self.bar.update(self.task, description=said)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -132,6 +132,7 @@ class Trainer:
 
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
+    group_mb: int = count(256)
 
 
 @dataclass
@@ -168,7 +169,7 @@ MODELS: dict[str, type[Model]] = {"cnn": CNN, "mlp": MLP}
 METHODS: dict[str, type[Distillation]] = {"hinton": Hinton}
 
 # Keys that say where things lie or what to do with them: no result depends on them.
-PLACES = {"study", "output_dir", "overwrite", "data.dir", "data.files"}
+PLACES = {"study", "output_dir", "overwrite", "data.dir", "data.files", "trainer.group_mb"}
 
 
 def validate(cfg: DictConfig) -> Config:
@@ -188,7 +189,7 @@ def validate(cfg: DictConfig) -> Config:
     schema = Config(
         model=_pick(MODELS, tree, "model", "name"), kd=_pick(METHODS, tree, "kd", "method")
     )
-    _compare_keys(OmegaConf.to_container(OmegaConf.structured(schema)), tree)
+    _compare_keys(dataclasses.asdict(schema), tree)
     typed = OmegaConf.structured(schema)
     _assign(typed, tree, dataclasses.fields(schema), schema)
     return OmegaConf.to_object(typed)
@@ -235,7 +236,8 @@ def _assign(node: DictConfig, tree: dict, fields: Any, schema: Any, prefix: str 
         allowed = spec.metadata.get("allowed", kind or "a text")
         try:
             node[spec.name] = value
-            typed = OmegaConf.to_container(node)[spec.name]
+            typed = node[spec.name]
+            typed = OmegaConf.to_container(typed) if OmegaConf.is_config(typed) else typed
             good = spec.metadata.get("check", lambda _: True)(typed)
         except (OmegaConfBaseException, TypeError):
             good = False

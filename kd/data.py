@@ -138,14 +138,17 @@ class Batches:
         """How many batches an epoch has."""
         return -(-len(self.indices) // self.batch_size)
 
+    def epoch(self) -> Tensor:
+        """The indices (samples,) in the order of the next epoch."""
+        if self.order is None:
+            return self.indices
+        # The order is drawn on the CPU, so that it is the same on every device.
+        shuffled = torch.randperm(len(self.indices), generator=self.order)
+        return self.indices[shuffled.to(self.indices.device)]
+
     def __iter__(self) -> Iterator[Batch]:
         """One epoch."""
-        indices = self.indices
-        if self.order is not None:
-            # The order is drawn on the CPU, so that it is the same on every device.
-            shuffled = torch.randperm(len(indices), generator=self.order)
-            indices = indices[shuffled.to(indices.device)]
-        for chosen in indices.split(self.batch_size):
+        for chosen in self.epoch().split(self.batch_size):
             yield self.pool.images[chosen], self.pool.labels[chosen], chosen
 
 

@@ -6,10 +6,33 @@ alone. Every method enters a training in one form, ``alpha · CE + (1 − alpha)
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import Distillation, Hinton
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the softmax over the last dimension.
+
+    Of elementwise operations, because ``F.log_softmax`` over ten classes takes more time than
+    everything else in the loss of a stack of students: it copies the stack to put the classes last
+    in memory, and cannot use vector instructions across so few.
+    """
+    shifted = logits - logits.amax(dim=-1, keepdim=True).detach()
+    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean of −log softmax(logits)[label], in nats; of :func:`_log_softmax` for its speed.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,) class numbers.
+
+    >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))  # log 2
+    tensor(0.6931)
+    """
+    return -_log_softmax(logits).gather(-1, labels.unsqueeze(-1)).mean()
 
 
 def kd_loss(
@@ -42,10 +65,10 @@ def kd_loss(
             f"logits of student {tuple(student_logits.shape)} and teacher "
             f"{tuple(teacher_logits.shape)} differ in shape"
         )
-    # log_softmax on both sides keeps a class finite whose probability underflows to 0, and the
+    # Logarithms on both sides keep a class finite whose probability underflows to 0, and the
     # explicit sum has a batching rule under torch.func.vmap, which F.kl_div has not.
-    student = F.log_softmax(student_logits / T, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach() / T, dim=-1)
+    student = _log_softmax(student_logits / T)
+    teacher = _log_softmax(teacher_logits.detach() / T)
     if direction == "forward":
         divergence = teacher.exp() * (teacher - student)
     elif direction == "reverse":
@@ -64,7 +87,7 @@ def weigh(student_logits: Tensor, labels: Tensor, alpha: float, term: Tensor) ->
         alpha: weight of the labels, from 0 to 1.
         term: what the teacher teaches, a scalar.
     """
-    return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * term
+    return alpha * cross_entropy(student_logits, labels) + (1 - alpha) * term
 
 
 def distillation_loss(
@@ -95,3 +118,18 @@ def _hinton(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, kd: 
 
 # kd.method → its term, a function of (student_logits, teacher_logits, labels, settings of conf/kd).
 TERMS: dict[str, Callable[[Tensor, Tensor, Tensor, Distillation], Tensor]] = {"hinton": _hinton}
+
+
+def method_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, kd: Distillation
+) -> Tensor:
+    """The training loss of a distilled student: the chosen method's term, weighed by alpha.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes).
+        labels: (batch,) class numbers.
+        kd: the method and its numbers, of ``conf/kd``.
+    """
+    term = TERMS[kd.method](student_logits, teacher_logits, labels, kd)
+    return weigh(student_logits, labels, kd.alpha, term)

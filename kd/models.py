@@ -6,6 +6,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +37,16 @@ class Dropout(nn.Module):
         """(batch, width) → the same, some of it 0 in training mode."""
         if not self.training or self.share == 0:
             return hidden
-        if self.generator is None or self.generator.device.type != hidden.device.type:
-            self.generator = generator(self.seed, "dropout", hidden.device)
-        kept = torch.empty_like(hidden).bernoulli_(1 - self.share, generator=self.generator)
-        return hidden * kept.div_(1 - self.share)
+        return hidden * self.mask(hidden.shape, hidden.device)
+
+    def mask(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """The next mask: 0 where a unit is dropped, 1 / (1 − share) elsewhere."""
+        if self.generator is None or self.generator.device.type != device.type:
+            self.generator = generator(self.seed, "dropout", device)
+        kept = torch.empty(shape, device=device).bernoulli_(
+            1 - self.share, generator=self.generator
+        )
+        return kept.div_(1 - self.share)
 
     def extra_repr(self) -> str:
         """What ``print(network)`` shows of it."""

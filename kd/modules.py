@@ -1,13 +1,21 @@
 """The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.config import Distillation, Optim
 from kd.data import Batch
-from kd.losses import TERMS, weigh
+from kd.losses import cross_entropy, method_loss
+
+
+def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Adam:
+    """The optimiser of every training, in one pass over the parameters."""
+    return torch.optim.Adam(parameters, lr=optim.lr, eps=optim.eps, fused=True)
 
 
 class Classifier(LightningModule):
@@ -28,7 +36,7 @@ class Classifier(LightningModule):
 
     def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         """The training loss of a batch."""
-        return F.cross_entropy(logits, labels)
+        return cross_entropy(logits, labels)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
@@ -68,20 +76,14 @@ class Classifier(LightningModule):
         self.log("step", float(self.current_epoch + 1))  # TensorBoard's x-axis counts epochs
         sums.zero_()
 
-    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Logits (batch, 10)."""
-        return self.network(batch[0])
-
     def configure_optimizers(self) -> dict:
         """Adam over the network's parameters; a cosine schedule falls to 0 a batch at a time."""
-        adam = torch.optim.Adam(
-            self.network.parameters(), lr=self.optim.lr, eps=self.optim.eps, fused=True
-        )
+        adam = make_adam(self.network.parameters(), self.optim)
         if self.optim.schedule == "constant":
             return {"optimizer": adam}
         steps = self.trainer.max_epochs * len(self.trainer.datamodule.train_dataloader())
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=steps)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+        schedule = CosineAnnealingLR(adam, T_max=steps)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class TeacherModule(Classifier):
@@ -139,7 +141,7 @@ class DistillModule(Classifier):
     ) -> None:
         super().__init__(network, optim)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
-        self.kd, self.term, self.teacher_logits = kd, TERMS[kd.method], teacher_logits
+        self.kd, self.teacher_logits = kd, teacher_logits
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -156,4 +158,4 @@ class DistillModule(Classifier):
             taught = self.teacher(images)
         else:
             taught = self.teacher_logits[indices]
-        return weigh(logits, labels, self.kd.alpha, self.term(logits, taught, labels, self.kd))
+        return method_loss(logits, taught, labels, self.kd)

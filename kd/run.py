@@ -1,6 +1,7 @@
 """One run, from configuration to ``metrics.json``."""
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -51,8 +52,49 @@ class Outcome(NamedTuple):
     skipped: bool
 
 
-def run(cfg: DictConfig) -> Outcome:
+class Accelerator(NamedTuple):
+    """Where a run computes: Lightning's word for it, and torch's."""
+
+    name: str
+    device: torch.device
+
+
+class Material(NamedTuple):
+    """What a training needs, found and checked before a file of it is written."""
+
+    accelerator: Accelerator
+    data: MNISTDataModule
+    teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
+    teacher: nn.Module | None
+    taught: Tensor | None  # (samples of the pool, 10): the teacher's logits
+
+
+class Fitted(NamedTuple):
+    """What a training gives: the weights it keeps, and how it went."""
+
+    weights: dict[str, Tensor]
+    epoch: int  # that the weights are of, counted from 1
+    metrics: dict[str, float]  # of that epoch
+    seconds: float
+    logger: TensorBoardLogger
+
+
+class Together(NamedTuple):
+    """A run's share of a training that trained many students at once; see ``kd.fused``."""
+
+    material: Material
+    fitted: Fitted
+    said: list[str]  # for its log
+    error: str | None  # why it failed, alone of its group
+
+
+def run(cfg: DictConfig, together: Together | None = None, alone: str = "") -> Outcome:
     """Train, test and save what the configuration says, unless that is done already.
+
+    Args:
+        cfg: what Hydra composed.
+        together: its training, where that is over: only the rest is left to do.
+        alone: why it does not train together with others of its sweep, for the log.
 
     Raises:
         UserError: the settings, the data, the teacher or the folder do not allow it.
@@ -77,87 +119,122 @@ def run(cfg: DictConfig) -> Outcome:
         if before is None:
             logs.enter_context(train_log(directory))
         try:
-            accelerator = choose_accelerator(config.trainer.accelerator)
-            data = MNISTDataModule(config.data, config.seed, accelerator.device)
-            data.prepare_data()
-            data.setup()
-            distilled = config.stage == "distill"
-            shared = ("data", "+experiment=", "output_dir=", "trainer.max_epochs=")
-            words = [word for word in hydra.overrides.task if word.startswith(shared)]
-            teachers = find_teacher(config, data.fingerprint, words) if distilled else []
-            teacher = load_teacher(teachers, data.fingerprint) if teachers else None
-            clear(directory)
+            material = together.material if together else prepare(config, hydra.overrides.task)
+            if together is None:
+                clear(directory)
             if before is not None:  # a complete run's log makes way only now that all is in order
                 logs.enter_context(train_log(directory))
             save_hydra(config, hydra, directory / ".hydra")
-            metrics = train(config, data, teacher, accelerator, directory, progress=not quiet)
+            fitted = adopt(together) if together else fit(config, material, directory, quiet, alone)
+            metrics = finish(config, material, fitted, directory)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
-        metrics |= {
-            "teacher/checkpoint": os.pathsep.join(map(str, teachers)) or None,
-            "teacher/sha256": hashes(teachers) or None,
-        }
         write_metrics(directory, metrics)
-        write_results(directory.parents[1])
+        if not quiet:  # the launcher does so once, when its jobs are done
+            write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
     log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
     return Outcome(metrics, skipped=False)
 
 
-def train(
-    config: Config,
-    data: MNISTDataModule,
-    teacher: nn.Module | None,
-    accelerator: "Accelerator",
-    directory: Path,
-    progress: bool,
-) -> dict[str, Any]:
-    """Train the network, test it once, save everything but ``metrics.json`` and return that."""
+def prepare(config: Config, overrides: Iterable[str]) -> Material:
+    """Find and check the accelerator, the data and the teacher.
+
+    Raises:
+        UserError: one of them is not to be had, or does not fit.
+    """
+    accelerator = choose_accelerator(config.trainer.accelerator)
+    data = MNISTDataModule(config.data, config.seed, accelerator.device)
+    data.prepare_data()
+    data.setup()
+    if config.stage != "distill":
+        return Material(accelerator, data, [], None, None)
+    shared = ("data", "+experiment=", "output_dir=", "trainer.max_epochs=")
+    words = [word for word in overrides if word.startswith(shared)]
+    teachers = find_teacher(config, data.fingerprint, words)
+    teacher = load_teacher(teachers, data.fingerprint)
+    return Material(accelerator, data, teachers, teacher, teacher_logits(teacher, data))
+
+
+def fit(config: Config, material: Material, directory: Path, quiet: bool, alone: str) -> Fitted:
+    """Train the network of one run, with Lightning's Trainer."""
+    accelerator, data, _, teacher, taught = material
     network = build_model(config.model, config.seed)
     log.info("%s", describe_layers(network))
-    log.info(
-        "%s with %d images, %s", accelerator.device, len(data.indices["train"]), describe(config)
-    )
+    samples = len(data.indices["train"])
+    log.info("%s with %d images, %s", accelerator.device, samples, describe(config))
+    if alone:
+        log.info("trains alone: %s", alone)
 
-    taught = teacher_logits(teacher, data) if teacher is not None else None
     module = make_module(config, network, teacher, taught)
     keep = KeepWeights(config.checkpoint)
-    callbacks = [keep, ShowProgress()] if progress else [keep]
-    trainer = make_trainer(config, accelerator.name, directory, callbacks)
+    callbacks = [keep] if quiet else [keep, ShowProgress()]
+    logger = make_logger(directory)
+    trainer = make_trainer(config, accelerator.name, logger, callbacks)
     started = time.perf_counter()
     trainer.fit(module, datamodule=data)
-    seconds = time.perf_counter() - started
+    return Fitted(keep.weights, keep.epoch, keep.metrics, time.perf_counter() - started, logger)
 
-    network.load_state_dict(keep.weights)
-    save_checkpoint(directory / "model.ckpt", keep.weights, config, data.fingerprint, keep.epoch)
-    logits = torch.cat(trainer.predict(module, datamodule=data)).cpu()
+
+def adopt(together: Together) -> Fitted:
+    """Say in this run's log how it went in its group.
+
+    Raises:
+        UserError: it failed there.
+    """
+    for line in together.said:
+        log.info("%s", line)
+    if together.error:
+        raise UserError(together.error)
+    return together.fitted
+
+
+def finish(config: Config, material: Material, fitted: Fitted, directory: Path) -> dict[str, Any]:
+    """Test the trained network once, save all but ``metrics.json``, and return that."""
+    data = material.data
+    network = build_model(config.model, config.seed).to(data.device)
+    network.load_state_dict(fitted.weights)
+    save_checkpoint(
+        directory / "model.ckpt", fitted.weights, config, data.fingerprint, fitted.epoch
+    )
+    logits = predict(network, data.predict_dataloader()).cpu()
     test = data.indices["test"]
     labels = data.pool.labels[test].cpu()
     with replacing(directory / "predictions.npz") as beside, beside.open("wb") as file:
         np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
 
-    metrics = keep.metrics | evaluate(logits, labels) | {"time/fit_s": seconds}
-    if taught is not None:
-        metrics |= compare(logits, taught[test].cpu())
-    log_hyperparameters(trainer.logger, config, metrics)
+    metrics = fitted.metrics | evaluate(logits, labels) | {"time/fit_s": fitted.seconds}
+    if material.taught is not None:
+        metrics |= compare(logits, material.taught[test].cpu())
+    log_hyperparameters(fitted.logger, config, metrics)
     known = {
-        "epochs": keep.epoch,
+        "epochs": fitted.epoch,
         "data/fingerprint": data.fingerprint,
-        "device": accelerator.device.type,
+        "device": material.accelerator.device.type,
+        "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
+        "teacher/sha256": hashes(material.teachers) or None,
     }
     return {**settings_of(config, network), **known, **metrics, **versions()}
 
 
+def make_logger(directory: Path) -> TensorBoardLogger:
+    """The run's curves, as TensorBoard's files in its ``directory``."""
+    return TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
+
+
 def make_trainer(
-    config: Config, accelerator: str, directory: Path, callbacks: list[pl.Callback]
+    config: Config,
+    accelerator: str,
+    logger: TensorBoardLogger | None,
+    callbacks: list[pl.Callback],
 ) -> pl.Trainer:
-    """Lightning's Trainer with TensorBoard's files in ``directory`` and no output of its own."""
+    """Lightning's Trainer without output of its own."""
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,
         max_epochs=config.trainer.max_epochs,
-        logger=TensorBoardLogger(directory, name="", version="", default_hp_metric=False),
+        logger=logger or False,
         callbacks=callbacks,
         enable_progress_bar=False,  # ShowProgress's costs less
         enable_model_summary=False,
@@ -181,9 +258,14 @@ def teacher_logits(teacher: nn.Module, data: MNISTDataModule) -> Tensor:
     """The frozen teacher's logits of the whole pool, (samples, 10): once, not once an epoch."""
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
-    return torch.cat(
-        [frozen(images) for images, _, _ in Batches(data.pool, everything, EVAL_BATCH)]
-    )
+    return predict(frozen, Batches(data.pool, everything, EVAL_BATCH))
+
+
+@torch.no_grad()
+def predict(network: nn.Module, batches: Batches) -> Tensor:
+    """The logits (samples, 10) of all batches, in evaluation mode."""
+    network.eval()
+    return torch.cat([network(images) for images, _, _ in batches])
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -203,13 +285,6 @@ def compare(logits: Tensor, taught: Tensor) -> dict[str, float]:
         "fidelity/agreement": float(fidelity.agreement(student, teacher)),
         "fidelity/kl": float(fidelity.predictive_kl(student, teacher)),
     }
-
-
-class Accelerator(NamedTuple):
-    """Where a run computes: Lightning's word for it, and torch's."""
-
-    name: str
-    device: torch.device
 
 
 def choose_accelerator(wanted: str) -> Accelerator:
@@ -248,6 +323,7 @@ def settings_of(config: Config, network: Network) -> dict[str, Any]:
     return {**first, **{k: v for k, v in chosen.items() if k != "teacher/checkpoint"}}
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Versions of what computed, and the commit of this project where it is a git checkout."""
     command = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]

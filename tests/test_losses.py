@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from golden_cases import cases, check
 
 from kd import losses
-from kd.losses import distillation_loss, kd_loss
+from kd.losses import cross_entropy, distillation_loss, kd_loss
 
 DTYPES = [torch.float64, torch.float32]
 TEMPERATURES = [1.0, 2.0, 4.0, 10.0]
@@ -86,7 +86,8 @@ def test_a_batch_twice_costs_the_same(batch, T, direction):
 @pytest.mark.parametrize("T", TEMPERATURES)
 def test_alpha_weighs_the_labels(batch, T):
     student, teacher, labels = batch
-    label_loss = F.cross_entropy(student, labels)
+    label_loss = cross_entropy(student, labels)
+    assert label_loss.item() == pytest.approx(F.cross_entropy(student, labels).item(), rel=1e-12)
     assert torch.equal(distillation_loss(student, teacher, labels, T, 1.0), label_loss)
     taught = distillation_loss(student, teacher, labels, T, 0.0)
     assert torch.equal(taught, kd_loss(student, teacher, T))
