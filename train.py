@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from kd import importing
 from kd.config import PROJECT, explain
 
 
@@ -18,10 +19,11 @@ def train(cfg: DictConfig) -> object:
     """One run; Hydra calls this once, or once a job of a sweep."""
     try:
         # torch and Lightning load here: help and typos need neither
-        if cfg.stage == "report":
-            from kd.report import report as run
-        else:
-            from kd.run import run
+        with importing():
+            if cfg.stage == "report":
+                from kd.report import report as run
+            else:
+                from kd.run import run
         return run(cfg)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -4,20 +4,23 @@ Hydra finds it by the name of this folder; ``hydra/launcher=basic`` runs without
 imported at its top is paid at every start, so nothing heavy is.
 """
 
-import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.table import Table
 
+from kd import importing
 from kd.config import Config, UserError, explain, validate
 
 
@@ -39,6 +42,8 @@ class Job:
     config: Config
     name: str
     directory: Path
+    together: Any = None  # a kd.run.Together: its share of a group's training
+    alone: str = ""  # why it has none
     result: JobReturn | None = None
 
     @property
@@ -52,6 +57,21 @@ class Job:
 
 class SweepLauncher(BasicLauncher):
     """Runs the jobs, together where it can; a job that fails does not stop the others."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep the configurations that the sweeper composes to check them: each takes 50 ms."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        compose, composed = hydra_context.config_loader.load_sweep_config, {}
+
+        def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+            words = tuple(sweep_overrides)
+            if words not in composed:
+                composed[words] = compose(master_config, sweep_overrides)
+            return composed[words]
+
+        hydra_context.config_loader.load_sweep_config = load_sweep_config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -101,70 +121,71 @@ class SweepLauncher(BasicLauncher):
 
     def _run(self, jobs: Sequence[Job], console: Console) -> None:
         """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
-        # torch and Lightning load here, when every setting of every job is known to be right
-        from kd import fused
-        from kd.checkpoint import METRICS
-        from kd.run import run
+        with importing():
+            from kd import fused
+            from kd.results import write_results
+            from kd.run import is_complete, run
 
-        missing = [
-            job for job in jobs if job.config.overwrite or not (job.directory / METRICS).exists()
-        ]
-        missing = list({job.directory: job for job in missing}.values())
+        missing = [job for job in jobs if job.config.overwrite or not is_complete(job.directory)]
+        missing = list({job.directory: job for job in missing}.values())  # each folder once
         groups, alone = fused.plan([job.config for job in missing])
-        group_of = {id(missing[member]): group for group in groups for member in group}
-        why = {id(missing[index]): reason for index, reason in alone.items()}
-        for reason, count in Counter(why.values()).items():
-            if len(missing) > 1:
-                console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
-        shares: dict[int, fused.Together] = {}
-        files: list[Path] = []
+        for index, reason in alone.items():
+            missing[index].alone = reason
+        reasons = Counter(alone.values()) if len(missing) > 1 else {}
+        for reason, count in reasons.items():
+            console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
+        first_of = {missing[group[0]].name: [missing[i] for i in group] for group in groups}
 
-        spent, trained = 0.0, 0
-        for number, job in enumerate(jobs, 1):
-            group = group_of.pop(id(job), None)
-            if group is not None and id(job) not in shares:
-                members = [missing[member] for member in group]
-                overrides = list(job.cfg.hydra.overrides.task)
-                try:
-                    done = fused.train_group(
-                        [member.config for member in members],
-                        [member.directory for member in members],
-                        overrides,
-                    )
-                except Exception as error:
-                    reason = explain(error) or f"{type(error).__name__}: {error}"
-                    why |= dict.fromkeys(map(id, members), f"not together: {reason}")
-                    console.print(
-                        f"{len(members)} runs could not train together: {reason}", markup=False
-                    )
-                    for member in members:
-                        group_of.pop(id(member), None)
+        files, spent, trained = [], 0.0, 0
+        try:
+            for number, job in enumerate(jobs, 1):
+                if job.name in first_of:
+                    files += self._train_together(first_of.pop(job.name), console)
+                before = time.perf_counter()
+                job.result = run_job(
+                    hydra_context=self.hydra_context,
+                    task_function=partial(run, together=job.together, alone=job.alone),
+                    config=job.cfg,
+                    job_dir_key="hydra.sweep.dir",
+                    job_subdir_key="hydra.sweep.subdir",
+                )
+                seconds = time.perf_counter() - before
+                if job.error:
+                    said = f"FAILED: {job.error}"
+                elif job.result.return_value.skipped:
+                    said = f"test accuracy {accuracy(job):.4f}  complete already, skipped"
+                elif job.together:
+                    said = f"test accuracy {accuracy(job):.4f}"
                 else:
-                    shares |= zip(map(id, members), done.shares, strict=True)
-                    files.append(done.file)
-            before = time.perf_counter()
-            together = shares.get(id(job))
-            job.result = run_job(
-                hydra_context=self.hydra_context,
-                task_function=functools.partial(run, together=together, alone=why.get(id(job), "")),
-                config=job.cfg,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            seconds = time.perf_counter() - before
-            if job.error:
-                said = f"FAILED: {job.error}"
-            elif job.result.return_value.skipped:
-                said = f"test accuracy {accuracy(job):.4f}  complete already, skipped"
-            elif together:
-                said = f"test accuracy {accuracy(job):.4f}"
-            else:
-                trained, spent = trained + 1, spent + seconds
-                left = spent / trained * (len(jobs) - number)
-                said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
-            console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
+                    trained, spent = trained + 1, spent + seconds
+                    left = spent / trained * (len(jobs) - number)
+                    said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
+                console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
+        finally:
+            for place in {job.directory.parents[1] for job in jobs}:
+                write_results(place)
         for file in files:
-            file.unlink(missing_ok=True)
+            fused.discard(file)
+
+    def _train_together(self, members: Sequence[Job], console: Console) -> list[Path]:
+        """Train a group and note each job's share of it; the group's file, or none if it failed."""
+        from kd import fused
+
+        try:
+            trained = fused.train_group(
+                [job.config for job in members],
+                [job.directory for job in members],
+                list(members[0].cfg.hydra.overrides.task),
+            )
+        except Exception as error:  # each job by itself then meets it, or does without the group
+            reason = explain(error) or f"{type(error).__name__}: {error}"
+            for job in members:
+                job.alone = f"the group of {len(members)} failed: {reason}"
+            console.print(f"{len(members)} runs train alone: {members[0].alone}", markup=False)
+            return []
+        for job, share in zip(members, trained.shares, strict=True):
+            job.together = share
+        return [trained.file]
 
 
 def accuracy(job: Job) -> float:

@@ -32,6 +32,11 @@ class Pool:
     train_count: int
     digest: str
 
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of these (batch,) indices."""
+        # index_select copies whole images: a third of the time that images[indices] takes
+        return self.images.index_select(0, indices), self.labels[indices]
+
 
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
 def load_pool(dataset: str, folder: str, source: str, device: torch.device) -> Pool:
@@ -149,7 +154,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch."""
         for chosen in self.epoch().split(self.batch_size):
-            yield self.pool.images[chosen], self.pool.labels[chosen], chosen
+            yield *self.pool.take(chosen), chosen
 
 
 class MNISTDataModule(LightningDataModule):

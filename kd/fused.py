@@ -10,6 +10,7 @@ batch). That is the layout which the wide product gives, and in which sums over 
 vector instructions across the batch.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -48,8 +49,8 @@ log = logging.getLogger(__name__)
 # convolutions of stacked networks are grouped ones, which take longer on a CPU than one by one.
 FUSABLE_MODEL = "mlp"
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost a step is then not felt
-# Compiling takes 5 to 20 s and saves about 0.03 ms of every step of every student.
-COMPILE_FROM = 500_000
+# Compiling takes 5 to 20 s and saves about 0.01 ms of every step of every student.
+COMPILE_FROM = 1_000_000
 
 
 # ------------------------------------------------------------------ which jobs train together
@@ -246,16 +247,9 @@ def classify(
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many answers are right: (students, classes, batch), (students, batch) → (students,).
-
-    As ``argmax`` counts, which takes the first of equal logits; itself it would take longer than
-    all else that a step does with the logits.
-    """
-    own = logits.gather(1, labels.unsqueeze(1))
-    classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(1)
-    earlier = classes < labels.unsqueeze(1)
-    beaten = ((logits > own) | ((logits == own) & earlier)).any(dim=1)
-    return (~beaten).sum(dim=1)
+    """How many answers are right: (students, classes, batch), (students, batch) → (students,)."""
+    # argmax gives the same in thirty times the time
+    return (logits.max(dim=1).indices == labels).sum(dim=1)
 
 
 def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
@@ -401,10 +395,13 @@ class FusedModule(LightningModule):
 
     def _train(self, indices: Tensor) -> None:
         """One step of Adam on one batch a seed, (seeds, batch)."""
-        images = self.data.pool.images[indices].flatten(2)
-        own: dict[str, Any] = {"labels": self._each(self.data.pool.labels[indices])}
+        found, labels = self.data.pool.take(indices.flatten())
+        images = found.view(*indices.shape, -1)
+        own: dict[str, Any] = {"labels": self._each(labels.view(indices.shape))}
         if self.taught is not None:
-            own |= {"taught": self._each(self.taught[indices]), "numbers": self.numbers}
+            # (seeds, classes, batch) in memory, like the students' logits
+            taught = self.taught[indices].transpose(1, 2).contiguous()
+            own |= {"taught": self._each(taught).transpose(1, 2), "numbers": self.numbers}
         size = indices.shape[1]
         arguments = self.stack.products(images), *self.stack.rest(), self.stack.masks(size), own
         gradients, (losses, right) = self._differentiate(size, arguments)
@@ -643,6 +640,13 @@ def find_unfinished(
         if saved["settings"] == settings and grid.issuperset(wanted):
             return path, saved["seeds"], cells
     return None
+
+
+def discard(file: Path) -> None:
+    """Remove a group's file, and its folder with the last one."""
+    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or gone
+        file.parent.rmdir()
 
 
 def describe(config: Config) -> str:

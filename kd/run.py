@@ -339,6 +339,11 @@ def versions() -> dict[str, str | None]:
     }
 
 
+def is_complete(directory: Path) -> bool:
+    """Whether a run has ended there."""
+    return (directory / METRICS).exists()
+
+
 def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any]) -> None:
     """Make sure that the complete run in ``directory`` is the one the configuration asks for.
 
