@@ -128,13 +128,14 @@ class SweepLauncher(BasicLauncher):
 
         missing = [job for job in jobs if job.config.overwrite or not is_complete(job.directory)]
         missing = list({job.directory: job for job in missing}.values())  # each folder once
-        groups, alone = fused.plan([job.config for job in missing])
+        studies = {job.directory.parents[1] for job in jobs}
+        groups, alone = fused.plan([job.config for job in missing], studies)
         for index, reason in alone.items():
             missing[index].alone = reason
         reasons = Counter(alone.values()) if len(missing) > 1 else {}
         for reason, count in reasons.items():
             console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
-        first_of = {missing[group[0]].name: [missing[i] for i in group] for group in groups}
+        first_of = {missing[min(group)].name: [missing[i] for i in group] for group in groups}
 
         files, spent, trained = [], 0.0, 0
         try:
@@ -162,8 +163,8 @@ class SweepLauncher(BasicLauncher):
                     said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
                 console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
         finally:
-            for place in {job.directory.parents[1] for job in jobs}:
-                write_results(place)
+            for study in studies:
+                write_results(study)
         for file in files:
             fused.discard(file)
 

@@ -56,11 +56,18 @@ COMPILE_FROM = 1_000_000
 # ------------------------------------------------------------------ which jobs train together
 
 
-def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
+UNFINISHED = "unfinished"  # the folder in a study for the files of groups that are in training
+
+
+def plan(
+    configs: Sequence[Config], studies: Iterable[Path] = ()
+) -> tuple[list[list[int]], dict[int, str]]:
     """Which jobs of a sweep train together.
 
     Args:
         configs: of the jobs that are to be trained.
+        studies: the folders of their studies. Where an earlier attempt left a group unfinished, a
+            job without company may be the last one missing of it, and makes a group by itself.
 
     Returns:
         groups of indices into ``configs``, each the full grid of some seeds and cells that fits in
@@ -71,6 +78,7 @@ def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
         kin.setdefault(_in_common(config), []).append(index)
     groups: list[list[int]] = []
     alone: dict[int, str] = {}
+    least = 1 if any(any((study / UNFINISHED).glob("*.ckpt")) for study in studies) else 2
     for indices in kin.values():
         config = configs[indices[0]]
         if config.model.name != FUSABLE_MODEL:
@@ -82,7 +90,7 @@ def plan(configs: Sequence[Config]) -> tuple[list[list[int]], dict[int, str]]:
             jobs.setdefault((configs[index].seed, cell_of(configs[index])), []).append(index)
         for seeds, cells in _grids(jobs, student_bytes(config), config.trainer.group_mb * 2**20):
             members = [job for seed in seeds for cell in cells for job in jobs[seed, cell]]
-            if len(members) > 1:
+            if len(members) >= least:
                 groups.append(members)
             else:
                 alone[members[0]] = "no other job fits beside it"
@@ -512,6 +520,8 @@ class Record(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: FusedModule) -> None:
         """Draw what an earlier attempt has trained."""
+        if pl_module.history:
+            log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))
         for epoch in range(len(pl_module.history)):
             self._draw(pl_module.history[epoch], epoch + 1)
 
@@ -578,7 +588,7 @@ def train_group(
     material = prepare(config, overrides)
     wanted = [(config.seed, cell_of(config)) for config in configs]
     settings = settings_of(config, material)
-    folder = directories[0].parents[1] / "unfinished"
+    folder = directories[0].parents[1] / UNFINISHED
     before = find_unfinished(folder, settings, wanted)
     if before:
         file, seeds, cells = before

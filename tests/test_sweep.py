@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MINI
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config import PROJECT
 
@@ -125,35 +126,61 @@ def test_hydras_own_launcher_works_too(cli, teacher):
     assert ours.out.count("complete already, skipped") == 2, "no launcher's name in a run's"
 
 
+def epochs_of_group(study: str) -> int:
+    """How many epochs the file of the study's unfinished group holds; 0 without one."""
+    for path in Path("outputs", study, "unfinished").glob("*.ckpt"):
+        return len(torch.load(path, weights_only=True)["group"]["history"])
+    return 0
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 3])
+@pytest.mark.parametrize("moment", ["training", "testing"])
 def test_a_killed_sweep_ends_like_an_undisturbed_one(cli, teacher, moment):
-    words = ("-m", "stage=distill", "data=mnist_mini", "trainer.max_epochs=40", "kd.T=1,5")
-    words += ("kd.alpha=0,0.5,1",)
+    words = ("-m", "stage=distill", "data=mnist_mini", "trainer.max_epochs=40", "kd.T=1,3,5")
+    words += ("kd.alpha=0,0.5,1", "seed=0,1", "checkpoint=best")
     for study in ("killed", "undisturbed"):
         shutil.copytree("outputs/main", f"outputs/{study}")
+    runs = Path("outputs/killed/distill")
+
+    def moment_has_come() -> bool:
+        if moment == "training":
+            return epochs_of_group("killed") >= 5
+        return len(list(runs.glob("*/metrics.json"))) >= 2
+
     command = [sys.executable, str(PROJECT / "train.py"), *words, "study=killed"]
     sweep = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    runs = Path("outputs/killed/distill")
     deadline = time.monotonic() + 120
-    while len(list(runs.glob("*/metrics.json"))) < moment:
+    while not moment_has_come():
         assert sweep.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.3)  # into the next job
     os.killpg(sweep.pid, signal.SIGKILL)
     sweep.wait()
     complete = len(list(runs.glob("*/metrics.json")))
-    assert moment <= complete < 6, "killed too late to show anything"
+    assert complete < 18, "killed too late to show anything"
+    assert 5 <= epochs_of_group("killed") < 40 if moment == "training" else complete >= 2
     resumed = cli(*words, "study=killed")
     undisturbed = cli(*words, "study=undisturbed")
     assert resumed.code == undisturbed.code == 0
+    assert re.search(r"an earlier attempt ended after epoch \d+: going on", resumed.out)
+    if moment == "training":
+        assert "epoch 4/40" not in resumed.out
+        assert "epoch 40/40" in resumed.out
     assert resumed.out.count("complete already, skipped") == complete
     assert table(resumed.out) == table(undisturbed.out)
-    for path in runs.glob("*/model.ckpt"):
-        assert (
-            path.read_bytes()
-            == (Path("outputs/undisturbed/distill") / path.parent.name / path.name).read_bytes()
-        )
+    assert not Path("outputs/killed/unfinished").exists()
+    models = sorted(runs.glob("*/model.ckpt"))
+    assert len(models) == 18
+    for path in models:
+        same = Path("outputs/undisturbed/distill", path.parent.name)
+        assert path.read_bytes() == (same / path.name).read_bytes()
+        mine, its = (scalars(folder, "val/acc") for folder in (path.parent, same))
+        assert mine == its
+        assert len(mine) == 40
+
+
+def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
+    """A curve as TensorBoard reads it."""
+    return [(e.step, e.value) for e in EventAccumulator(str(run)).Reload().Scalars(tag)]

@@ -1,0 +1,275 @@
+"""Students that train together: each as it would be alone, whatever trains beside it."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kd import fused, losses
+from kd.config import METHODS, PROJECT, Config, validate
+
+MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
+FILES = {".hydra", "metrics.json", "model.ckpt", "predictions.npz", "train.log", "hparams.yaml"}
+
+
+def runs(study: str, stage: str = "distill") -> dict[str, Path]:
+    """The complete runs of a study by the name of their folder."""
+    return {p.parent.name: p.parent for p in Path("outputs", study, stage).glob("*/metrics.json")}
+
+
+def metrics(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest relative difference of two runs' weights."""
+    mine, its = weights(one), weights(other)
+    assert mine.keys() == its.keys()
+    return max(((mine[k] - its[k]).norm() / its[k].norm()).item() for k in mine)
+
+
+def assert_equal_up_to_rounding(one: Path, other: Path) -> None:
+    assert distance(one, other) < 1e-4
+    mine, its = metrics(one), metrics(other)
+    assert mine.keys() == its.keys()
+    for key in mine.keys() - {"study", "time/fit_s", "teacher/checkpoint"}:
+        close = {"abs": 5e-3} if key.endswith("/acc") else {"rel": 1e-3, "abs": 1e-5}
+        expected = pytest.approx(its[key], **close) if isinstance(its[key], float) else its[key]
+        assert mine[key] == expected, key
+
+
+@pytest.fixture
+def study(cli, teacher):
+    """A sweep in a study of its own, with the teacher of the others."""
+
+    def run(name: str, *words: str) -> dict[str, Path]:
+        given = [] if any("split" in word for word in words) else [f"teacher.checkpoint={teacher}"]
+        said = cli("-m", *MINI, f"study={name}", *given, *words)
+        assert said.code == 0, said.err
+        run.out = said.out
+        return runs(name, "student" if "stage=student" in words else "distill")
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.dropout=0",),
+        ("checkpoint=best",),
+        ("optim=keras", "kd.direction=reverse"),
+    ],
+    ids=" ".join,
+)
+def test_together_as_one_by_one(study, method, words):
+    if method != "hinton" and "kd.direction=reverse" in words:
+        pytest.skip("hinton's own key")
+    sweep = ("stage=distill", f"kd={method}", *words, "kd.T=1,4", "kd.alpha=0,0.5,1", "seed=0,1")
+    together = study("together", *sweep)
+    assert "10 students train together" in study.out, "at alpha = 1 one serves both temperatures"
+    alone = study("alone", *sweep, "hydra/launcher=basic")
+    assert len(together) == 12
+    assert together.keys() == alone.keys()
+    for name in together:
+        assert_equal_up_to_rounding(together[name], alone[name])
+
+
+def test_together_as_one_by_one_on_the_pooled_split(cli, study):
+    words = ("data.split=pooled", "data.val_size=100", "data.test_size=200")
+    for name in ("together", "alone"):
+        assert cli("stage=teacher", *MINI, *words, f"study={name}").code == 0
+    sweep = ("stage=distill", *words, "kd.T=2,3", "seed=0,3")
+    together, alone = study("together", *sweep), study("alone", *sweep, "hydra/launcher=basic")
+    for name in together:
+        assert_equal_up_to_rounding(together[name], alone[name])
+
+
+def test_students_alone_train_together_over_seeds(study):
+    together = study("together", "stage=student", "seed=0,1,2")
+    assert "3 students train together" in study.out
+    alone = study("alone", "stage=student", "seed=0,1,2", "hydra/launcher=basic")
+    for name in together:
+        assert_equal_up_to_rounding(together[name], alone[name])
+    assert len({metrics(run)["test/loss"] for run in together.values()}) == 3
+
+
+def test_the_company_does_not_matter(study):
+    pair = study("pair", "stage=distill", "kd.T=2,5", "kd.alpha=0.5")
+    many = study("many", "stage=distill", "kd.T=7,5,3,2", "kd.alpha=0.9,0.5,0", "seed=1,0")
+    assert "24 students train together" in study.out
+    halves = study("halves", "stage=distill", "kd.T=5,2", "kd.alpha=0.5,0.7", "trainer.group_mb=2")
+    assert "2 students train together" in study.out
+    for name in pair:
+        assert_equal_up_to_rounding(pair[name], many[name])
+        assert_equal_up_to_rounding(pair[name], halves[name])
+
+
+def test_without_labels_weight_the_temperature_is_nothing(study):
+    found = study("one", "stage=distill", "kd.T=1,2,5", "kd.alpha=0.5,1")
+    same = [run for name, run in found.items() if "alpha=1.0" in name]
+    assert len(same) == 3
+    for run in same[1:]:
+        assert distance(run, same[0]) == 0
+        assert metrics(run)["test/loss"] == metrics(same[0])["test/loss"]
+
+
+def test_every_run_has_every_file_and_curve(study):
+    sweep = ("stage=distill", "kd.T=1,4", "seed=0,1")
+    together, alone = study("together", *sweep), study("alone", *sweep, "hydra/launcher=basic")
+    for name, run in together.items():
+        events = {path.name for path in run.glob("events.out.tfevents.*")}
+        assert {path.name for path in run.iterdir()} == FILES | events
+        assert len(list((run / ".hydra").iterdir())) == 3
+        curves, expected = (EventAccumulator(str(r)).Reload() for r in (run, alone[name]))
+        assert set(curves.Tags()["scalars"]) == set(expected.Tags()["scalars"])
+        for tag in ("train/loss", "train/acc", "val/loss", "val/acc", "train/lr"):
+            mine, its = curves.Scalars(tag), expected.Scalars(tag)
+            assert [e.step for e in mine] == [e.step for e in its] == list(range(1, 9))
+            np.testing.assert_allclose(
+                [e.value for e in mine], [e.value for e in its], rtol=1e-3, atol=1e-6
+            )
+        log = (run / "train.log").read_text()
+        assert "trained together with 3 other students" in log
+        assert f"epoch 8/8  train loss {metrics(run)['train/loss']:.4f}" in log
+    assert not Path("outputs/together/unfinished").exists()
+    assert Path("outputs/together/results.csv").read_text().count("\n") == 5
+
+
+def test_a_student_that_diverges_fails_alone(cli, teacher, study, monkeypatch):
+    sweep = ("stage=distill", "kd.T=1,4,9", "seed=0,1")
+    healthy = study("healthy", *sweep)
+    term = losses.TERMS["hinton"]
+
+    def poisoned(student_logits, teacher_logits, labels, kd):
+        good = term(student_logits, teacher_logits, labels, kd)
+        return torch.where(torch.as_tensor(kd.T) == 4, torch.nan, 1.0) * good
+
+    monkeypatch.setitem(losses.TERMS, "hinton", poisoned)
+    said = cli("-m", *MINI, "study=ill", f"teacher.checkpoint={teacher}", *sweep)
+    assert said.code == 1
+    assert said.out.count("FAILED: training diverged: train/loss is nan in epoch 1; try a") == 2
+    assert "4 of 6 runs complete" in said.out
+    found = runs("ill")
+    assert len(found) == 4
+    for name, run in found.items():
+        assert distance(run, healthy[name]) == 0
+    for log in Path("outputs/ill/distill").glob("T=4*/train.log"):
+        assert "training diverged" in log.read_text()
+
+
+def test_complete_runs_are_left_out(study):
+    first = study("main", "stage=distill", "kd.T=2,3")
+    before = {run: (run / "model.ckpt").read_bytes() for run in first.values()}
+    more = study("main", "stage=distill", "kd.T=1,2,3,4")
+    assert study.out.count("complete already, skipped") == 2
+    assert "2 students train together" in study.out
+    assert len(more) == 4
+    assert all((run / "model.ckpt").read_bytes() == content for run, content in before.items())
+
+
+def test_what_cannot_train_together_says_why(cli):
+    said = cli("-m", "stage=teacher", *MINI[:1], "trainer.max_epochs=1", "seed=0,1")
+    assert said.code == 0
+    assert "2 of 2 runs train alone: model=cnn" in said.out
+    for run in runs("main", "teacher").values():
+        assert "trains alone: model=cnn" in (run / "train.log").read_text()
+
+
+def test_a_group_that_fails_is_trained_one_by_one(study, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(fused.FusedModule, "training_step", broken)
+    assert len(study("main", "stage=distill", "kd.T=2,3", "seed=0,1")) == 4
+    assert "4 runs train alone: the group of 4 failed: RuntimeError: out of memory" in study.out
+
+
+def test_without_a_teacher_every_job_says_so(cli):
+    said = cli("-m", "stage=distill", *MINI, "kd.T=2,3")
+    assert said.code == 1
+    assert said.out.count("FAILED: no complete teacher of seed 0") == 2
+
+
+@pytest.mark.slow
+def test_the_compiled_step_is_the_same(study, monkeypatch):
+    sweep = ("stage=distill", "kd.T=1,4", "kd.alpha=0,0.5", "seed=0,1")
+    traced = study("traced", *sweep)
+    monkeypatch.setattr(fused, "COMPILE_FROM", 0)
+    compiled = study("compiled", *sweep)
+    for name in traced:
+        assert_equal_up_to_rounding(compiled[name], traced[name])
+
+
+def test_a_compiler_is_not_needed(study, monkeypatch):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no working compiler\nand why")
+
+    monkeypatch.setattr(fused, "COMPILE_FROM", 0)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: no_compiler)
+    monkeypatch.setenv("CXX", "c++")
+    found = study("main", "stage=distill", "kd.T=2,3")
+    assert len(found) == 2
+    assert "not compiled: no working compiler" in study.out
+
+
+# ------------------------------------------------------------------ which jobs make a group
+
+
+def config(*words: str) -> Config:
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        return validate(compose("config", overrides=list(words)))
+
+
+def grid(seeds, temperatures, *words: str) -> list[Config]:
+    return [
+        config("stage=distill", f"kd.T={T}", f"seed={seed}", *words)
+        for seed in seeds
+        for T in temperatures
+    ]
+
+
+def test_groups_have_all_but_seed_and_numbers_in_common():
+    configs = [
+        *grid([0, 1], [1, 2]),
+        *grid([0, 1], [1, 2], "kd.direction=reverse"),
+        *grid([0], [1, 2], "model.hidden=16"),
+        config("stage=distill", "optim.lr=0.1"),
+        config("stage=student"),
+        config("stage=student", "seed=5"),
+        config("stage=student", "study=other"),
+    ]
+    groups, alone = fused.plan(configs)
+    assert groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [11, 12]]
+    assert alone.keys() == {10, 13}
+
+
+def test_ragged_sweeps_are_cut_into_grids():
+    configs = [*grid([0, 1], [1, 2, 3]), *grid([2], [1, 2])]
+    groups, alone = fused.plan(configs)
+    assert groups == [[0, 1, 2, 3, 4, 5], [6, 7]]
+    assert not alone
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 6, 7, 24])
+def test_groups_fit_in_memory(most, monkeypatch):
+    monkeypatch.setattr(fused, "student_bytes", lambda _: 2**20)
+    configs = grid([0, 1, 2, 3], [1, 2, 3, 4, 5, 6], f"trainer.group_mb={most}")
+    groups, alone = fused.plan(configs)
+    assert sorted([*itertools.chain(*groups), *alone]) == list(range(24))
+    sizes = [len(group) for group in groups]
+    assert all(size <= most for size in sizes)
+    assert len(sizes) <= 2 * 24 / most, "no more groups than needed, about"
+    for group in groups:
+        seeds = {configs[i].seed for i in group}
+        cells = {configs[i].kd.T for i in group}
+        assert len(seeds) * len(cells) == len(group)
