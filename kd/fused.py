@@ -518,7 +518,7 @@ class Record(Checkpoint):
     def __init__(self, loggers: Sequence[tuple[int, TensorBoardLogger]], file: Path) -> None:
         self.loggers, self.file = loggers, file
 
-    def on_train_start(self, trainer: Trainer, pl_module: FusedModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: FusedModule) -> None:
         """Draw what an earlier attempt has trained."""
         if pl_module.history:
             log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))

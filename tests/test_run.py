@@ -190,7 +190,8 @@ def test_the_same_command_twice_gives_the_same_files(cli, teacher):
 def test_a_run_does_not_depend_on_what_ran_before(cli, teacher):
     words = ("stage=distill", *MINI, f'teacher.checkpoint="{teacher}"')
     cli(*words, "study=alone", "kd.T=4", "kd.alpha=0")
-    cli("-m", *words, "study=swept", "kd.T=1,4", "kd.alpha=1,0", "seed=1,0")
+    one_by_one = "hydra/launcher=basic"  # together, rounding differs
+    cli("-m", *words, "study=swept", "kd.T=1,4", "kd.alpha=1,0", "seed=1,0", one_by_one)
     (alone,) = Path("outputs/alone/distill").glob("T=4.0,alpha=0.0,seed=0*/model.ckpt")
     (swept,) = Path("outputs/swept/distill").glob("T=4.0,alpha=0.0,seed=0*/model.ckpt")
     assert alone.read_bytes() == swept.read_bytes()
