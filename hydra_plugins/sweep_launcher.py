@@ -122,14 +122,16 @@ class SweepLauncher(BasicLauncher):
     def _run(self, jobs: Sequence[Job], console: Console) -> None:
         """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
         with importing():
-            from kd import fused
+            from kd import fused, grouping
+            from kd.folder import is_complete
             from kd.results import write_results
-            from kd.run import is_complete, run
+            from kd.run import run
 
         missing = [job for job in jobs if job.config.overwrite or not is_complete(job.directory)]
         missing = list({job.directory: job for job in missing}.values())  # each folder once
         studies = {job.directory.parents[1] for job in jobs}
-        groups, alone = fused.plan([job.config for job in missing], studies)
+        unfinished = any(map(fused.is_unfinished, studies))
+        groups, alone = grouping.plan([job.config for job in missing], unfinished)
         for index, reason in alone.items():
             missing[index].alone = reason
         reasons = Counter(alone.values()) if len(missing) > 1 else {}

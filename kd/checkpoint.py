@@ -1,15 +1,9 @@
 """Safe saving and loading of what a run leaves, and finding the teacher."""
 
 import dataclasses
-import hashlib
-import json
-import math
-import os
 import pickle
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +11,10 @@ import torch
 from torch import nn
 
 from kd.config import MODELS, Config, Model, UserError
+from kd.folder import METRICS, read_metrics, replacing
 from kd.models import Ensemble, Network, build_model, describe
 
 FORMAT = 1
-METRICS = "metrics.json"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside ``path``, renamed to it at the end: never half a file, never none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        beside.chmod(0o644)  # mkstemp's files are private
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def save_checkpoint(
@@ -111,12 +90,6 @@ def _model_settings(saved: dict[str, Any]) -> Model:
     return cls(**{key: saved[key] for key in sizes})
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[Path]:
     """The checkpoints that a distillation learns from: several make an ensemble.
 
@@ -162,26 +135,3 @@ def load_teacher(paths: list[Path], split: str) -> nn.Module:
     """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
     networks = [load_checkpoint(path, split) for path in paths]
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
-
-
-def write_metrics(directory: Path, content: dict[str, Any]) -> None:
-    """Write a run's ``metrics.json``: from now on it is complete. NaN and infinity become null."""
-    odd = {k for k, v in content.items() if isinstance(v, float) and not math.isfinite(v)}
-    clean = {k: None if k in odd else v for k, v in content.items()}
-    with replacing(directory / METRICS) as beside:
-        beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_metrics(directory: Path) -> dict[str, Any] | None:
-    """The metrics of a run; None where it is not complete.
-
-    Raises:
-        UserError: ``metrics.json`` is there but cannot be read.
-    """
-    path = directory / METRICS
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error

@@ -1,17 +1,12 @@
-"""Many students in one training run: the seeds and cells of a sweep, stacked.
+"""Many students in one training run: the seeds and cells of a sweep, together.
 
 The students of a group have one architecture and differ in numbers: their seed, and the numbers of
 ``conf/kd`` (a cell). A group is a grid, every seed with every cell, and so can share work: the
 images of a batch are gathered once a seed and meet the first layers of all its cells in one wide
 matrix product, and Python's and Lightning's overhead is paid once a step.
-
-Tensors of a stack have their students first, seed by seed, and the batch last: (students, hidden,
-batch). That is the layout which the wide product gives, and in which sums over ten classes are
-vector instructions across the batch.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -24,276 +19,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.callbacks import ShowProgress, diverged, epoch_line, seven_digits
-from kd.checkpoint import replacing
-from kd.config import PLACES, Config, Distillation, flatten, relevant
-from kd.data import EVAL_BATCH, Batch, Batches, MNISTDataModule
+from kd.config import Config
+from kd.data import Batch, Batches, MNISTDataModule
+from kd.folder import clear, hashes, replacing
+from kd.grouping import Cell, cell_of, in_common
 from kd.logs import set_up_logging
-from kd.losses import cross_entropy, method_loss
-from kd.models import CLASSES, build_model, count_parameters
+from kd.losses import cross_entropy
 from kd.modules import make_adam
-from kd.run import Fitted, Material, Together, clear, hashes, make_logger, make_trainer, prepare
+from kd.run import Fitted, Material, Together, make_logger, make_trainer, prepare
 from kd.seeding import generator
+from kd.stack import Stack, classify, count_correct, make_gradients
 
 log = logging.getLogger(__name__)
 
-# Why the jobs of other networks run one by one. Measured by benchmarks/sweep.py --teachers: the
-# convolutions of stacked networks are grouped ones, which take longer on a CPU than one by one.
-FUSABLE_MODEL = "mlp"
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost a step is then not felt
 # Compiling takes 5 to 20 s and saves about 0.01 ms of every step of every student.
 COMPILE_FROM = 1_000_000
-
-
-# ------------------------------------------------------------------ which jobs train together
-
-
 UNFINISHED = "unfinished"  # the folder in a study for the files of groups that are in training
-
-
-def plan(
-    configs: Sequence[Config], studies: Iterable[Path] = ()
-) -> tuple[list[list[int]], dict[int, str]]:
-    """Which jobs of a sweep train together.
-
-    Args:
-        configs: of the jobs that are to be trained.
-        studies: the folders of their studies. Where an earlier attempt left a group unfinished, a
-            job without company may be the last one missing of it, and makes a group by itself.
-
-    Returns:
-        groups of indices into ``configs``, each the full grid of some seeds and cells that fits in
-        ``trainer.group_mb``; and, by index, why the others train alone.
-    """
-    kin: dict[str, list[int]] = {}
-    for index, config in enumerate(configs):
-        kin.setdefault(_in_common(config), []).append(index)
-    groups: list[list[int]] = []
-    alone: dict[int, str] = {}
-    least = 1 if any(any((study / UNFINISHED).glob("*.ckpt")) for study in studies) else 2
-    for indices in kin.values():
-        config = configs[indices[0]]
-        if config.model.name != FUSABLE_MODEL:
-            reason = f"model={config.model.name} is no faster in a stack"
-            alone |= dict.fromkeys(indices, reason)
-            continue
-        jobs: dict[tuple[int, Cell], list[int]] = {}
-        for index in indices:
-            jobs.setdefault((configs[index].seed, cell_of(configs[index])), []).append(index)
-        for seeds, cells in _grids(jobs, student_bytes(config), config.trainer.group_mb * 2**20):
-            members = [job for seed in seeds for cell in cells for job in jobs[seed, cell]]
-            if len(members) >= least:
-                groups.append(members)
-            else:
-                alone[members[0]] = "no other job fits beside it"
-    return groups, alone
-
-
-Cell = tuple[tuple[str, float], ...]
-
-
-def cell_of(config: Config) -> Cell:
-    """The numbers of a student's method, as (name, value); none without a teacher.
-
-    At alpha = 1 the others play no part. There they are the defaults, so that jobs which differ in
-    them alone share one student, and have its results to the last bit.
-    """
-    if config.stage != "distill":
-        return ()
-    kd = config.kd if config.kd.alpha < 1 else type(config.kd)(alpha=1.0)
-    names = [field.name for field in dataclasses.fields(kd) if field.type is float]
-    return tuple((name, getattr(kd, name)) for name in names)
-
-
-def _in_common(config: Config) -> str:
-    """What students must have in common to train together, as a text."""
-    own = {"seed"} | {f"kd.{name}" for name, _ in cell_of(config)}
-    shared = relevant(config) | {k: v for k, v in flatten(config).items() if k in PLACES}
-    return json.dumps({key: value for key, value in shared.items() if key not in own})
-
-
-def _grids(
-    jobs: Iterable[tuple[int, Cell]], each: int, limit: int
-) -> Iterator[tuple[Sequence[int], Sequence[Cell]]]:
-    """Cover the (seed, cell) pairs with full grids of at most ``limit`` bytes, ``each`` a pair."""
-    cells_of: dict[int, list[Cell]] = {}
-    for seed, cell in jobs:
-        cells_of.setdefault(seed, []).append(cell)
-    seeds_of: dict[tuple[Cell, ...], list[int]] = {}
-    for seed, cells in cells_of.items():
-        seeds_of.setdefault(tuple(sorted(cells)), []).append(seed)
-    most = max(1, limit // each)
-    for cells, seeds in seeds_of.items():
-        for some_cells in _parts(cells, most):
-            for some_seeds in _parts(seeds, max(1, most // len(some_cells))):
-                yield some_seeds, some_cells
-
-
-def _parts(items: Sequence, most: int) -> Iterator[Sequence]:
-    """Split into as few parts as possible, of about equal length."""
-    count = -(-len(items) // most)
-    for part in range(count):
-        yield items[part * len(items) // count : (part + 1) * len(items) // count]
-
-
-def student_bytes(config: Config) -> int:
-    """About how much memory a student of a group takes, in bytes."""
-    parameters = count_parameters(build_model(config.model, seed=0))
-    # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
-    values = 6 * parameters
-    values += max(config.data.batch_size, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
-    return 4 * values
-
-
-# ------------------------------------------------------------------ the stack and its loss
-
-
-def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``: (rows, width), (columns, width) → (rows, columns).
-
-    On a CPU by oneDNN: torch's own choice there, MKL, is half as fast on AMD's processors.
-    """
-    if left.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return F.linear(left, right)
-
-
-class Stack(nn.Module):
-    """Students of the network ``mlp`` side by side; the formulas are those of ``kd.models``.
-
-    Args:
-        config: of any of the students.
-        seeds: that give the students their initial weights and dropout masks.
-        cells: how many students each seed has.
-        device: where they live.
-    """
-
-    def __init__(
-        self, config: Config, seeds: Sequence[int], cells: int, device: torch.device
-    ) -> None:
-        super().__init__()
-        networks = [build_model(config.model, seed).to(device) for seed in seeds]
-        students = [network for network in networks for _ in range(cells)]
-        stacked, _ = torch.func.stack_module_state(students)
-        self.cells = cells
-        # One tensor a seed, because its gradient is one product's result: a stack of all would
-        # have to be put together from these at every step.
-        self.first = nn.ParameterList(stacked["dense.weight"].detach().split(cells))
-        self.bias = nn.Parameter(stacked["dense.bias"].detach())
-        self.weight = nn.Parameter(stacked["output.weight"].detach())
-        self.output_bias = nn.Parameter(stacked["output.bias"].detach())
-        self.dropouts = [network.dropout for network in networks]
-        for seed, dropout in zip(seeds, self.dropouts, strict=True):
-            dropout.generator = generator(seed, "dropout", device)
-
-    def rest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows the first product, without its graph: the arguments of :func:`classify`."""
-        return self.bias.detach(), self.weight.detach(), self.output_bias.detach()
-
-    def products(self, images: Tensor) -> Tensor:
-        """(seeds, batch, pixels) → (students, hidden, batch), before the bias."""
-        found = [
-            wide_product(weight.detach().flatten(0, 1), batch)
-            for weight, batch in zip(self.first, images, strict=True)
-        ]
-        together = found[0] if len(found) == 1 else torch.cat(found)
-        return together.unflatten(0, (-1, self.first[0].shape[1]))
-
-    def set_gradients(self, images: Tensor, gradients: Sequence[Tensor]) -> None:
-        """From the gradient of :meth:`products` and those of :meth:`rest`, all parameters'."""
-        of_products, *of_rest = gradients
-        parts = of_products.flatten(0, 1).chunk(len(self.first))
-        for weight, part, batch in zip(self.first, parts, images, strict=True):
-            weight.grad = wide_product(part, batch.t().contiguous()).view_as(weight)
-        self.bias.grad, self.weight.grad, self.output_bias.grad = of_rest
-
-    def masks(self, batch_size: int) -> Tensor | None:
-        """The next dropout masks, (seeds, hidden, batch); None where nothing is dropped."""
-        if self.dropouts[0].share == 0:
-            return None
-        shape = (batch_size, self.bias.shape[1])
-        masks = [dropout.mask(shape, self.bias.device) for dropout in self.dropouts]
-        return torch.stack(masks).transpose(1, 2).contiguous()
-
-    def state(self, student: int) -> dict[str, Tensor]:
-        """The ``state_dict`` of one student's network."""
-        seed, cell = divmod(student, self.cells)
-        state = {
-            "dense.weight": self.first[seed][cell],
-            "dense.bias": self.bias[student],
-            "output.weight": self.weight[student],
-            "output.bias": self.output_bias[student],
-        }
-        return {name: value.detach().clone() for name, value in state.items()}
-
-
-def classify(
-    products: Tensor, bias: Tensor, weight: Tensor, output_bias: Tensor, masks: Tensor | None
-) -> Tensor:
-    """Logits (students, classes, batch) from the first layers' products.
-
-    Args:
-        products: (students, hidden, batch).
-        bias: (students, hidden).
-        weight: (students, classes, hidden).
-        output_bias: (students, classes).
-        masks: (seeds, hidden, batch), of all cells of a seed; None drops nothing.
-    """
-    hidden = F.relu(products + bias.unsqueeze(-1))
-    if masks is not None:
-        by_seed = hidden.unflatten(0, (len(masks), -1))
-        hidden = (by_seed * masks.unsqueeze(1)).flatten(0, 1)
-    return torch.baddbmm(output_bias.unsqueeze(-1), weight, hidden)
-
-
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many answers are right: (students, classes, batch), (students, batch) → (students,)."""
-    # argmax gives the same in thirty times the time
-    return (logits.max(dim=1).indices == labels).sum(dim=1)
-
-
-def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
-    """The function that gives every student's gradients, losses and number of right answers.
-
-    It takes the arguments of :func:`classify`, and a dictionary of what each student has of its
-    own: its labels (batch,), the teacher's logits (batch, classes), and its numbers of ``kd``.
-
-    Args:
-        kd: the method; None trains on the labels alone.
-    """
-
-    def loss(logits: Tensor, own: dict[str, Tensor]) -> Tensor:
-        labels, taught, numbers = own["labels"], own.get("taught"), own.get("numbers")
-        if kd is None:
-            return cross_entropy(logits, labels)
-        return method_loss(logits, taught, labels, type(kd)(**{**vars(kd), **numbers}))
-
-    def objective(
-        products: Tensor,
-        bias: Tensor,
-        weight: Tensor,
-        output_bias: Tensor,
-        masks: Tensor | None,
-        own: dict[str, Tensor],
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits = classify(products, bias, weight, output_bias, masks)
-        losses = torch.func.vmap(loss)(logits.transpose(1, 2), own)
-        right = count_correct(logits.detach(), own["labels"])
-        # No student's loss depends on another's weights: the gradient of the sum holds each one's.
-        return losses.sum(), (losses.detach(), right)
-
-    return torch.func.grad(objective, argnums=(0, 1, 2, 3), has_aux=True)
-
-
-# ------------------------------------------------------------------ their training
 
 
 class Orders:
@@ -388,9 +138,9 @@ class FusedModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile the step where the training is long enough to win more than that costs."""
-        left = self.steps() - len(self.history) * len(self.orders.batches[0])
+        # Of the whole training, resumed or not: compiled and traced steps round differently.
         compiler = os.environ.get("CXX") or shutil.which("g++")
-        self.compiles = left * self.students >= COMPILE_FROM and bool(compiler)
+        self.compiles = self.steps() * self.students >= COMPILE_FROM and bool(compiler)
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate that the epoch begins with."""
@@ -560,9 +310,6 @@ class GroupProgress(ShowProgress):
         return f"{epoch}  {self.describe(trainer, pl_module)}"
 
 
-# ------------------------------------------------------------------ a group from start to end
-
-
 class Trained(NamedTuple):
     """What a group's training gives: each job's share, and the group's file to remove at last."""
 
@@ -607,6 +354,8 @@ def train_group(
     record = Record(list(zip(students, loggers, strict=True)), file)
     trainer = make_trainer(config, material.accelerator.name, None, [record, GroupProgress()])
     trainer.fit(module, ckpt_path=file if before else None, weights_only=True)
+    for logger in loggers:
+        logger.experiment.close()  # an open file and a thread each, until the run is finished
     seconds = module.seconds() / len(grid)
     epochs = module.best() if config.checkpoint == "best" else [len(module.history)] * len(grid)
 
@@ -625,7 +374,7 @@ def train_group(
 
 def settings_of(config: Config, material: Material) -> str:
     """A digest of all that the students of a group share and that their results depend on."""
-    return _digest([_in_common(config), material.data.fingerprint, hashes(material.teachers)])
+    return _digest([in_common(config), material.data.fingerprint, hashes(material.teachers)])
 
 
 def _digest(values: list) -> str:
@@ -650,6 +399,11 @@ def find_unfinished(
         if saved["settings"] == settings and grid.issuperset(wanted):
             return path, saved["seeds"], cells
     return None
+
+
+def is_unfinished(study: Path) -> bool:
+    """Whether a group of the study was begun and not brought to its end."""
+    return any((study / UNFINISHED).glob("*.ckpt"))
 
 
 def discard(file: Path) -> None:

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from kd.checkpoint import file_hash
 from kd.config import UserError
+from kd.folder import file_hash
 
 log = logging.getLogger(__name__)
 

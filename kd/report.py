@@ -25,7 +25,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from kd import figures, stats
-from kd.checkpoint import replacing
 from kd.config import Config, UserError, validate
 from kd.data import load_pool
 from kd.evaluation import (
@@ -36,6 +35,7 @@ from kd.evaluation import (
     reliability,
     summarise,
 )
+from kd.folder import replacing
 from kd.logs import set_up_logging
 from kd.results import Cell, Run, Study, load_study, write_results
 from kd.talk import compare_with_talk

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd.checkpoint import METRICS, file_hash, read_metrics, replacing
 from kd.config import UserError
+from kd.folder import METRICS, file_hash, read_metrics, replacing
 
 log = logging.getLogger(__name__)
 

@@ -15,28 +15,27 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
-from kd.checkpoint import (
-    METRICS,
-    file_hash,
-    find_teacher,
-    load_teacher,
+from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
+from kd.config import PROJECT, Config, UserError, explain, relevant, validate
+from kd.data import EVAL_BATCH, Batches, MNISTDataModule
+from kd.folder import (
+    clear,
+    hashes,
     read_metrics,
+    refuse_other_settings,
     replacing,
-    save_checkpoint,
+    save_hydra,
     write_metrics,
 )
-from kd.config import PROJECT, Config, UserError, explain, flatten, relevant, validate
-from kd.data import EVAL_BATCH, Batches, MNISTDataModule
 from kd.logs import log_hyperparameters, set_up_logging, train_log
 from kd.models import Network, build_model, count_parameters, layer_table
 from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
@@ -337,64 +336,6 @@ def versions() -> dict[str, str | None]:
         "version/lightning": pl.__version__,
         "git/commit": found,
     }
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a run has ended there."""
-    return (directory / METRICS).exists()
-
-
-def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any]) -> None:
-    """Make sure that the complete run in ``directory`` is the one the configuration asks for.
-
-    Raises:
-        UserError: naming the settings that differ, or the teacher if it was trained anew since.
-    """
-    path = directory / ".hydra" / "config.yaml"
-    try:
-        saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); overwrite=true trains again") from error
-    wanted = relevant(config)
-    differing = [
-        f"{key} ({saved.get(key, 'absent')} there, {value} here)"
-        for key, value in wanted.items()
-        if saved.get(key, "absent") != value
-    ]
-    if before["teacher/checkpoint"] and not differing:
-        with contextlib.suppress(OSError):  # a complete run needs its teacher no more
-            if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
-                differing = ["the teacher (it was trained anew since)"]
-    if differing:
-        raise UserError(
-            f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
-            "give study=NEW to keep it, or overwrite=true to replace it"
-        )
-
-
-def hashes(paths: Iterable[Path | str]) -> str:
-    """sha256 of the files, joined by colons."""
-    return ":".join(file_hash(Path(path)) for path in paths)
-
-
-def clear(directory: Path) -> None:
-    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
-    (directory / METRICS).unlink(missing_ok=True)
-    for pattern in ("events.out.tfevents.*", "hparams.yaml", "model.ckpt", "predictions.npz"):
-        for path in directory.glob(pattern):
-            path.unlink()
-
-
-def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:
-    """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
-    contents = {
-        "config.yaml": OmegaConf.structured(config),
-        "hydra.yaml": OmegaConf.create({"hydra": hydra}),
-        "overrides.yaml": hydra.overrides.task,
-    }
-    for name, content in contents.items():
-        with replacing(folder / name) as beside:
-            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
 def describe_layers(network: Network) -> str:

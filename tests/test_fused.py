@@ -1,17 +1,15 @@
 """Students that train together: each as it would be alone, whatever trains beside it."""
 
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import fused, losses
-from kd.config import METHODS, PROJECT, Config, validate
+from kd.config import METHODS
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
 FILES = {".hydra", "metrics.json", "model.ckpt", "predictions.npz", "train.log", "hparams.yaml"}
@@ -220,56 +218,3 @@ def test_a_compiler_is_not_needed(study, monkeypatch):
     found = study("main", "stage=distill", "kd.T=2,3")
     assert len(found) == 2
     assert "not compiled: no working compiler" in study.out
-
-
-# ------------------------------------------------------------------ which jobs make a group
-
-
-def config(*words: str) -> Config:
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return validate(compose("config", overrides=list(words)))
-
-
-def grid(seeds, temperatures, *words: str) -> list[Config]:
-    return [
-        config("stage=distill", f"kd.T={T}", f"seed={seed}", *words)
-        for seed in seeds
-        for T in temperatures
-    ]
-
-
-def test_groups_have_all_but_seed_and_numbers_in_common():
-    configs = [
-        *grid([0, 1], [1, 2]),
-        *grid([0, 1], [1, 2], "kd.direction=reverse"),
-        *grid([0], [1, 2], "model.hidden=16"),
-        config("stage=distill", "optim.lr=0.1"),
-        config("stage=student"),
-        config("stage=student", "seed=5"),
-        config("stage=student", "study=other"),
-    ]
-    groups, alone = fused.plan(configs)
-    assert groups == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [11, 12]]
-    assert alone.keys() == {10, 13}
-
-
-def test_ragged_sweeps_are_cut_into_grids():
-    configs = [*grid([0, 1], [1, 2, 3]), *grid([2], [1, 2])]
-    groups, alone = fused.plan(configs)
-    assert groups == [[0, 1, 2, 3, 4, 5], [6, 7]]
-    assert not alone
-
-
-@pytest.mark.parametrize("most", [1, 2, 3, 4, 6, 7, 24])
-def test_groups_fit_in_memory(most, monkeypatch):
-    monkeypatch.setattr(fused, "student_bytes", lambda _: 2**20)
-    configs = grid([0, 1, 2, 3], [1, 2, 3, 4, 5, 6], f"trainer.group_mb={most}")
-    groups, alone = fused.plan(configs)
-    assert sorted([*itertools.chain(*groups), *alone]) == list(range(24))
-    sizes = [len(group) for group in groups]
-    assert all(size <= most for size in sizes)
-    assert len(sizes) <= 2 * 24 / most, "no more groups than needed, about"
-    for group in groups:
-        seeds = {configs[i].seed for i in group}
-        cells = {configs[i].kd.T for i in group}
-        assert len(seeds) * len(cells) == len(group)

@@ -12,8 +12,8 @@ import pytest
 from torchvision.datasets import MNIST
 
 from kd import mnist
-from kd.checkpoint import file_hash
 from kd.config import PROJECT, UserError
+from kd.folder import file_hash
 
 MINI_RAW = PROJECT / "tests" / "mnist_mini" / "MNIST" / "raw"
 NAMES = list(mnist.SHA256)

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from conftest import MINI
 
-from kd.checkpoint import write_metrics
 from kd.config import PROJECT
+from kd.folder import write_metrics
 
 PAGE = Path("outputs/main/report/index.html")
 PARTS = {"accuracy", "gain", "agreement", "kl", "curves", "confusion", "calibration", "digits"}

@@ -1,0 +1,121 @@
+"""A run's folder: is it complete, and of these settings; what makes way for a new attempt."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from omegaconf import OmegaConf
+
+from kd.config import Config, UserError, flatten, relevant
+
+METRICS = "metrics.json"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``, renamed to it at the end: never half a file, never none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        beside.chmod(0o644)  # mkstemp's files are private
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_metrics(directory: Path, content: dict[str, Any]) -> None:
+    """Write a run's ``metrics.json``: from now on it is complete. NaN and infinity become null."""
+    odd = {k for k, v in content.items() if isinstance(v, float) and not math.isfinite(v)}
+    clean = {k: None if k in odd else v for k, v in content.items()}
+    with replacing(directory / METRICS) as beside:
+        beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_metrics(directory: Path) -> dict[str, Any] | None:
+    """The metrics of a run; None where it is not complete.
+
+    Raises:
+        UserError: ``metrics.json`` is there but cannot be read.
+    """
+    path = directory / METRICS
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a run has ended there."""
+    return (directory / METRICS).exists()
+
+
+def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any]) -> None:
+    """Make sure that the complete run in ``directory`` is the one the configuration asks for.
+
+    Raises:
+        UserError: naming the settings that differ, or the teacher if it was trained anew since.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    try:
+        saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); overwrite=true trains again") from error
+    wanted = relevant(config)
+    differing = [
+        f"{key} ({saved.get(key, 'absent')} there, {value} here)"
+        for key, value in wanted.items()
+        if saved.get(key, "absent") != value
+    ]
+    if before["teacher/checkpoint"] and not differing:
+        with contextlib.suppress(OSError):  # a complete run needs its teacher no more
+            if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
+                differing = ["the teacher (it was trained anew since)"]
+    if differing:
+        raise UserError(
+            f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
+            "give study=NEW to keep it, or overwrite=true to replace it"
+        )
+
+
+def hashes(paths: Iterable[Path | str]) -> str:
+    """sha256 of the files, joined by colons."""
+    return ":".join(file_hash(Path(path)) for path in paths)
+
+
+def clear(directory: Path) -> None:
+    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
+    (directory / METRICS).unlink(missing_ok=True)
+    for pattern in ("events.out.tfevents.*", "hparams.yaml", "model.ckpt", "predictions.npz"):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:
+    """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
+    contents = {
+        "config.yaml": OmegaConf.structured(config),
+        "hydra.yaml": OmegaConf.create({"hydra": hydra}),
+        "overrides.yaml": hydra.overrides.task,
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as beside:
+            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
