@@ -127,8 +127,11 @@ class SweepLauncher(BasicLauncher):
             from kd.results import write_results
             from kd.run import run
 
-        missing = [job for job in jobs if job.config.overwrite or not is_complete(job.directory)]
-        missing = list({job.directory: job for job in missing}.values())  # each folder once
+        wanted: dict[Path, Job] = {}  # each folder once
+        for job in jobs:
+            if job.config.overwrite or not is_complete(job.directory):
+                wanted.setdefault(job.directory, job)
+        missing = list(wanted.values())
         studies = {job.directory.parents[1] for job in jobs}
         unfinished = any(map(fused.is_unfinished, studies))
         groups, alone = grouping.plan([job.config for job in missing], unfinished)
@@ -137,13 +140,13 @@ class SweepLauncher(BasicLauncher):
         reasons = Counter(alone.values()) if len(missing) > 1 else {}
         for reason, count in reasons.items():
             console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
-        first_of = {missing[min(group)].name: [missing[i] for i in group] for group in groups}
+        group_at = {missing[min(group)].directory: [missing[i] for i in group] for group in groups}
 
         files, spent, trained = [], 0.0, 0
         try:
             for number, job in enumerate(jobs, 1):
-                if job.name in first_of:
-                    files += self._train_together(first_of.pop(job.name), console)
+                if job.directory in group_at:
+                    files += self._train_together(group_at.pop(job.directory), console)
                 before = time.perf_counter()
                 job.result = run_job(
                     hydra_context=self.hydra_context,
@@ -161,7 +164,7 @@ class SweepLauncher(BasicLauncher):
                     said = f"test accuracy {accuracy(job):.4f}"
                 else:
                     trained, spent = trained + 1, spent + seconds
-                    left = spent / trained * (len(jobs) - number)
+                    left = spent / trained * sum(bool(later.alone) for later in jobs[number:])
                     said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
                 console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
         finally:

@@ -284,6 +284,7 @@ class Record(Checkpoint):
     def _draw(self, figures: dict[str, list[float]], epoch: int) -> None:
         for student, logger in self.loggers:
             logger.log_metrics({tag: values[student] for tag, values in figures.items()}, epoch)
+            logger.experiment.flush()  # to be seen now, not after the two minutes of its buffer
 
     def on_exception(self, trainer: Trainer, pl_module: FusedModule, error: BaseException) -> None:
         """Say what Ctrl-C leaves, which Lightning turns into a silent exit with status 1."""

@@ -143,6 +143,20 @@ def test_every_run_has_every_file_and_curve(study):
     assert Path("outputs/together/results.csv").read_text().count("\n") == 5
 
 
+def test_curves_appear_while_the_group_trains(study, monkeypatch):
+    seen = []
+
+    def look(self, trainer, pl_module):
+        on_train_epoch_end(self, trainer, pl_module)
+        for run in Path("outputs/main/distill").iterdir():
+            seen.append(len(EventAccumulator(str(run)).Reload().Scalars("val/acc")))
+
+    on_train_epoch_end = fused.Record.on_train_epoch_end
+    monkeypatch.setattr(fused.Record, "on_train_epoch_end", look)
+    study("main", "stage=distill", "kd.T=1,4")
+    assert seen == [epoch for epoch in range(1, 9) for _ in range(2)]
+
+
 def test_a_student_that_diverges_fails_alone(cli, teacher, study, monkeypatch):
     sweep = ("stage=distill", "kd.T=1,4,9", "seed=0,1")
     healthy = study("healthy", *sweep)
@@ -173,6 +187,42 @@ def test_complete_runs_are_left_out(study):
     assert "2 students train together" in study.out
     assert len(more) == 4
     assert all((run / "model.ckpt").read_bytes() == content for run, content in before.items())
+
+
+INTERRUPTED = ("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0,0.5")
+
+
+@pytest.fixture
+def interrupted(cli, teacher, monkeypatch):
+    """A sweep that was ended by Ctrl-C after 3 epochs."""
+
+    def interrupt(self, trainer, pl_module):
+        on_train_epoch_end(self, trainer, pl_module)
+        if len(pl_module.history) == 3:
+            raise KeyboardInterrupt
+
+    on_train_epoch_end = fused.Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(fused.Record, "on_train_epoch_end", interrupt)
+        said = cli(*INTERRUPTED)
+    assert said.code == 1
+    assert "interrupted after 3 epochs; the same command goes on there" in said.out
+    assert not runs("main")
+
+
+def test_places_and_limits_do_not_make_another_group(cli, interrupted):
+    said = cli(*INTERRUPTED, "trainer.group_mb=100", "overwrite=true")
+    assert said.code == 0
+    assert "an earlier attempt ended after epoch 3: going on" in said.out
+    assert len(runs("main")) == 4
+
+
+def test_a_group_of_other_settings_begins_anew(cli, interrupted):
+    Path("outputs/main/unfinished/damaged.ckpt").write_bytes(b"PK but not a checkpoint")
+    said = cli(*INTERRUPTED, "optim.lr=0.005")
+    assert said.code == 0
+    assert "going on" not in said.out
+    assert len(runs("main")) == 4
 
 
 def test_what_cannot_train_together_says_why(cli):

@@ -110,6 +110,18 @@ def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch)
     monkeypatch.undo()
 
 
+def test_two_studies_in_one_sweep(cli, teacher):
+    said = cli(
+        "-m", "stage=student", *MINI, "study=a,b", "seed=0,1", "kd.T=1,2"
+    )  # T is nothing to a student alone: each folder comes up twice
+    assert said.code == 0, said.err
+    assert said.out.count("2 students train together") == 2
+    assert said.out.count("complete already, skipped") == 4
+    for study in "ab":
+        assert len(list(Path(f"outputs/{study}/student").glob("*/metrics.json"))) == 2
+        assert Path(f"outputs/{study}/results.csv").read_text().count("\n") == 3
+
+
 def test_a_wrong_cell_stops_the_sweep_before_it_starts(cli, teacher):
     said = cli("-m", "stage=distill", *MINI, "kd.T=1,2", "kd.alpha=0,2")
     assert said.code == 1
