@@ -91,6 +91,8 @@ class SweepLauncher(BasicLauncher):
         self._run(jobs, console)
 
         for table in tables(jobs):
+            # A wide table runs over the terminal's edge rather than losing its figures.
+            console.width = max(console.width, 15 * len(table.columns))
             console.print(table)
         elapsed = clock(time.perf_counter() - started)
         failed = [job for job in jobs if job.error]
