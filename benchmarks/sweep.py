@@ -57,7 +57,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def train_py(outputs: Path, *words: str) -> tuple[float, str]:
     """Seconds of ``python train.py …`` from start to exit, and what it said."""
-    command = [sys.executable, str(PROJECT / "train.py"), f"output_dir={outputs}", *words]
+    command = [sys.executable, str(PROJECT / "train.py"), *words, f"output_dir={outputs}"]
     started = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
     return time.perf_counter() - started, done.stdout
