@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -107,6 +107,9 @@ class Distillation:
     method: str = "?"
     T: float = number(2.0, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3)
     alpha: float = number(0.5, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    # Of the method: whether it compares hidden representations, and if these must be equally wide.
+    needs_hidden: ClassVar[bool] = False
+    needs_same_width: ClassVar[bool] = False
 
 
 @dataclass
@@ -115,6 +118,107 @@ class Hinton(Distillation):
 
     method: str = "hinton"
     direction: str = choice("forward", "reverse")
+
+
+def weight(default: float) -> Any:
+    """A method's own weight: 0 or more."""
+    return number(default, "a number from 0 up", lambda v: v >= 0)
+
+
+@dataclass
+class DKD(Distillation):
+    """Zhao et al. 2022: target and non-target terms apart."""
+
+    method: str = "dkd"
+    target_weight: float = weight(1.0)
+    nontarget_weight: float = weight(8.0)
+
+
+@dataclass
+class DTKD(Distillation):
+    """Wei & Bai 2024: dynamic temperatures, beside plain distillation."""
+
+    method: str = "dtkd"
+    dynamic_weight: float = weight(3.0)
+    static_weight: float = weight(1.0)
+
+
+@dataclass
+class LogitStd(Distillation):
+    """Sun et al. 2024: standardised logits."""
+
+    method: str = "logit_std"
+    term_weight: float = weight(10.0)
+
+
+@dataclass
+class DIST(Distillation):
+    """Huang et al. 2022: correlations between classes and within them."""
+
+    method: str = "dist"
+    between_weight: float = weight(2.0)
+    within_weight: float = weight(2.0)
+
+
+@dataclass
+class RKD(Distillation):
+    """Park et al. 2019: distances and angles between samples."""
+
+    method: str = "rkd"
+    distance_weight: float = weight(25.0)
+    angle_weight: float = weight(50.0)
+    kd_weight: float = weight(0.0)
+    needs_hidden: ClassVar[bool] = True
+
+
+@dataclass
+class OfHidden(Distillation):
+    """Methods that compare hidden representations by one loss: its weight."""
+
+    term_weight: float = weight(1.0)
+    needs_hidden: ClassVar[bool] = True
+
+
+@dataclass
+class SP(OfHidden):
+    """Tung & Mori 2019: similarities between samples."""
+
+    method: str = "sp"
+    term_weight: float = weight(3000.0)
+
+
+@dataclass
+class PKT(OfHidden):
+    """Passalis & Tefas 2018: probabilities of picking another sample."""
+
+    method: str = "pkt"
+    term_weight: float = weight(30000.0)
+
+
+@dataclass
+class CC(OfHidden):
+    """After Peng et al. 2019: correlation congruence."""
+
+    method: str = "cc"
+    term_weight: float = weight(0.02)
+    needs_same_width: ClassVar[bool] = True
+
+
+@dataclass
+class Hint(OfHidden):
+    """Romero et al. 2015: the hidden representations themselves."""
+
+    method: str = "hint"
+    term_weight: float = weight(100.0)
+    needs_same_width: ClassVar[bool] = True
+
+
+@dataclass
+class Cosine(OfHidden):
+    """PyTorch's tutorial: the cosine between hidden representations."""
+
+    method: str = "cosine"
+    needs_same_width: ClassVar[bool] = True
 
 
 @dataclass
@@ -166,7 +270,10 @@ class Config:
 
 
 MODELS: dict[str, type[Model]] = {"cnn": CNN, "mlp": MLP}
-METHODS: dict[str, type[Distillation]] = {"hinton": Hinton}
+METHODS: dict[str, type[Distillation]] = {
+    cls.method: cls
+    for cls in (Hinton, DKD, DTKD, LogitStd, DIST, RKD, SP, PKT, CC, Hint, Cosine)
+}
 
 # Keys that say where things lie or what to do with them: no result depends on them.
 PLACES = {"study", "output_dir", "overwrite", "data.dir", "data.files", "trainer.group_mb"}

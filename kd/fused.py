@@ -36,7 +36,7 @@ from kd.losses import cross_entropy
 from kd.modules import make_adam
 from kd.run import Fitted, Material, Together, make_logger, make_trainer, prepare
 from kd.seeding import generator
-from kd.stack import Stack, classify, count_correct, make_gradients
+from kd.stack import Stack, count_correct, make_gradients, see
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +157,10 @@ class FusedModule(LightningModule):
         images = found.view(*indices.shape, -1)
         own: dict[str, Any] = {"labels": self._each(labels.view(indices.shape))}
         if self.taught is not None:
-            # (seeds, classes, batch) in memory, like the students' logits
-            taught = self.taught[indices].transpose(1, 2).contiguous()
-            own |= {"taught": self._each(taught).transpose(1, 2), "numbers": self.numbers}
+            own["numbers"] = self.numbers
+            own["logits"] = self._taught(self.taught.logits[indices])
+            if self.config.kd.needs_hidden:
+                own["hidden"] = self._taught(self.taught.hidden[indices])
         size = indices.shape[1]
         arguments = self.stack.products(images), *self.stack.rest(), self.stack.masks(size), own
         gradients, (losses, right) = self._differentiate(size, arguments)
@@ -199,11 +200,15 @@ class FusedModule(LightningModule):
         """(seeds, …) → (students, …)."""
         return values.unsqueeze(1).expand(-1, len(self.cells), *values.shape[1:]).flatten(0, 1)
 
+    def _taught(self, values: Tensor) -> Tensor:
+        """(seeds, batch, width) → (students, batch, width), the batch last in memory as in Stack."""
+        return self._each(values.transpose(1, 2).contiguous()).transpose(1, 2)
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch of the validation's to its sums."""
         images, labels, _ = batch
         shared = images.flatten(1).expand(len(self.seeds), -1, -1)
-        logits = classify(self.stack.products(shared), *self.stack.rest(), masks=None)
+        logits, _ = see(self.stack.products(shared), *self.stack.rest(), masks=None)
         labels = labels.expand(self.students, -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         self.sums["val"][0].add_(losses, alpha=labels.shape[1])

@@ -1,16 +1,18 @@
 """Distillation losses: pure functions of tensors, one a published method.
 
-All take float tensors of shape (batch, classes), return a scalar and differentiate in the student
-alone. Every method enters a training in one form, ``alpha · CE + (1 − alpha) · term``.
+All take float tensors, logits (batch, classes) or hidden representations (batch, width), return a
+scalar and differentiate in the student alone. Every method enters a training in one form,
+``alpha · CE + (1 − alpha) · term``.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd.config import Distillation, Hinton
+from kd.config import DIST, DKD, DTKD, RKD, Distillation, Hinton, LogitStd, OfHidden
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -444,24 +446,80 @@ def _check_batches(student: Tensor, teacher: Tensor, widths: bool = False) -> No
         )
 
 
-def _hinton(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, kd: Hinton) -> Tensor:
-    return kd_loss(student_logits, teacher_logits, kd.T, kd.direction)
+class Seen(NamedTuple):
+    """What a network makes of a batch."""
+
+    logits: Tensor  # (batch, classes)
+    hidden: Tensor | None  # (batch, width), after ReLU, before dropout; an ensemble has none
 
 
-# kd.method → its term, a function of (student_logits, teacher_logits, labels, settings of conf/kd).
-TERMS: dict[str, Callable[[Tensor, Tensor, Tensor, Distillation], Tensor]] = {"hinton": _hinton}
+Term = Callable[[Seen, Seen, Tensor, Any], Tensor]
 
 
-def method_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, kd: Distillation
-) -> Tensor:
+def _hinton(student: Seen, teacher: Seen, labels: Tensor, kd: Hinton) -> Tensor:
+    return kd_loss(student.logits, teacher.logits, kd.T, kd.direction)
+
+
+def _dkd(student: Seen, teacher: Seen, labels: Tensor, kd: DKD) -> Tensor:
+    weights = kd.target_weight, kd.nontarget_weight
+    return dkd_loss(student.logits, teacher.logits, labels, kd.T, *weights)
+
+
+def _dtkd(student: Seen, teacher: Seen, labels: Tensor, kd: DTKD) -> Tensor:
+    dynamic = dtkd_loss(student.logits, teacher.logits, kd.T)
+    static = kd_loss(student.logits, teacher.logits, kd.T)
+    return kd.dynamic_weight * dynamic + kd.static_weight * static
+
+
+def _logit_std(student: Seen, teacher: Seen, labels: Tensor, kd: LogitStd) -> Tensor:
+    return kd.term_weight * logit_std_kd_loss(student.logits, teacher.logits, kd.T)
+
+
+def _dist(student: Seen, teacher: Seen, labels: Tensor, kd: DIST) -> Tensor:
+    weights = kd.between_weight, kd.within_weight
+    return dist_loss(student.logits, teacher.logits, kd.T, *weights)
+
+
+def _rkd(student: Seen, teacher: Seen, labels: Tensor, kd: RKD) -> Tensor:
+    distance = rkd_distance_loss(student.hidden, teacher.hidden)
+    angle = rkd_angle_loss(student.hidden, teacher.hidden)
+    soft = kd_loss(student.logits, teacher.logits, kd.T)
+    return kd.distance_weight * distance + kd.angle_weight * angle + kd.kd_weight * soft
+
+
+def _of_hidden(loss: Callable[[Tensor, Tensor], Tensor]) -> Term:
+    """The term of a loss on hidden representations that has one weight."""
+
+    def term(student: Seen, teacher: Seen, labels: Tensor, kd: OfHidden) -> Tensor:
+        return kd.term_weight * loss(student.hidden, teacher.hidden)
+
+    return term
+
+
+# kd.method → its term, a function of (student, teacher, labels, settings of conf/kd).
+TERMS: dict[str, Term] = {
+    "hinton": _hinton,
+    "dkd": _dkd,
+    "dtkd": _dtkd,
+    "logit_std": _logit_std,
+    "dist": _dist,
+    "rkd": _rkd,
+    "sp": _of_hidden(sp_loss),
+    "pkt": _of_hidden(pkt_loss),
+    "cc": _of_hidden(cc_loss),
+    "hint": _of_hidden(hint_loss),
+    "cosine": _of_hidden(cosine_loss),
+}
+
+
+def method_loss(student: Seen, teacher: Seen, labels: Tensor, kd: Distillation) -> Tensor:
     """The training loss of a distilled student: the chosen method's term, weighed by alpha.
 
     Args:
-        student_logits: (batch, classes).
-        teacher_logits: (batch, classes).
+        student: what the student makes of a batch.
+        teacher: what the teacher makes of it, constants.
         labels: (batch,) class numbers.
         kd: the method and its numbers, of ``conf/kd``.
     """
-    term = TERMS[kd.method](student_logits, teacher_logits, labels, kd)
-    return weigh(student_logits, labels, kd.alpha, term)
+    term = TERMS[kd.method](student, teacher, labels, kd)
+    return weigh(student.logits, labels, kd.alpha, term)

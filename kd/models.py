@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd.config import CNN, MLP, Model
 from kd.fidelity import ensemble_logits
+from kd.losses import Seen
 from kd.seeding import generator
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -71,9 +72,14 @@ class Network(nn.Module):
         """(batch, hidden) → logits (batch, 10)."""
         return self.output(self.dropout(hidden))
 
+    def see(self, images: Tensor) -> Seen:
+        """(batch, 1, 28, 28) in [0, 1] → logits and the hidden representation they come from."""
+        hidden = self.hidden(images)
+        return Seen(self.classify(hidden), hidden)
+
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
-        return self.classify(self.hidden(images))
+        return self.see(images).logits
 
 
 def _cnn(config: CNN, seed: int) -> Network:
@@ -122,6 +128,10 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
         return ensemble_logits(torch.stack([member(images) for member in self.members], dim=1))
+
+    def see(self, images: Tensor) -> Seen:
+        """(batch, 1, 28, 28) in [0, 1] → logits; members' hidden representations have no mean."""
+        return Seen(self(images), None)
 
 
 def count_parameters(network: nn.Module) -> int:

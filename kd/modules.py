@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.config import Distillation, Optim
 from kd.data import Batch
-from kd.losses import cross_entropy, method_loss
+from kd.losses import Seen, cross_entropy, method_loss
 
 
 def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Adam:
@@ -22,7 +22,7 @@ class Classifier(LightningModule):
     """Trains a network by :meth:`loss`, and logs loss and accuracy once an epoch.
 
     Args:
-        network: images (batch, 1, 28, 28) → logits (batch, 10).
+        network: its ``see`` takes images (batch, 1, 28, 28).
         optim: learning rate and its schedule.
     """
 
@@ -34,16 +34,16 @@ class Classifier(LightningModule):
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self.register_buffer("val_sums", torch.zeros(3), persistent=False)
 
-    def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
+    def loss(self, seen: Seen, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         """The training loss of a batch."""
-        return cross_entropy(logits, labels)
+        return cross_entropy(seen.logits, labels)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, labels, indices = batch
-        logits = self.network(images)
-        loss = self.loss(logits, labels, images, indices)
-        self._add(self.train_sums, loss.detach() * len(labels), logits, labels)
+        seen = self.network.see(images)
+        loss = self.loss(seen, labels, images, indices)
+        self._add(self.train_sums, loss.detach() * len(labels), seen.logits, labels)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -98,7 +98,7 @@ class FrozenTeacher(nn.Module):
     """A network that neither learns nor leaves evaluation mode.
 
     Args:
-        network: images → logits; its parameters lose ``requires_grad``.
+        network: its ``see`` takes images; its parameters lose ``requires_grad``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -111,9 +111,9 @@ class FrozenTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) → logits (batch, 10), without gradient."""
-        return self.network(images)
+    def see(self, images: Tensor) -> Seen:
+        """(batch, 1, 28, 28) → logits and hidden representation, without gradient."""
+        return self.network.see(images)
 
 
 class DistillModule(Classifier):
@@ -125,9 +125,9 @@ class DistillModule(Classifier):
     Args:
         network: the student.
         optim: as in :class:`Classifier`.
-        teacher: images → logits.
+        teacher: its ``see`` takes images.
         kd: the method and its numbers, of ``conf/kd``.
-        teacher_logits: (samples of the pool, 10): the teacher's logits, computed beforehand, looked
+        taught: what the teacher makes of all samples of the pool, computed beforehand and looked
             up by the batch's indices; None runs the teacher on every batch.
     """
 
@@ -137,11 +137,11 @@ class DistillModule(Classifier):
         optim: Optim,
         teacher: nn.Module,
         kd: Distillation,
-        teacher_logits: Tensor | None = None,
+        taught: Seen | None = None,
     ) -> None:
         super().__init__(network, optim)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
-        self.kd, self.teacher_logits = kd, teacher_logits
+        self.kd, self.taught = kd, taught
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -152,10 +152,12 @@ class DistillModule(Classifier):
         """Bring the teacher to the student's device."""
         self.teacher.to(self.device)
 
-    def loss(self, logits: Tensor, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
+    def loss(self, seen: Seen, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
         """``alpha · CE + (1 − alpha) · term`` of the method."""
-        if self.teacher_logits is None:
-            taught = self.teacher(images)
+        if self.taught is None:
+            teacher = self.teacher.see(images)
         else:
-            taught = self.teacher_logits[indices]
-        return method_loss(logits, taught, labels, self.kd)
+            logits, hidden = self.taught
+            needed = hidden is not None and self.kd.needs_hidden
+            teacher = Seen(logits[indices], hidden[indices] if needed else None)
+        return method_loss(seen, teacher, labels, self.kd)

@@ -36,6 +36,7 @@ from kd.folder import (
     save_hydra,
     write_metrics,
 )
+from kd.losses import Seen
 from kd.logs import log_hyperparameters, set_up_logging, train_log
 from kd.models import Network, build_model, count_parameters, layer_table
 from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
@@ -65,7 +66,7 @@ class Material(NamedTuple):
     data: MNISTDataModule
     teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
     teacher: nn.Module | None
-    taught: Tensor | None  # (samples of the pool, 10): the teacher's logits
+    taught: Seen | None  # what the teacher makes of all samples of the pool
 
 
 class Fitted(NamedTuple):
@@ -153,7 +154,28 @@ def prepare(config: Config, overrides: Iterable[str]) -> Material:
     words = [word for word in overrides if word.startswith(shared)]
     teachers = find_teacher(config, data.fingerprint, words)
     teacher = load_teacher(teachers, data.fingerprint)
-    return Material(accelerator, data, teachers, teacher, teacher_logits(teacher, data))
+    taught = teach(teacher, data)
+    check_hidden(config, taught)
+    return Material(accelerator, data, teachers, teacher, taught)
+
+
+def check_hidden(config: Config, taught: Seen) -> None:
+    """Make sure that the method finds the hidden representations that it compares.
+
+    Raises:
+        UserError: the teacher is an ensemble, or its hidden layer has another width.
+    """
+    kd, hidden = config.kd, taught.hidden
+    if kd.needs_hidden and hidden is None:
+        raise UserError(
+            f"kd.method={kd.method}: compares hidden representations, which an ensemble has not; "
+            "give one file as teacher.checkpoint"
+        )
+    if kd.needs_same_width and hidden.shape[1] != config.model.hidden:
+        raise UserError(
+            f"model.hidden={config.model.hidden}: kd.method={kd.method} compares it unit by unit "
+            f"with the teacher's hidden layer of {hidden.shape[1]}"
+        )
 
 
 def fit(config: Config, material: Material, directory: Path, quiet: bool, alone: str) -> Fitted:
@@ -205,7 +227,7 @@ def finish(config: Config, material: Material, fitted: Fitted, directory: Path) 
 
     metrics = fitted.metrics | evaluate(logits, labels) | {"time/fit_s": fitted.seconds}
     if material.taught is not None:
-        metrics |= compare(logits, material.taught[test].cpu())
+        metrics |= compare(logits, material.taught.logits[test].cpu())
     log_hyperparameters(fitted.logger, config, metrics)
     known = {
         "epochs": fitted.epoch,
@@ -243,7 +265,7 @@ def make_trainer(
 
 
 def make_module(
-    config: Config, network: Network, teacher: nn.Module | None, taught: Tensor | None
+    config: Config, network: Network, teacher: nn.Module | None, taught: Seen | None
 ) -> Classifier:
     """The LightningModule of the stage."""
     if config.stage == "teacher":
@@ -253,11 +275,14 @@ def make_module(
     return DistillModule(network, config.optim, teacher, config.kd, taught)
 
 
-def teacher_logits(teacher: nn.Module, data: MNISTDataModule) -> Tensor:
-    """The frozen teacher's logits of the whole pool, (samples, 10): once, not once an epoch."""
+@torch.no_grad()
+def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
+    """What the frozen teacher makes of the whole pool: once, not once an epoch."""
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
-    return predict(frozen, Batches(data.pool, everything, EVAL_BATCH))
+    batches = Batches(data.pool, everything, EVAL_BATCH)
+    logits, hidden = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
+    return Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import Config, Distillation
-from kd.losses import cross_entropy, method_loss
+from kd.losses import Seen, cross_entropy, method_loss
 from kd.models import build_model
 from kd.seeding import generator
 
@@ -57,7 +57,7 @@ class Stack(nn.Module):
             dropout.generator = generator(seed, "dropout", device)
 
     def rest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows the first product, without its graph: the arguments of :func:`classify`."""
+        """What follows the first product, without its graph: the arguments of :func:`see`."""
         return self.bias.detach(), self.weight.detach(), self.output_bias.detach()
 
     def products(self, images: Tensor) -> Tensor:
@@ -97,23 +97,23 @@ class Stack(nn.Module):
         return {name: value.detach().clone() for name, value in state.items()}
 
 
-def classify(
+def see(
     products: Tensor, bias: Tensor, weight: Tensor, output_bias: Tensor, masks: Tensor | None
-) -> Tensor:
-    """Logits (students, classes, batch) from the first layers' products.
+) -> Seen:
+    """Logits (students, classes, batch) and hidden representations (students, hidden, batch).
 
     Args:
-        products: (students, hidden, batch).
+        products: (students, hidden, batch), of the first layers.
         bias: (students, hidden).
         weight: (students, classes, hidden).
         output_bias: (students, classes).
         masks: (seeds, hidden, batch), of all cells of a seed; None drops nothing.
     """
-    hidden = F.relu(products + bias.unsqueeze(-1))
+    hidden = kept = F.relu(products + bias.unsqueeze(-1))
     if masks is not None:
         by_seed = hidden.unflatten(0, (len(masks), -1))
-        hidden = (by_seed * masks.unsqueeze(1)).flatten(0, 1)
-    return torch.baddbmm(output_bias.unsqueeze(-1), weight, hidden)
+        kept = (by_seed * masks.unsqueeze(1)).flatten(0, 1)
+    return Seen(torch.baddbmm(output_bias.unsqueeze(-1), weight, kept), hidden)
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -125,18 +125,19 @@ def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
 def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
     """The function that gives every student's gradients, losses and number of right answers.
 
-    It takes the arguments of :func:`classify`, and a dictionary of what each student has of its
-    own: its labels (batch,), the teacher's logits (batch, classes), and its numbers of ``kd``.
+    It takes the arguments of :func:`see`, and a dictionary of what each student has of its
+    own: its labels (batch,), what the teacher makes of the batch, and its numbers of ``kd``.
 
     Args:
         kd: the method; None trains on the labels alone.
     """
 
-    def loss(logits: Tensor, own: dict[str, Tensor]) -> Tensor:
-        labels, taught, numbers = own["labels"], own.get("taught"), own.get("numbers")
+    def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
         if kd is None:
-            return cross_entropy(logits, labels)
-        return method_loss(logits, taught, labels, type(kd)(**{**vars(kd), **numbers}))
+            return cross_entropy(logits, own["labels"])
+        teacher = Seen(own["logits"], own.get("hidden"))
+        numbers = type(kd)(**{**vars(kd), **own["numbers"]})
+        return method_loss(Seen(logits, hidden), teacher, own["labels"], numbers)
 
     def objective(
         products: Tensor,
@@ -144,10 +145,10 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
         weight: Tensor,
         output_bias: Tensor,
         masks: Tensor | None,
-        own: dict[str, Tensor],
+        own: dict[str, Any],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits = classify(products, bias, weight, output_bias, masks)
-        losses = torch.func.vmap(loss)(logits.transpose(1, 2), own)
+        logits, hidden = see(products, bias, weight, output_bias, masks)
+        losses = torch.func.vmap(loss)(logits.transpose(1, 2), hidden.transpose(1, 2), own)
         right = count_correct(logits.detach(), own["labels"])
         # No student's loss depends on another's weights: the gradient of the sum holds each one's.
         return losses.sum(), (losses.detach(), right)
