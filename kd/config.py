@@ -271,8 +271,7 @@ class Config:
 
 MODELS: dict[str, type[Model]] = {"cnn": CNN, "mlp": MLP}
 METHODS: dict[str, type[Distillation]] = {
-    cls.method: cls
-    for cls in (Hinton, DKD, DTKD, LogitStd, DIST, RKD, SP, PKT, CC, Hint, Cosine)
+    cls.method: cls for cls in (Hinton, DKD, DTKD, LogitStd, DIST, RKD, SP, PKT, CC, Hint, Cosine)
 }
 
 # Keys that say where things lie or what to do with them: no result depends on them.

@@ -201,7 +201,7 @@ class FusedModule(LightningModule):
         return values.unsqueeze(1).expand(-1, len(self.cells), *values.shape[1:]).flatten(0, 1)
 
     def _taught(self, values: Tensor) -> Tensor:
-        """(seeds, batch, width) → (students, batch, width), the batch last in memory as in Stack."""
+        """(seeds, batch, width) → (students, batch, width), with the batch last in memory."""
         return self._each(values.transpose(1, 2).contiguous()).transpose(1, 2)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

@@ -115,6 +115,10 @@ class FrozenTeacher(nn.Module):
         """(batch, 1, 28, 28) → logits and hidden representation, without gradient."""
         return self.network.see(images)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 1, 28, 28) → logits (batch, 10), without gradient."""
+        return self.see(images).logits
+
 
 class DistillModule(Classifier):
     """A student that learns from a frozen teacher and from the labels.

@@ -36,8 +36,8 @@ from kd.folder import (
     save_hydra,
     write_metrics,
 )
-from kd.losses import Seen
 from kd.logs import log_hyperparameters, set_up_logging, train_log
+from kd.losses import Seen
 from kd.models import Network, build_model, count_parameters, layer_table
 from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
 from kd.results import write_results

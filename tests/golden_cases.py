@@ -26,10 +26,11 @@ def tensors(case: dict, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def check(case: dict, dtype: torch.dtype, loss: Callable[[dict[str, Tensor]], Tensor]) -> None:
-    """Compare a loss and its gradient in the student's logits with the golden ones."""
+    """Compare a loss and its gradient in the student with the golden ones."""
     inputs = tensors(case, dtype)
-    student = inputs["student_logits"].requires_grad_()
-    teacher = inputs["teacher_logits"].requires_grad_()
+    kind = "logits" if "student_logits" in inputs else "features"
+    student = inputs[f"student_{kind}"].requires_grad_()
+    teacher = inputs[f"teacher_{kind}"].requires_grad_()
     value = loss(inputs)
     value.backward()
     expected, gradient = case["loss"], torch.tensor(case["grad"], dtype=torch.float64)
@@ -43,5 +44,6 @@ def check(case: dict, dtype: torch.dtype, loss: Callable[[dict[str, Tensor]], Te
         close, allowed = {"rel": 2e-3, "abs": 1e-3}, 1e-4 * largest + 1e-7
     assert value.shape == ()
     assert value.item() == pytest.approx(expected, **close)
-    assert (student.grad.double() - gradient).abs().max().item() <= allowed
+    if case.get("grad_reliable", True):
+        assert (student.grad.double() - gradient).abs().max().item() <= allowed
     assert teacher.grad is None, "the teacher is a constant"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from kd.callbacks import KeepWeights
 from kd.config import CNN, MLP, PROJECT, Data, Hinton, Optim
 from kd.data import MNISTDataModule
+from kd.losses import Seen
 from kd.models import build_model
 from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
 
@@ -70,9 +71,9 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def all_logits(teacher, data) -> torch.Tensor:
+def all_seen(teacher, data) -> Seen:
     with torch.no_grad():
-        return teacher.eval()(data.pool.images)
+        return teacher.eval().see(data.pool.images)
 
 
 @pytest.mark.parametrize("T", [1.0, 4.0, 10.0])
@@ -106,7 +107,7 @@ def test_the_teacher_is_in_neither_checkpoint_nor_optimiser(teacher):
 
 def test_precomputed_teacher_logits_change_nothing(teacher, data):
     live = distilled(teacher, alpha=0.0, T=4.0)
-    cached = distilled(teacher, alpha=0.0, T=4.0, taught=all_logits(teacher, data))
+    cached = distilled(teacher, alpha=0.0, T=4.0, taught=all_seen(teacher, data))
     for key, value in weights(live).items():
         assert torch.allclose(value, weights(cached)[key], rtol=1e-4, atol=1e-5), key
 
