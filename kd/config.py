@@ -236,7 +236,7 @@ class Trainer:
 
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
-    group_mb: int = count(256)
+    group_mb: int = count(128)
 
 
 @dataclass
