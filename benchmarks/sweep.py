@@ -38,8 +38,10 @@ from torchvision.transforms import ToTensor
 from kd import fused
 from kd.config import CNN, PROJECT, Config, validate
 from kd.data import MNISTDataModule
+from kd.losses import Seen
 from kd.models import build_model, count_parameters
 from kd.run import Accelerator, Material, choose_accelerator
+from kd.stack import wide_product
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 TALK = (
@@ -140,7 +142,7 @@ def tutorial_cells(outputs: Path) -> float:
 def make_module(students: int, batch_size: int, compiled: bool) -> fused.FusedModule:
     """A group of one seed, ready to train on made-up teacher logits."""
     config, data = load(f"data.batch_size={batch_size}")
-    taught = 3 * torch.randn(len(data.pool.labels), 10)
+    taught = Seen(3 * torch.randn(len(data.pool.labels), 10), None)
     material = Material(Accelerator("cpu", torch.device("cpu")), data, [], None, taught)
     cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
     module = fused.FusedModule(config, [0], cells, material, "")
@@ -226,7 +228,7 @@ def matmul_gflops() -> dict[str, float]:
     """Billions of operations a second of a 2048-cube product, float32, by both libraries."""
     a, b = torch.randn(2, 2048, 2048)
     found = {}
-    for name, product in (("torch.mm", torch.mm), ("oneDNN", fused.wide_product)):
+    for name, product in (("torch.mm", torch.mm), ("oneDNN", wide_product)):
         times = []
         for _ in range(20):
             started = time.perf_counter()

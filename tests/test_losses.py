@@ -288,7 +288,7 @@ def test_losses_are_nothing_where_student_and_teacher_agree(batch):
     logits = batch[1]
     labels = batch[2]
     for name, loss in LOGIT_LOSSES.items():
-        assert loss(logits, logits, labels, 3.0).item() == pytest.approx(0, abs=1e-6), name
+        assert loss(logits, logits, labels, 3.0).item() == pytest.approx(0, abs=1e-5), name
     for name, loss in HIDDEN_LOSSES.items():
         assert loss(logits, logits).item() == pytest.approx(0, abs=1e-9), name
 
