@@ -16,7 +16,11 @@ DISTILL = ("stage=distill", *MINI)
 # (name, what is wrong, what the one line must say)
 TYPOS = [
     ("unknown stage", ["stage=train"], "stage=train: no such choice; choose from distill"),
-    ("unknown method", [*DISTILL, "kd=hintom"], "kd=hintom: no such choice; choose from hinton"),
+    (
+        "unknown method",
+        [*DISTILL, "kd=hintom"],
+        "kd=hintom: no such choice; choose from cc, cosine, dist, dkd, dtkd, hint, hinton,",
+    ),
     ("unknown model", [*DISTILL, "model=vgg"], "model=vgg: no such choice; choose from cnn, mlp"),
     ("unknown data", ["data=cifar"], "data=cifar: no such choice"),
     ("unknown experiment", ["+experiment=tlak"], "experiment=tlak: no such choice"),
