@@ -155,8 +155,8 @@ class Witness(StudentModule):
 class DistilledWitness(Witness):
     """The same, with another loss: another cell of the sweep."""
 
-    def loss(self, logits, labels, images, indices):
-        return 0.5 * super().loss(logits, labels, images, indices) + logits.square().mean()
+    def loss(self, seen, labels, images, indices):
+        return 0.5 * super().loss(seen, labels, images, indices) + seen.logits.square().mean()
 
 
 def test_cells_of_one_seed_share_weights_batches_and_masks():
