@@ -5,6 +5,7 @@ imported at its top is paid at every start, so nothing heavy is.
 """
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,7 +187,10 @@ class SweepLauncher(BasicLauncher):
                 list(members[0].cfg.hydra.overrides.task),
             )
         except Exception as error:  # each job by itself then meets it, or does without the group
-            reason = explain(error) or f"{type(error).__name__}: {error}"
+            reason = explain(error)
+            if reason is None:  # a fault of ours, which no run's log would show
+                traceback.print_exception(error)
+                reason = f"{type(error).__name__}: {error}"
             for job in members:
                 job.alone = f"the group of {len(members)} failed: {reason}"
             console.print(f"{len(members)} runs train alone: {members[0].alone}", markup=False)

@@ -222,18 +222,16 @@ class FusedModule(LightningModule):
             figures[f"{part}/loss"] = [seven_digits(loss) for loss in losses]
             figures[f"{part}/acc"] = [seven_digits(accuracy) for accuracy in accuracies]
             sums.zero_()
-        best = self.best()
         self.history.append(figures)
         if self.config.checkpoint == "best":
-            for student, (before, now) in enumerate(zip(best, self.best(), strict=True)):
-                if now != before:
+            for student, epoch in enumerate(self.best()):
+                if epoch == len(self.history):
                     self.kept[student] = self.stack.state(student)
 
     def best(self) -> list[int]:
         """Each student's best epoch by validation accuracy, the first of equals, counted from 1."""
         columns = zip(*(figures["val/acc"] for figures in self.history), strict=True)
-        found = [1 + max(range(len(c)), key=lambda epoch: c[epoch]) for c in columns]
-        return found or [0] * self.students
+        return [1 + accuracies.index(max(accuracies)) for accuracies in columns]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a group's file needs beside Lightning's own, in plain values."""

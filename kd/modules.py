@@ -115,10 +115,6 @@ class FrozenTeacher(nn.Module):
         """(batch, 1, 28, 28) → logits and hidden representation, without gradient."""
         return self.network.see(images)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) → logits (batch, 10), without gradient."""
-        return self.see(images).logits
-
 
 class DistillModule(Classifier):
     """A student that learns from a frozen teacher and from the labels.
@@ -162,6 +158,5 @@ class DistillModule(Classifier):
             teacher = self.teacher.see(images)
         else:
             logits, hidden = self.taught
-            needed = hidden is not None and self.kd.needs_hidden
-            teacher = Seen(logits[indices], hidden[indices] if needed else None)
+            teacher = Seen(logits[indices], hidden[indices] if self.kd.needs_hidden else None)
         return method_loss(seen, teacher, labels, self.kd)

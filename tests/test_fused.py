@@ -53,7 +53,7 @@ def study(cli, teacher):
         given = [] if any("split" in word for word in words) else [f"teacher.checkpoint={teacher}"]
         said = cli("-m", *MINI, f"study={name}", *given, *words)
         assert said.code == 0, said.err
-        run.out = said.out
+        run.out, run.err = said.out, said.err
         return runs(name, "student" if "stage=student" in words else "distill")
 
     return run
@@ -245,6 +245,7 @@ def test_a_group_that_fails_is_trained_one_by_one(study, monkeypatch):
     monkeypatch.setattr(fused.FusedModule, "training_step", broken)
     assert len(study("main", "stage=distill", "kd.T=2,3", "seed=0,1")) == 4
     assert "4 runs train alone: the group of 4 failed: RuntimeError: out of memory" in study.out
+    assert "Traceback" in study.err
 
 
 def test_without_a_teacher_every_job_says_so(cli):
