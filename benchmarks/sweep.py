@@ -38,7 +38,7 @@ from torchvision.transforms import ToTensor
 from kd import fused
 from kd.config import CNN, PROJECT, Config, validate
 from kd.data import MNISTDataModule
-from kd.losses import Seen
+from kd.methods import Seen
 from kd.models import build_model, count_parameters
 from kd.run import Accelerator, Material, choose_accelerator
 from kd.stack import wide_product
@@ -160,7 +160,7 @@ def steps_of(module: fused.FusedModule) -> Callable[[int], None]:
 
     def run(count: int) -> None:
         for number in range(count):
-            module._train(batches[number % len(batches)])
+            module._train(batches[number % len(batches)], epochs=1.0)
 
     run(3)
     return run

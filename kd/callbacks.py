@@ -6,6 +6,7 @@ the figures of the epoch are complete.
 
 import logging
 import math
+from collections.abc import Callable
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -50,13 +51,16 @@ class KeepWeights(Checkpoint):
 
     Args:
         which: ``last`` or ``best``; of equally good epochs the first one is best.
+        each: is given every epoch's ``state_dict`` and its number besides.
 
     After the training ``weights`` is the ``state_dict``, ``epoch`` its epoch, counted from 1, and
     ``metrics`` that epoch's figures.
     """
 
-    def __init__(self, which: str) -> None:
-        self.which = which
+    def __init__(
+        self, which: str, each: Callable[[dict[str, Tensor], int], None] | None = None
+    ) -> None:
+        self.which, self.each = which, each
         self.epoch = 0
         self.weights: dict[str, Tensor] = {}
         self.metrics: dict[str, float] = {}
@@ -66,9 +70,11 @@ class KeepWeights(Checkpoint):
         metrics = epoch_metrics(trainer)
         if error := diverged(metrics["train/loss"], trainer.current_epoch + 1):
             raise UserError(error)
+        state = pl_module.network.state_dict()
+        if self.each:
+            self.each(state, trainer.current_epoch + 1)
         if self.which == "last" or metrics["val/acc"] > self.metrics.get("val/acc", -1):
             self.epoch, self.metrics = trainer.current_epoch + 1, metrics
-            state = pl_module.network.state_dict()
             self.weights = {key: value.detach().clone() for key, value in state.items()}
 
     def on_exception(

@@ -57,6 +57,21 @@ def is_checkpoint_choice(value: Any) -> bool:
 
 
 @dataclass
+class Augment:
+    """Views of the training images, drawn anew for every batch."""
+
+    shift: float = number(0.0, "a number of pixels from 0 to 14", lambda v: 0 <= v <= 14)
+    rotate: float = number(0.0, "a number of degrees from 0 to 180", lambda v: 0 <= v <= 180)
+    mixup: float = number(0.0, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    extra: int = count(0, least=0)
+
+    @property
+    def active(self) -> bool:
+        """Whether a view differs from its image."""
+        return bool(self.shift or self.rotate or self.mixup)
+
+
+@dataclass
 class Data:
     """The data set and its split."""
 
@@ -69,6 +84,7 @@ class Data:
     test_size: int = count(10_000)
     seed: int = seed()
     batch_size: int = count(128)
+    augment: Augment = field(default_factory=Augment)
 
 
 @dataclass
@@ -79,6 +95,7 @@ class Model:
     hidden: int = count(32)
     dropout: float = number(0.1, "a number from 0 to below 1", lambda v: 0 <= v < 1)
     lr: float = number(1e-2, "a number above 0", lambda v: v > 0)
+    has_maps: ClassVar[bool] = False  # whether its layers keep the image's height and width
 
 
 @dataclass
@@ -98,18 +115,28 @@ class CNN(Model):
         "one to four whole numbers from 1 up, as in [8,16]",
         lambda v: 1 <= len(v) <= 4 and all(c >= 1 for c in v),
     )
+    has_maps: ClassVar[bool] = True
 
 
 @dataclass
 class Distillation:
-    """What every method has: the temperature, and the weight of the labels."""
+    """What every method has: temperature, weight of the labels, and when the teacher takes part."""
 
     method: str = "?"
     T: float = number(2.0, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3)
     alpha: float = number(0.5, "a number from 0 to 1", lambda v: 0 <= v <= 1)
-    # Of the method: whether it compares hidden representations, and if these must be equally wide.
+    warmup_epochs: int = count(0, least=0)
+    stop_epoch: int | None = setting(
+        None, "null or a whole number from 1 up", lambda v: v is None or v >= 1
+    )
+    # Of the method: whether it compares hidden representations, if these must be equally wide, and
+    # if the student's passes through a regressor where they are not; whether it compares maps.
     needs_hidden: ClassVar[bool] = False
     needs_same_width: ClassVar[bool] = False
+    regresses: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+    # How many times batch³ numbers a student takes while it trains.
+    cubes: ClassVar[int] = 0
 
 
 @dataclass
@@ -169,6 +196,7 @@ class RKD(Distillation):
     angle_weight: float = weight(50.0)
     kd_weight: float = weight(0.0)
     needs_hidden: ClassVar[bool] = True
+    cubes: ClassVar[int] = 6
 
 
 @dataclass
@@ -210,7 +238,7 @@ class Hint(OfHidden):
 
     method: str = "hint"
     term_weight: float = weight(100.0)
-    needs_same_width: ClassVar[bool] = True
+    regresses: ClassVar[bool] = True
 
 
 @dataclass
@@ -219,6 +247,24 @@ class Cosine(OfHidden):
 
     method: str = "cosine"
     needs_same_width: ClassVar[bool] = True
+
+
+@dataclass
+class AT(Distillation):
+    """Zagoruyko & Komodakis 2017: attention maps."""
+
+    method: str = "at"
+    term_weight: float = weight(1000.0)
+    needs_maps: ClassVar[bool] = True
+
+
+@dataclass
+class FunctionMatching(Distillation):
+    """Beyer et al. 2022: the teacher's predictions on views that both see, no labels."""
+
+    method: str = "function_matching"
+    T: float = number(1.0, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3)
+    alpha: float = number(0.0, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 
 
 @dataclass
@@ -259,6 +305,7 @@ class Config:
     )
     seed: int = seed()
     checkpoint: str = choice("last", "best")
+    keep_epochs: bool = False
     overwrite: bool = False
     output_dir: str = setting("outputs", "a folder", bool)
     data: Data = field(default_factory=Data)
@@ -270,12 +317,19 @@ class Config:
 
 
 MODELS: dict[str, type[Model]] = {"cnn": CNN, "mlp": MLP}
-METHODS: dict[str, type[Distillation]] = {
-    cls.method: cls for cls in (Hinton, DKD, DTKD, LogitStd, DIST, RKD, SP, PKT, CC, Hint, Cosine)
-}
+_METHODS = (Hinton, DKD, DTKD, LogitStd, DIST, RKD, SP, PKT, CC, Hint, Cosine, AT, FunctionMatching)
+METHODS: dict[str, type[Distillation]] = {cls.method: cls for cls in _METHODS}
 
 # Keys that say where things lie or what to do with them: no result depends on them.
-PLACES = {"study", "output_dir", "overwrite", "data.dir", "data.files", "trainer.group_mb"}
+PLACES = {
+    "study",
+    "output_dir",
+    "overwrite",
+    "keep_epochs",
+    "data.dir",
+    "data.files",
+    "trainer.group_mb",
+}
 
 
 def validate(cfg: DictConfig) -> Config:
@@ -298,7 +352,23 @@ def validate(cfg: DictConfig) -> Config:
     _compare_keys(dataclasses.asdict(schema), tree)
     typed = OmegaConf.structured(schema)
     _assign(typed, tree, dataclasses.fields(schema), schema)
-    return OmegaConf.to_object(typed)
+    config = OmegaConf.to_object(typed)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Settings that are right each by itself, and do not go together."""
+    if config.stage == "distill" and config.kd.needs_maps and not config.model.has_maps:
+        raise UserError(
+            f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
+            "has not; give model=cnn"
+        )
+    if config.data.augment.extra and not config.data.augment.active:
+        raise UserError(
+            f"data.augment.extra={config.data.augment.extra}: would repeat the images; say how "
+            "views differ by data.augment.shift, rotate or mixup"
+        )
 
 
 def _pick(classes: dict[str, type], tree: dict, group: str, key: str) -> Any:

@@ -13,13 +13,15 @@ from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from kd.augment import Views
 from kd.config import Data, UserError
 from kd.mnist import ensure_mnist
 from kd.seeding import generator
 
 EVAL_BATCH = 500
 
-# images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,)
+# images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,); of views the
+# labels are shares (batch, classes), 0 for what has none, and the indices those of labelled images
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -132,12 +134,19 @@ class Batches:
         indices: (samples,) of the split, into the pool.
         batch_size: of every batch; the last one may be smaller.
         order: draws the order of each epoch; None keeps that of ``indices``.
+        views: draws views of the images; None gives the images themselves.
     """
 
     def __init__(
-        self, pool: Pool, indices: Tensor, batch_size: int, order: torch.Generator | None = None
+        self,
+        pool: Pool,
+        indices: Tensor,
+        batch_size: int,
+        order: torch.Generator | None = None,
+        views: Views | None = None,
     ) -> None:
-        self.pool, self.indices, self.batch_size, self.order = pool, indices, batch_size, order
+        self.pool, self.indices, self.batch_size = pool, indices, batch_size
+        self.order, self.views = order, views
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
@@ -154,7 +163,12 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch."""
         for chosen in self.epoch().split(self.batch_size):
-            yield *self.pool.take(chosen), chosen
+            yield *self.take(chosen), chosen
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of these (batch,) indices, or views of them."""
+        images, labels = self.pool.take(indices)
+        return self.views(images, labels) if self.views else (images, labels)
 
 
 class MNISTDataModule(LightningDataModule):
@@ -200,9 +214,15 @@ class MNISTDataModule(LightningDataModule):
         return batch
 
     def train_dataloader(self) -> Batches:
-        """The training images, in the seed's order."""
-        order = generator(self.seed, "order")
-        return Batches(self.pool, self.indices["train"], self.config.batch_size, order)
+        """The training images, or views of them, in the seed's order."""
+        return self.training(self.seed)
+
+    def training(self, seed: int) -> Batches:
+        """The training images, or views of them, in the order of any ``seed``."""
+        order, views = generator(seed, "order"), None
+        if self.config.augment.active:
+            views = Views(self.config.augment, seed, self.device)
+        return Batches(self.pool, self.indices["train"], self.config.batch_size, order, views)
 
     def val_dataloader(self) -> Batches:
         """The validation images, in their own order."""

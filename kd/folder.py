@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from kd.config import Config, UserError, flatten, relevant
 
 METRICS = "metrics.json"
+EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
 
 
 @contextmanager
@@ -89,6 +91,8 @@ def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more
             if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
                 differing = ["the teacher (it was trained anew since)"]
+    if config.keep_epochs and not (directory / EPOCHS).is_dir():
+        differing.append("keep_epochs (false there, true here)")
     if differing:
         raise UserError(
             f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
@@ -107,6 +111,7 @@ def clear(directory: Path) -> None:
     for pattern in ("events.out.tfevents.*", "hparams.yaml", "model.ckpt", "predictions.npz"):
         for path in directory.glob(pattern):
             path.unlink()
+    shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 
 def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:

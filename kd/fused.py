@@ -7,6 +7,7 @@ matrix product, and Python's and Lightning's overhead is paid once a step.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -33,10 +34,20 @@ from kd.folder import clear, hashes, replacing
 from kd.grouping import Cell, cell_of, in_common
 from kd.logs import set_up_logging
 from kd.losses import cross_entropy
-from kd.modules import make_adam
-from kd.run import Fitted, Material, Together, make_logger, make_trainer, prepare
-from kd.seeding import generator
-from kd.stack import Stack, count_correct, make_gradients, see
+from kd.methods import count_right, weights_at
+from kd.models import IMAGE_SHAPE
+from kd.modules import FrozenTeacher, make_adam
+from kd.run import (
+    Fitted,
+    Material,
+    Together,
+    make_logger,
+    make_trainer,
+    prepare,
+    regressor_width,
+    watches,
+)
+from kd.stack import Stack, make_gradients, see
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +64,8 @@ class Orders:
     """
 
     def __init__(self, data: MNISTDataModule, seeds: Sequence[int]) -> None:
-        size = data.config.batch_size
-        self.batches = [
-            Batches(data.pool, data.indices["train"], size, generator(seed, "order"))
-            for seed in seeds
-        ]
-        self.size = size * CHUNK
+        self.batches = [data.training(seed) for seed in seeds]
+        self.size = data.config.batch_size * CHUNK
 
     def __len__(self) -> int:
         """How many chunks an epoch has."""
@@ -97,18 +104,26 @@ class FusedModule(LightningModule):
         self.config, self.seeds, self.cells = config, list(seeds), list(cells)
         self.data, self.taught = material.data, material.taught
         device = material.accelerator.device
-        self.stack = Stack(config, seeds, len(cells), device)
+        self.kd = config.kd if config.stage == "distill" else None
+        width = self.kd and regressor_width(config, self.taught)
+        self.stack = Stack(config, seeds, len(cells), device, width)
         self.orders = Orders(self.data, seeds)
-        kd = config.kd if config.stage == "distill" else None
-        self.gradients = make_gradients(kd)
+        self.gradients = make_gradients(self.kd)
         self.traced: Callable[..., Any] | None = None
         self.compiles = False
-        numbers = [dict(cell) for _ in seeds for cell in cells]
-        self.numbers = {
-            name: torch.tensor([student[name] for student in numbers], device=device)
-            for name in numbers[0]
-        }
-        self.students = len(numbers)
+        self.students = len(seeds) * len(cells)
+        if self.kd:
+            self.methods = [dataclasses.replace(self.kd, **dict(cell)) for cell in cells]
+            self.methods *= len(seeds)
+            names = [f.name for f in dataclasses.fields(self.kd) if f.type is float]
+            self.numbers = {
+                name: torch.tensor([getattr(kd, name) for kd in self.methods], device=device)
+                for name in names
+            }
+            self.weights: tuple[Tensor, ...] = ()
+            # In a tuple, as in DistillModule: outside the module's own parameters.
+            frozen = FrozenTeacher(material.teacher).to(device) if watches(config) else None
+            self.watching = (frozen,)
         self.sums = {
             part: torch.zeros(2, self.students, device=device) for part in ("train", "val")
         }
@@ -148,21 +163,20 @@ class FusedModule(LightningModule):
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
         """Train on one chunk of batches, (seeds, samples)."""
-        for batch in indices.split(self.config.data.batch_size, dim=1):
-            self._train(batch)
+        batches = len(self.orders.batches[0])
+        parts = indices.split(self.config.data.batch_size, dim=1)
+        for number, batch in enumerate(parts, chunk * CHUNK + 1):
+            self._train(batch, len(self.history) + number / batches)
 
-    def _train(self, indices: Tensor) -> None:
-        """One step of Adam on one batch a seed, (seeds, batch)."""
-        found, labels = self.data.pool.take(indices.flatten())
-        images = found.view(*indices.shape, -1)
-        own: dict[str, Any] = {"labels": self._each(labels.view(indices.shape))}
-        if self.taught is not None:
-            own["numbers"] = self.numbers
-            own["logits"] = self._taught(self.taught.logits[indices])
-            if self.config.kd.needs_hidden:
-                own["hidden"] = self._taught(self.taught.hidden[indices])
-        size = indices.shape[1]
-        arguments = self.stack.products(images), *self.stack.rest(), self.stack.masks(size), own
+    def _train(self, indices: Tensor, epochs: float) -> None:
+        """One step of Adam on one batch a seed, (seeds, batch), the last of so many epochs."""
+        images, labels = self._look(indices)
+        own: dict[str, Any] = {"labels": labels}
+        if self.kd:
+            own |= self._teach(images, indices, epochs)
+        size, samples = indices.shape[1], images.shape[1]
+        tensors = self.stack.products(images), *self.stack.rest(), self.stack.regression()
+        arguments = *tensors, self.stack.masks(samples), own
         gradients, (losses, right) = self._differentiate(size, arguments)
         self.stack.set_gradients(images, gradients)
         adam, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
@@ -172,6 +186,33 @@ class FusedModule(LightningModule):
             schedule.step()
         self.sums["train"][0].add_(losses, alpha=size)
         self.sums["train"][1].add_(right)
+
+    def _look(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (seeds, samples, pixels), and labels of every student, or views and shares."""
+        if not self.config.data.augment.active:
+            images, labels = self.data.pool.take(indices.flatten())
+            return images.view(*indices.shape, -1), self._each(labels.view(indices.shape))
+        pairs = zip(self.orders.batches, indices, strict=True)
+        views = [batches.take(chosen) for batches, chosen in pairs]
+        images, shares = (torch.stack(part) for part in zip(*views, strict=True))
+        return images.flatten(2), self._taught(shares)
+
+    def _teach(self, images: Tensor, indices: Tensor, epochs: float) -> dict[str, Any]:
+        """What every student's loss takes besides its labels."""
+        (teacher,) = self.watching
+        if teacher is not None:
+            seen = teacher.see(images.reshape(-1, *IMAGE_SHAPE))
+            logits, hidden = (
+                None if part is None else part.unflatten(0, images.shape[:2]) for part in seen[:2]
+            )
+        else:
+            logits, hidden, _ = self.taught
+            logits, hidden = logits[indices], hidden[indices] if self.kd.needs_hidden else None
+        if not self.weights or any(kd.warmup_epochs or kd.stop_epoch for kd in self.methods):
+            found = zip(*(weights_at(kd, epochs) for kd in self.methods), strict=True)
+            self.weights = tuple(torch.tensor(part, device=indices.device) for part in found)
+        own = {"numbers": self.numbers, "weights": self.weights, "logits": self._taught(logits)}
+        return own | ({"hidden": self._taught(hidden)} if self.kd.needs_hidden else {})
 
     def _differentiate(self, size: int, arguments: tuple) -> tuple:
         """The gradients; of a batch of full size by the step as traced or compiled."""
@@ -208,11 +249,11 @@ class FusedModule(LightningModule):
         """Add one batch of the validation's to its sums."""
         images, labels, _ = batch
         shared = images.flatten(1).expand(len(self.seeds), -1, -1)
-        logits, _ = see(self.stack.products(shared), *self.stack.rest(), masks=None)
+        logits, *_ = see(self.stack.products(shared), *self.stack.rest(), masks=None)
         labels = labels.expand(self.students, -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         self.sums["val"][0].add_(losses, alpha=labels.shape[1])
-        self.sums["val"][1].add_(count_correct(logits, labels))
+        self.sums["val"][1].add_(count_right(logits, labels, dim=1))
 
     def on_train_epoch_end(self) -> None:
         """Note the epoch's figures, and keep the weights that are the best so far."""
@@ -241,8 +282,7 @@ class FusedModule(LightningModule):
             "settings": self.settings,
             "history": self.history,
             "kept": self.kept,
-            "orders": [batches.order.get_state() for batches in self.orders.batches],
-            "dropout": [dropout.generator.get_state() for dropout in self.stack.dropouts],
+            "generators": [generator.get_state() for generator in self.generators()],
             "seconds": self.seconds(),
         }
 
@@ -250,10 +290,15 @@ class FusedModule(LightningModule):
         """Go on where the group was."""
         saved = checkpoint["group"]
         self.history, self.kept, self.spent = saved["history"], saved["kept"], saved["seconds"]
-        for batches, state in zip(self.orders.batches, saved["orders"], strict=True):
-            batches.order.set_state(state.cpu())
-        for dropout, state in zip(self.stack.dropouts, saved["dropout"], strict=True):
-            dropout.generator.set_state(state.cpu())
+        for generator, state in zip(self.generators(), saved["generators"], strict=True):
+            generator.set_state(state.cpu())
+
+    def generators(self) -> list[torch.Generator]:
+        """Everything that draws random numbers during the training."""
+        drawing = [(batches.order, batches.views) for batches in self.orders.batches]
+        views = [views.generator for _, views in drawing if views]
+        masks = [dropout.generator for dropout in self.stack.dropouts]
+        return [order for order, _ in drawing] + views + masks
 
     def seconds(self) -> float:
         """How long the training has taken, earlier attempts included."""

@@ -13,7 +13,7 @@ from kd.models import CLASSES, build_model, count_parameters
 # which take a CPU longer than one network after another. benchmarks/sweep.py teachers measures it.
 FUSABLE_MODEL = "mlp"
 
-Cell = tuple[tuple[str, float], ...]
+Cell = tuple[tuple[str, float | None], ...]
 
 
 def cell_of(config: Config) -> Cell:
@@ -25,7 +25,7 @@ def cell_of(config: Config) -> Cell:
     if config.stage != "distill":
         return ()
     kd = config.kd if config.kd.alpha < 1 else type(config.kd)(alpha=1.0)
-    names = [field.name for field in dataclasses.fields(kd) if field.type is float]
+    names = [field.name for field in dataclasses.fields(kd) if field.type is not str]
     return tuple((name, getattr(kd, name)) for name in names)
 
 
@@ -52,8 +52,12 @@ def plan(
     least = 1 if unfinished else 2
     for indices in kin.values():
         config = configs[indices[0]]
+        reason = None
         if config.model.name != FUSABLE_MODEL:
             reason = f"model={config.model.name} is no faster in a stack"
+        elif config.keep_epochs:
+            reason = "keep_epochs=true keeps more than a group's file has"
+        if reason:
             alone |= dict.fromkeys(indices, reason)
             continue
         jobs: dict[tuple[int, Cell], list[int]] = {}
@@ -87,7 +91,7 @@ def _grids(
         cells_of.setdefault(seed, []).append(cell)
     seeds_of: dict[tuple[Cell, ...], list[int]] = {}
     for seed, cells in cells_of.items():
-        seeds_of.setdefault(tuple(sorted(cells)), []).append(seed)
+        seeds_of.setdefault(tuple(sorted(cells, key=repr)), []).append(seed)
     most = max(1, limit // each)
     for cells, seeds in seeds_of.items():
         for some_cells in _parts(cells, most):
@@ -107,5 +111,8 @@ def student_bytes(config: Config) -> int:
     parameters = count_parameters(build_model(config.model, seed=0))
     # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
     values = 6 * parameters
-    values += max(config.data.batch_size, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
+    batch = config.data.batch_size * (1 + config.data.augment.extra)
+    values += max(batch, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
+    if config.stage == "distill":
+        values += config.kd.cubes * batch**3
     return 4 * values

@@ -1,18 +1,12 @@
 """Distillation losses: pure functions of tensors, one a published method.
 
 All take float tensors, logits (batch, classes) or hidden representations (batch, width), return a
-scalar and differentiate in the student alone. Every method enters a training in one form,
-``alpha · CE + (1 − alpha) · term``.
+scalar and differentiate in the student alone. ``kd.methods`` makes trainings of them.
 """
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from kd.config import DIST, DKD, DTKD, RKD, Distillation, Hinton, LogitStd, OfHidden
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -29,11 +23,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) class numbers.
+        labels: (batch,) class numbers; or (batch, classes) shares of each class, summing to 1 in
+            an image with a label and to 0 in one without, which then does not count.
 
     >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))  # log 2
     tensor(0.6931)
     """
+    if labels.ndim == logits.ndim:
+        return -(labels * _log_softmax(logits)).sum() / labels.sum()
     return -_log_softmax(logits).gather(-1, labels.unsqueeze(-1)).mean()
 
 
@@ -80,18 +77,6 @@ def kd_loss(
     return divergence.sum(dim=-1).mean() * T**2
 
 
-def weigh(student_logits: Tensor, labels: Tensor, alpha: float, term: Tensor) -> Tensor:
-    """``alpha · CE(student, labels) + (1 − alpha) · term``: the one form of every method.
-
-    Args:
-        student_logits: (batch, classes).
-        labels: (batch,) class numbers.
-        alpha: weight of the labels, from 0 to 1.
-        term: what the teacher teaches, a scalar.
-    """
-    return alpha * cross_entropy(student_logits, labels) + (1 - alpha) * term
-
-
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -109,9 +94,8 @@ def distillation_loss(
     >>> distillation_loss(logits, logits, labels, T=2.0, alpha=0.5)  # half of log 2
     tensor(0.3466)
     """
-    return weigh(
-        student_logits, labels, alpha, kd_loss(student_logits, teacher_logits, T, direction)
-    )
+    soft = kd_loss(student_logits, teacher_logits, T, direction)
+    return alpha * cross_entropy(student_logits, labels) + (1 - alpha) * soft
 
 
 def dkd_loss(
@@ -444,82 +428,3 @@ def _check_batches(student: Tensor, teacher: Tensor, widths: bool = False) -> No
         raise ValueError(
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not fit"
         )
-
-
-class Seen(NamedTuple):
-    """What a network makes of a batch."""
-
-    logits: Tensor  # (batch, classes)
-    hidden: Tensor | None  # (batch, width), after ReLU, before dropout; an ensemble has none
-
-
-Term = Callable[[Seen, Seen, Tensor, Any], Tensor]
-
-
-def _hinton(student: Seen, teacher: Seen, labels: Tensor, kd: Hinton) -> Tensor:
-    return kd_loss(student.logits, teacher.logits, kd.T, kd.direction)
-
-
-def _dkd(student: Seen, teacher: Seen, labels: Tensor, kd: DKD) -> Tensor:
-    weights = kd.target_weight, kd.nontarget_weight
-    return dkd_loss(student.logits, teacher.logits, labels, kd.T, *weights)
-
-
-def _dtkd(student: Seen, teacher: Seen, labels: Tensor, kd: DTKD) -> Tensor:
-    dynamic = dtkd_loss(student.logits, teacher.logits, kd.T)
-    static = kd_loss(student.logits, teacher.logits, kd.T)
-    return kd.dynamic_weight * dynamic + kd.static_weight * static
-
-
-def _logit_std(student: Seen, teacher: Seen, labels: Tensor, kd: LogitStd) -> Tensor:
-    return kd.term_weight * logit_std_kd_loss(student.logits, teacher.logits, kd.T)
-
-
-def _dist(student: Seen, teacher: Seen, labels: Tensor, kd: DIST) -> Tensor:
-    weights = kd.between_weight, kd.within_weight
-    return dist_loss(student.logits, teacher.logits, kd.T, *weights)
-
-
-def _rkd(student: Seen, teacher: Seen, labels: Tensor, kd: RKD) -> Tensor:
-    distance = rkd_distance_loss(student.hidden, teacher.hidden)
-    angle = rkd_angle_loss(student.hidden, teacher.hidden)
-    soft = kd_loss(student.logits, teacher.logits, kd.T)
-    return kd.distance_weight * distance + kd.angle_weight * angle + kd.kd_weight * soft
-
-
-def _of_hidden(loss: Callable[[Tensor, Tensor], Tensor]) -> Term:
-    """The term of a loss on hidden representations that has one weight."""
-
-    def term(student: Seen, teacher: Seen, labels: Tensor, kd: OfHidden) -> Tensor:
-        return kd.term_weight * loss(student.hidden, teacher.hidden)
-
-    return term
-
-
-# kd.method → its term, a function of (student, teacher, labels, settings of conf/kd).
-TERMS: dict[str, Term] = {
-    "hinton": _hinton,
-    "dkd": _dkd,
-    "dtkd": _dtkd,
-    "logit_std": _logit_std,
-    "dist": _dist,
-    "rkd": _rkd,
-    "sp": _of_hidden(sp_loss),
-    "pkt": _of_hidden(pkt_loss),
-    "cc": _of_hidden(cc_loss),
-    "hint": _of_hidden(hint_loss),
-    "cosine": _of_hidden(cosine_loss),
-}
-
-
-def method_loss(student: Seen, teacher: Seen, labels: Tensor, kd: Distillation) -> Tensor:
-    """The training loss of a distilled student: the chosen method's term, weighed by alpha.
-
-    Args:
-        student: what the student makes of a batch.
-        teacher: what the teacher makes of it, constants.
-        labels: (batch,) class numbers.
-        kd: the method and its numbers, of ``conf/kd``.
-    """
-    term = TERMS[kd.method](student, teacher, labels, kd)
-    return weigh(student.logits, labels, kd.alpha, term)

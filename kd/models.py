@@ -1,12 +1,12 @@
 """The networks, by name: the talk's teacher (``cnn``) and student (``mlp``).
 
-``network(images)`` gives logits; ``network.hidden(images)`` the hidden representation, and
-``network.classify(hidden)`` the logits from it.
+``network(images)`` gives logits; ``network.see(images)`` the representations below them as well.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd.config import CNN, MLP, Model
 from kd.fidelity import ensemble_logits
-from kd.losses import Seen
+from kd.methods import Seen
 from kd.seeding import generator
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -57,25 +57,22 @@ class Dropout(nn.Module):
 class Network(nn.Module):
     """Features, one hidden layer with ReLU and dropout, logits."""
 
-    def __init__(self, features: nn.Module, width: int, config: Model, seed: int) -> None:
+    def __init__(self, features: nn.Sequential, width: int, config: Model, seed: int) -> None:
         super().__init__()
         self.features = features
         self.dense = nn.Linear(width, config.hidden)
         self.dropout = Dropout(config.dropout, seed)
         self.output = nn.Linear(config.hidden, CLASSES)
 
-    def hidden(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) in [0, 1] → the hidden representation (batch, hidden), after ReLU."""
-        return F.relu(self.dense(self.features(images)))
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """(batch, hidden) → logits (batch, 10)."""
-        return self.output(self.dropout(hidden))
-
     def see(self, images: Tensor) -> Seen:
-        """(batch, 1, 28, 28) in [0, 1] → logits and the hidden representation they come from."""
-        hidden = self.hidden(images)
-        return Seen(self.classify(hidden), hidden)
+        """(batch, 1, 28, 28) in [0, 1] → logits, and the representations they come from."""
+        maps, features = [], images
+        for layer in self.features:
+            features = layer(features)
+            if isinstance(layer, nn.ReLU):
+                maps.append(features)
+        hidden = F.relu(self.dense(features))
+        return Seen(self.output(self.dropout(hidden)), hidden, tuple(maps))
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
@@ -95,7 +92,7 @@ def _cnn(config: CNN, seed: int) -> Network:
 
 
 def _mlp(config: MLP, seed: int) -> Network:
-    return Network(nn.Flatten(), math.prod(IMAGE_SHAPE), config, seed)
+    return Network(nn.Sequential(nn.Flatten()), math.prod(IMAGE_SHAPE), config, seed)
 
 
 BUILDERS = {"cnn": _cnn, "mlp": _mlp}
@@ -108,8 +105,15 @@ def build_model(config: Model, seed: int) -> Network:
         config: its settings; ``config.name`` chooses the network.
         seed: of initial weights and dropout masks.
     """
-    network = BUILDERS[config.name](config, seed)
-    weights = generator(seed, "weights")
+    return _draw(BUILDERS[config.name](config, seed), generator(seed, "weights"))
+
+
+def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
+    """What makes a student's hidden representation as wide as its teacher's, drawn likewise."""
+    return _draw(nn.Linear(width, wanted), generator(seed, "regressor"))
+
+
+def _draw(network: nn.Module, weights: torch.Generator) -> Any:
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter, generator=weights)

@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.config import Distillation, Optim
 from kd.data import Batch
-from kd.losses import Seen, cross_entropy, method_loss
+from kd.losses import cross_entropy
+from kd.methods import Seen, count_right, method_loss, weights_at
 
 
 def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Adam:
@@ -34,16 +35,18 @@ class Classifier(LightningModule):
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self.register_buffer("val_sums", torch.zeros(3), persistent=False)
 
-    def loss(self, seen: Seen, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
-        """The training loss of a batch."""
+    def loss(self, seen: Seen, batch: Batch) -> Tensor:
+        """The training loss of a batch, of what the network makes of its images."""
+        _, labels, _ = batch
         return cross_entropy(seen.logits, labels)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, labels, indices = batch
         seen = self.network.see(images)
-        loss = self.loss(seen, labels, images, indices)
-        self._add(self.train_sums, loss.detach() * len(labels), seen.logits, labels)
+        loss = self.loss(seen, batch)
+        right = count_right(seen.logits, labels)
+        self._add(self.train_sums, loss.detach() * len(indices), right, len(indices))
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -59,16 +62,16 @@ class Classifier(LightningModule):
         images, labels, _ = batch
         logits = self.network(images)
         loss_sum = F.cross_entropy(logits, labels, reduction="sum")
-        self._add(self.val_sums, loss_sum, logits, labels)
+        self._add(self.val_sums, loss_sum, count_right(logits, labels), len(labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation's loss and accuracy."""
         self._log_epoch("val", self.val_sums)
 
-    def _add(self, sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _add(self, sums: Tensor, loss_sum: Tensor, right: Tensor, samples: int) -> None:
         sums[0] += loss_sum
-        sums[1] += (logits.argmax(dim=1) == labels).sum()
-        sums[2] += len(labels)
+        sums[1] += right
+        sums[2] += samples
 
     def _log_epoch(self, part: str, sums: Tensor) -> None:
         loss, correct, samples = sums.tolist()
@@ -77,8 +80,8 @@ class Classifier(LightningModule):
         sums.zero_()
 
     def configure_optimizers(self) -> dict:
-        """Adam over the network's parameters; a cosine schedule falls to 0 a batch at a time."""
-        adam = make_adam(self.network.parameters(), self.optim)
+        """Adam over the module's parameters; a cosine schedule falls to 0 a batch at a time."""
+        adam = make_adam(self.parameters(), self.optim)
         if self.optim.schedule == "constant":
             return {"optimizer": adam}
         steps = self.trainer.max_epochs * len(self.trainer.datamodule.train_dataloader())
@@ -129,6 +132,8 @@ class DistillModule(Classifier):
         kd: the method and its numbers, of ``conf/kd``.
         taught: what the teacher makes of all samples of the pool, computed beforehand and looked
             up by the batch's indices; None runs the teacher on every batch.
+        regressor: takes the student's hidden representation to the width of the teacher's, and
+            is trained with it; None compares them as they are.
     """
 
     def __init__(
@@ -138,10 +143,12 @@ class DistillModule(Classifier):
         teacher: nn.Module,
         kd: Distillation,
         taught: Seen | None = None,
+        regressor: nn.Module | None = None,
     ) -> None:
         super().__init__(network, optim)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
-        self.kd, self.taught = kd, taught
+        self.kd, self.taught, self.regressor = kd, taught, regressor
+        self.weights = kd.alpha, 1 - kd.alpha
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -152,11 +159,19 @@ class DistillModule(Classifier):
         """Bring the teacher to the student's device."""
         self.teacher.to(self.device)
 
-    def loss(self, seen: Seen, labels: Tensor, images: Tensor, indices: Tensor) -> Tensor:
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Give labels and teacher the weights of this time of the training."""
+        passed = self.current_epoch + (batch_index + 1) / self.trainer.num_training_batches
+        self.weights = weights_at(self.kd, passed)
+
+    def loss(self, seen: Seen, batch: Batch) -> Tensor:
         """``alpha · CE + (1 − alpha) · term`` of the method."""
+        images, labels, indices = batch
         if self.taught is None:
             teacher = self.teacher.see(images)
         else:
-            logits, hidden = self.taught
+            logits, hidden, _ = self.taught
             teacher = Seen(logits[indices], hidden[indices] if self.kd.needs_hidden else None)
-        return method_loss(seen, teacher, labels, self.kd)
+        if self.regressor is not None:
+            seen = seen._replace(hidden=self.regressor(seen.hidden))
+        return method_loss(seen, teacher, labels, self.kd, self.weights)

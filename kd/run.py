@@ -28,6 +28,7 @@ from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
 from kd.config import PROJECT, Config, UserError, explain, relevant, validate
 from kd.data import EVAL_BATCH, Batches, MNISTDataModule
 from kd.folder import (
+    EPOCHS,
     clear,
     hashes,
     read_metrics,
@@ -37,8 +38,15 @@ from kd.folder import (
     write_metrics,
 )
 from kd.logs import log_hyperparameters, set_up_logging, train_log
-from kd.losses import Seen
-from kd.models import Network, build_model, count_parameters, layer_table
+from kd.methods import Seen
+from kd.models import (
+    IMAGE_SHAPE,
+    Network,
+    build_model,
+    build_regressor,
+    count_parameters,
+    layer_table,
+)
 from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
 from kd.results import write_results
 
@@ -154,33 +162,45 @@ def prepare(config: Config, overrides: Iterable[str]) -> Material:
     words = [word for word in overrides if word.startswith(shared)]
     teachers = find_teacher(config, data.fingerprint, words)
     teacher = load_teacher(teachers, data.fingerprint)
-    taught = teach(teacher, data)
-    check_hidden(config, taught)
-    return Material(accelerator, data, teachers, teacher, taught)
+    check_method(config, teacher)
+    return Material(accelerator, data, teachers, teacher, teach(teacher, data))
 
 
-def check_hidden(config: Config, taught: Seen) -> None:
-    """Make sure that the method finds the hidden representations that it compares.
+@torch.no_grad()
+def check_method(config: Config, teacher: nn.Module) -> None:
+    """Make sure that the method finds in both networks what it compares.
 
     Raises:
-        UserError: the teacher is an ensemble, or its hidden layer has another width.
+        UserError: feature maps or hidden representations are missing, or do not fit each other.
     """
-    kd, hidden = config.kd, taught.hidden
-    if kd.needs_hidden and hidden is None:
+    kd, blank = config.kd, torch.zeros(1, *IMAGE_SHAPE)
+    student = build_model(config.model, config.seed).see(blank)
+    taught = FrozenTeacher(teacher).see(blank)
+    if kd.needs_maps and not taught.maps:
+        raise UserError(
+            f"kd.method={kd.method}: compares feature maps, which the teacher has not; give a "
+            "single network of model=cnn as teacher.checkpoint"
+        )
+    if kd.needs_maps and len(student.maps) != len(taught.maps):
+        raise UserError(
+            f"model.channels={config.model.channels}: kd.method={kd.method} compares block by "
+            f"block with the teacher's {len(taught.maps)}"
+        )
+    if kd.needs_hidden and taught.hidden is None:
         raise UserError(
             f"kd.method={kd.method}: compares hidden representations, which an ensemble has not; "
             "give one file as teacher.checkpoint"
         )
-    if kd.needs_same_width and hidden.shape[1] != config.model.hidden:
+    if kd.needs_same_width and taught.hidden.shape != student.hidden.shape:
         raise UserError(
             f"model.hidden={config.model.hidden}: kd.method={kd.method} compares it unit by unit "
-            f"with the teacher's hidden layer of {hidden.shape[1]}"
+            f"with the teacher's hidden layer of {taught.hidden.shape[1]}"
         )
 
 
 def fit(config: Config, material: Material, directory: Path, quiet: bool, alone: str) -> Fitted:
     """Train the network of one run, with Lightning's Trainer."""
-    accelerator, data, _, teacher, taught = material
+    accelerator, data = material.accelerator, material.data
     network = build_model(config.model, config.seed)
     log.info("%s", describe_layers(network))
     samples = len(data.indices["train"])
@@ -188,8 +208,12 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool, alone:
     if alone:
         log.info("trains alone: %s", alone)
 
-    module = make_module(config, network, teacher, taught)
-    keep = KeepWeights(config.checkpoint)
+    def save(weights: dict[str, Tensor], epoch: int) -> None:
+        path = directory / EPOCHS / f"{epoch}.ckpt"
+        save_checkpoint(path, weights, config, data.fingerprint, epoch)
+
+    module = make_module(config, network, material)
+    keep = KeepWeights(config.checkpoint, save if config.keep_epochs else None)
     callbacks = [keep] if quiet else [keep, ShowProgress()]
     logger = make_logger(directory)
     trainer = make_trainer(config, accelerator.name, logger, callbacks)
@@ -264,15 +288,28 @@ def make_trainer(
     )
 
 
-def make_module(
-    config: Config, network: Network, teacher: nn.Module | None, taught: Seen | None
-) -> Classifier:
+def make_module(config: Config, network: Network, material: Material) -> Classifier:
     """The LightningModule of the stage."""
     if config.stage == "teacher":
         return TeacherModule(network, config.optim)
     if config.stage == "student":
         return StudentModule(network, config.optim)
-    return DistillModule(network, config.optim, teacher, config.kd, taught)
+    taught = None if watches(config) else material.taught
+    width = regressor_width(config, material.taught)
+    regressor = width and build_regressor(config.model.hidden, width, config.seed)
+    return DistillModule(network, config.optim, material.teacher, config.kd, taught, regressor)
+
+
+def watches(config: Config) -> bool:
+    """Whether the teacher sees every batch: what it makes of the pool is not enough then."""
+    return config.data.augment.active or config.kd.needs_maps
+
+
+def regressor_width(config: Config, taught: Seen) -> int | None:
+    """How wide a regressor makes the student's hidden representation; None where none is needed."""
+    if not config.kd.regresses or taught.hidden.shape[1] == config.model.hidden:
+        return None
+    return taught.hidden.shape[1]
 
 
 @torch.no_grad()
@@ -281,7 +318,7 @@ def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
     batches = Batches(data.pool, everything, EVAL_BATCH)
-    logits, hidden = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
+    logits, hidden, _ = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
     return Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
 
 

@@ -7,7 +7,7 @@ masks, whatever else the process did before: differences between them are the se
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "order", "dropout")
+PURPOSES = ("weights", "order", "dropout", "views", "regressor")
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -15,7 +15,8 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 
     Args:
         seed: the run's seed, 0 or more.
-        purpose: ``weights`` (initial values), ``order`` (of the batches) or ``dropout`` (masks).
+        purpose: ``weights`` (initial values), ``order`` (of the batches), ``dropout`` (masks),
+            ``views`` (of the images) or ``regressor`` (initial values).
         device: where the numbers are drawn; the CPU and a GPU draw different ones.
     """
     stream = np.random.SeedSequence([seed, PURPOSES.index(purpose)])

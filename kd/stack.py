@@ -6,6 +6,7 @@ vector instructions across the batch.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import Config, Distillation
-from kd.losses import Seen, cross_entropy, method_loss
-from kd.models import build_model
+from kd.losses import cross_entropy
+from kd.methods import Seen, count_right, method_loss
+from kd.models import build_model, build_regressor
 from kd.seeding import generator
 
 
@@ -36,10 +38,17 @@ class Stack(nn.Module):
         seeds: that give the students their initial weights and dropout masks.
         cells: how many students each seed has.
         device: where they live.
+        width: that a regressor of each student's own takes its hidden representation to; None has
+            no regressors.
     """
 
     def __init__(
-        self, config: Config, seeds: Sequence[int], cells: int, device: torch.device
+        self,
+        config: Config,
+        seeds: Sequence[int],
+        cells: int,
+        device: torch.device,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         networks = [build_model(config.model, seed).to(device) for seed in seeds]
@@ -52,6 +61,11 @@ class Stack(nn.Module):
         self.bias = nn.Parameter(stacked["dense.bias"].detach())
         self.weight = nn.Parameter(stacked["output.weight"].detach())
         self.output_bias = nn.Parameter(stacked["output.bias"].detach())
+        self.regressors = nn.ParameterList()  # none, or weights and biases
+        if width is not None:
+            drawn = [build_regressor(config.model.hidden, width, seed).to(device) for seed in seeds]
+            stacked, _ = torch.func.stack_module_state([r for r in drawn for _ in range(cells)])
+            self.regressors.extend(value.detach() for value in stacked.values())
         self.dropouts = [network.dropout for network in networks]
         for seed, dropout in zip(seeds, self.dropouts, strict=True):
             dropout.generator = generator(seed, "dropout", device)
@@ -59,6 +73,10 @@ class Stack(nn.Module):
     def rest(self) -> tuple[Tensor, Tensor, Tensor]:
         """What follows the first product, without its graph: the arguments of :func:`see`."""
         return self.bias.detach(), self.weight.detach(), self.output_bias.detach()
+
+    def regression(self) -> tuple[Tensor, ...]:
+        """The regressors' weights and biases, without their graph; empty where there are none."""
+        return tuple(value.detach() for value in self.regressors)
 
     def products(self, images: Tensor) -> Tensor:
         """(seeds, batch, pixels) → (students, hidden, batch), before the bias."""
@@ -70,12 +88,14 @@ class Stack(nn.Module):
         return together.unflatten(0, (-1, self.first[0].shape[1]))
 
     def set_gradients(self, images: Tensor, gradients: Sequence[Tensor]) -> None:
-        """From the gradient of :meth:`products` and those of :meth:`rest`, all parameters'."""
-        of_products, *of_rest = gradients
+        """All parameters', from those of :meth:`products`, :meth:`rest` and :meth:`regression`."""
+        of_products, *of_rest, of_regression = gradients
         parts = of_products.flatten(0, 1).chunk(len(self.first))
         for weight, part, batch in zip(self.first, parts, images, strict=True):
             weight.grad = wide_product(part, batch.t().contiguous()).view_as(weight)
         self.bias.grad, self.weight.grad, self.output_bias.grad = of_rest
+        for parameter, gradient in zip(self.regressors, of_regression, strict=True):
+            parameter.grad = gradient
 
     def masks(self, batch_size: int) -> Tensor | None:
         """The next dropout masks, (seeds, hidden, batch); None where nothing is dropped."""
@@ -116,17 +136,12 @@ def see(
     return Seen(torch.baddbmm(output_bias.unsqueeze(-1), weight, kept), hidden)
 
 
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many answers are right: (students, classes, batch), (students, batch) → (students,)."""
-    # argmax gives the same in thirty times the time
-    return (logits.max(dim=1).indices == labels).sum(dim=1)
-
-
 def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
     """The function that gives every student's gradients, losses and number of right answers.
 
-    It takes the arguments of :func:`see`, and a dictionary of what each student has of its
-    own: its labels (batch,), what the teacher makes of the batch, and its numbers of ``kd``.
+    It takes the tensors of :func:`see`, those of :meth:`Stack.regression`, and a dictionary of
+    what each student has of its own: its labels (batch,) or shares (batch, classes), what the
+    teacher makes of the batch, its numbers of ``kd`` and the weights of labels and term.
 
     Args:
         kd: the method; None trains on the labels alone.
@@ -136,21 +151,25 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
         if kd is None:
             return cross_entropy(logits, own["labels"])
         teacher = Seen(own["logits"], own.get("hidden"))
-        numbers = type(kd)(**{**vars(kd), **own["numbers"]})
-        return method_loss(Seen(logits, hidden), teacher, own["labels"], numbers)
+        numbered = replace(kd, **own["numbers"])
+        return method_loss(Seen(logits, hidden), teacher, own["labels"], numbered, own["weights"])
 
     def objective(
         products: Tensor,
         bias: Tensor,
         weight: Tensor,
         output_bias: Tensor,
+        regression: tuple[Tensor, ...],
         masks: Tensor | None,
         own: dict[str, Any],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits, hidden = see(products, bias, weight, output_bias, masks)
+        logits, hidden, _ = see(products, bias, weight, output_bias, masks)
+        if regression:
+            matrix, offset = regression
+            hidden = torch.baddbmm(offset.unsqueeze(-1), matrix, hidden)
         losses = torch.func.vmap(loss)(logits.transpose(1, 2), hidden.transpose(1, 2), own)
-        right = count_correct(logits.detach(), own["labels"])
+        right = count_right(logits.detach(), own["labels"], dim=1)
         # No student's loss depends on another's weights: the gradient of the sum holds each one's.
         return losses.sum(), (losses.detach(), right)
 
-    return torch.func.grad(objective, argnums=(0, 1, 2, 3), has_aux=True)
+    return torch.func.grad(objective, argnums=(0, 1, 2, 3, 4), has_aux=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import fused, losses
+from kd import fused, methods
 from kd.config import METHODS
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
@@ -65,6 +65,11 @@ def study(cli, teacher):
         ("hinton", ("model.dropout=0",)),
         ("hinton", ("checkpoint=best",)),
         ("hinton", ("optim=keras", "kd.direction=reverse")),
+        ("hinton", ("kd.warmup_epochs=3", "kd.stop_epoch=6")),
+        ("hinton", ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=0.5")),
+        ("dkd", ("data.augment.mixup=1", "data.augment.extra=2", "optim.lr=0.001")),
+        ("hint", ("model.hidden=16", "optim.lr=0.001")),
+        ("sp", ("data.augment.shift=1", "optim.lr=0.001")),
     ],
 )
 def test_together_as_one_by_one(study, method, words):
@@ -78,13 +83,22 @@ def test_together_as_one_by_one(study, method, words):
         assert_equal_up_to_rounding(together[name], alone[name])
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "hinton"])
+@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].needs_maps])
 def test_every_method_together_as_one_by_one(study, method):
     sweep = ("stage=distill", f"kd={method}", "kd.alpha=0.2,0.6", "optim.lr=0.001")
     together = study("together", *sweep)
     assert "2 students train together" in study.out
     for name, run in study("alone", *sweep, "hydra/launcher=basic").items():
         assert_equal_up_to_rounding(together[name], run)
+
+
+def test_when_the_teacher_stops_is_a_number_of_a_cell(study):
+    found = study("one", "stage=distill", "kd.alpha=0.1", "kd.stop_epoch=2,8,null")
+    assert "3 students train together" in study.out
+    by_stop = {metrics(run)["kd/stop_epoch"]: run for run in found.values()}
+    assert by_stop.keys() == {2, 8, None}
+    assert distance(by_stop[8], by_stop[None]) < 1e-4, "8 epochs are all there are"
+    assert distance(by_stop[2], by_stop[None]) > 0.01
 
 
 def test_together_as_one_by_one_on_the_pooled_split(cli, study):
@@ -165,13 +179,13 @@ def test_curves_appear_while_the_group_trains(study, monkeypatch):
 def test_a_student_that_diverges_fails_alone(cli, teacher, study, monkeypatch):
     sweep = ("stage=distill", "kd.T=1,4,9", "seed=0,1")
     healthy = study("healthy", *sweep)
-    term = losses.TERMS["hinton"]
+    term = methods.TERMS["hinton"]
 
     def poisoned(student, teacher, labels, kd):
         good = term(student, teacher, labels, kd)
         return torch.where(torch.as_tensor(kd.T) == 4, torch.nan, 1.0) * good
 
-    monkeypatch.setitem(losses.TERMS, "hinton", poisoned)
+    monkeypatch.setitem(methods.TERMS, "hinton", poisoned)
     said = cli("-m", *MINI, "study=ill", f"teacher.checkpoint={teacher}", *sweep)
     assert said.code == 1
     assert said.out.count("FAILED: training diverged: train/loss is nan in epoch 1; try a") == 2

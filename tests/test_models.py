@@ -55,10 +55,11 @@ def test_weights_are_glorot_uniform_and_biases_zero(config):
 @pytest.mark.parametrize("config", NETWORKS, ids=lambda c: c.name)
 def test_the_hidden_representation_is_exposed(config, images):
     network = build_model(config, 0).eval()
-    hidden = network.hidden(images)
+    logits, hidden, _ = network.see(images)
     assert hidden.shape == (5, 32)
     assert (hidden >= 0).all()
-    assert torch.equal(network.classify(hidden), network(images))
+    assert torch.equal(logits, network(images))
+    assert torch.allclose(network.output(hidden), logits)
     assert network(images).shape == (5, 10)
 
 
@@ -93,7 +94,9 @@ def test_looking_at_the_layers_draws_no_mask(images):
 
 def test_widths_are_settings(images):
     network = build_model(CNN(channels=[4, 6, 8], hidden=11), 0)
-    assert network.hidden(images).shape == (5, 11)
+    _, hidden, maps = network.see(images)
+    assert hidden.shape == (5, 11)
+    assert [tuple(m.shape) for m in maps] == [(5, 4, 14, 14), (5, 6, 7, 7), (5, 8, 3, 3)]
     assert count_parameters(network) == 40 + 222 + 440 + (8 * 3 * 3 + 1) * 11 + 12 * 10
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from kd.callbacks import KeepWeights
 from kd.config import CNN, MLP, PROJECT, Data, Hinton, Optim
 from kd.data import MNISTDataModule
-from kd.losses import Seen
+from kd.methods import Seen
 from kd.models import build_model
 from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
 
@@ -155,8 +155,8 @@ class Witness(StudentModule):
 class DistilledWitness(Witness):
     """The same, with another loss: another cell of the sweep."""
 
-    def loss(self, seen, labels, images, indices):
-        return 0.5 * super().loss(seen, labels, images, indices) + seen.logits.square().mean()
+    def loss(self, seen, batch):
+        return 0.5 * super().loss(seen, batch) + seen.logits.square().mean()
 
 
 def test_cells_of_one_seed_share_weights_batches_and_masks():
