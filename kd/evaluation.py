@@ -68,6 +68,11 @@ def fidelity_to(student: Run, teacher: Run) -> dict[str, float]:
     }
 
 
+def comparable(run: Run, teacher: Run) -> bool:
+    """Whether both were tested on the same images."""
+    return torch.equal(run.predictions[2], teacher.predictions[2])
+
+
 def summarise(run: Run, teacher: Run | None) -> dict[str, Any]:
     """One row of the table of all runs."""
     logits, labels, _ = run.predictions

@@ -291,6 +291,8 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     _check_batches(student, teacher)
 
     def cosines(features: Tensor) -> Tensor:
+        # A stack's features lie across the batch, and so would the directions: twice the time.
+        features = features.contiguous()
         directions = F.normalize(features.unsqueeze(0) - features.unsqueeze(1), dim=2)
         return directions @ directions.mT
 

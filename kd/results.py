@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,22 +67,38 @@ class Run:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
 
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Distilled runs that differ in T, alpha and seed alone, and the students they compare with."""
+
+    label: str  # the method, and what tells it from others of the study
+    cells: dict[Cell, dict[int, Run]]  # by temperature and alpha, then by seed
+    students: dict[int, Run]  # alone, trained alike but for what only a distillation has
+
+
 @dataclass(frozen=True)
 class Study:
     """A study's complete runs, and which of them are compared with each other.
 
-    Runs are comparable when nothing but T, alpha, seed and the teacher differs; of several such
-    families of distilled runs the largest is reported, the others are counted in ``left_out``.
+    Distilled runs are comparable when the student's network, the images and the optimiser are the
+    same. Those that share all but T, alpha and seed make a :class:`Method`, the largest one first;
+    of several settings of the student the one with the most runs is reported, the runs of the
+    others are counted in ``left_out``.
     """
 
     folder: Path
     runs: list[Run]
     failed: list[str]
-    teacher: Run | None  # that the distilled runs learned from, else the one of the lowest seed
+    teacher: Run | None  # that the largest method's runs learned from, else that of the lowest seed
     teachers: dict[int, Run]
-    students: dict[int, Run]
-    cells: dict[Cell, dict[int, Run]]
+    students: dict[int, Run]  # alone; those of the largest method
+    methods: list[Method]
     left_out: int
+
+    @property
+    def cells(self) -> dict[Cell, dict[int, Run]]:
+        """The runs of the largest method, by temperature and alpha, then by seed."""
+        return self.methods[0].cells if self.methods else {}
 
     @property
     def student(self) -> Run | None:
@@ -96,8 +113,11 @@ class Study:
         return f"{said} seed{'s' * (counts != [1])}"
 
 
-def family(run: Run, without: tuple[str, ...] = ()) -> tuple:
-    """The settings that must be equal for runs to be compared: all but T, alpha, seed and teacher.
+Settings = dict[str, Any]
+
+
+def settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
+    """What must be equal for runs to be compared: every setting but T, alpha, seed and teacher.
 
     Args:
         run: its metrics hold every setting that its result depends on.
@@ -105,13 +125,47 @@ def family(run: Run, without: tuple[str, ...] = ()) -> tuple:
     """
     groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/max")
     free = ("kd/T", "kd/alpha", *without)
-    return tuple(
-        sorted(
-            (k, v)
-            for k, v in run.metrics.items()
-            if k.startswith(groups) and not k.startswith(free) and v is not None
-        )
-    )
+    return {
+        key: value
+        for key, value in sorted(run.metrics.items())
+        if key.startswith(groups) and not key.startswith(free) and value is not None
+    }
+
+
+def gather(runs: Iterable[Run], key: Callable[[Run], Settings]) -> list[list[Run]]:
+    """The runs with equal ``key`` together, the largest lot first."""
+    lots: dict[str, list[Run]] = {}
+    for run in runs:
+        lots.setdefault(repr(key(run)), []).append(run)
+    return sorted(lots.values(), key=len, reverse=True)
+
+
+def cell_of(run: Run) -> Cell:
+    """Temperature and alpha of a distilled run."""
+    return run.metrics["kd/T"], run.metrics["kd/alpha"]
+
+
+def by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs as one lot; by their teachers, where one cell and seed learned from several."""
+    places = {(cell_of(run), run.metrics["seed"]) for run in runs}
+    if len(places) == len(runs):
+        return [list(runs)]
+    return gather(runs, lambda run: {"teacher": run.metrics["teacher/sha256"]})
+
+
+def label_of(lot: Sequence[Run], others: Iterable[Sequence[Run]]) -> str:
+    """The method's name, and what else tells this lot of runs from others of that name."""
+    mine = lot[0].metrics
+    kin = [one[0] for one in others if one[0].metrics["kd/method"] == mine["kd/method"]]
+    parts = settings(lot[0]).items()
+    words = [
+        f"{key.removeprefix('kd/').replace('/', '.')}={value}"
+        for key, value in parts
+        if any(run.metrics.get(key) != value for run in kin)
+    ]
+    if any(run.metrics["teacher/sha256"] != mine["teacher/sha256"] for run in kin):
+        words.append(f"taught by {mine['teacher/checkpoint'].removesuffix('/model.ckpt')}")
+    return ", ".join([mine["kd/method"], *words])
 
 
 def load_study(folder: Path) -> Study:
@@ -134,20 +188,26 @@ def load_study(folder: Path) -> Study:
         [run for run in runs if run.metrics["stage"] == stage]
         for stage in ("teacher", "student", "distill")
     )
-    families: dict[tuple, list[Run]] = {}
-    for run in distilled:
-        families.setdefault(family(run), []).append(run)
-    chosen = max(families.values(), key=len, default=[])
-    cells: dict[Cell, dict[int, Run]] = {}
-    for run in chosen:
-        cell = run.metrics["kd/T"], run.metrics["kd/alpha"]
-        cells.setdefault(cell, {}).setdefault(run.metrics["seed"], run)
-    if chosen:  # the control is trained alike, but for what only a distillation has
-        wanted = family(chosen[0], without=("kd/",))
-        students = [run for run in students if family(run, without=("kd/",)) == wanted]
-        split = chosen[0].metrics["data/fingerprint"]
+    # Views of the images are a part of the method: they may differ, the student's setting not.
+    alike = gather(distilled, lambda run: settings(run, without=("kd/", "data/augment/")))
+    lots = [lot for kin in gather(alike[0] if alike else [], settings) for lot in by_teacher(kin)]
+    lots.sort(key=lambda lot: (-len(lot), lot[0].metrics["teacher/seed"]))
+    methods = [
+        Method(
+            label=label_of(lot, lots),
+            cells=in_cells(lot),
+            students={
+                run.metrics["seed"]: run
+                for run in students
+                if settings(run, without=("kd/",)) == settings(lot[0], without=("kd/",))
+            },
+        )
+        for lot in lots
+    ]
+    if lots:
+        split = lots[0][0].metrics["data/fingerprint"]
         teachers = [run for run in teachers if run.metrics["data/fingerprint"] == split]
-    taught_by = chosen[0].metrics["teacher/sha256"] if chosen else None
+    taught_by = lots[0][0].metrics["teacher/sha256"] if lots else None
     matching = [run for run in teachers if file_hash(run.folder / "model.ckpt") == taught_by]
     # Of several with one seed the one with the shortest name counts: it has nothing overridden.
     teachers.sort(key=lambda run: -len(run.folder.name))
@@ -158,7 +218,15 @@ def load_study(folder: Path) -> Study:
         failed=failed,
         teacher=next(iter(matching or [by_seed[seed] for seed in sorted(by_seed)]), None),
         teachers=by_seed,
-        students={run.metrics["seed"]: run for run in students},
-        cells=dict(sorted(cells.items())),
-        left_out=len(distilled) - sum(map(len, cells.values())),
+        students=methods[0].students if methods else {r.metrics["seed"]: r for r in students},
+        methods=methods,
+        left_out=len(distilled) - sum(map(len, lots)),
     )
+
+
+def in_cells(runs: Iterable[Run]) -> dict[Cell, dict[int, Run]]:
+    """Runs of one method by temperature and alpha, then by seed."""
+    cells: dict[Cell, dict[int, Run]] = {}
+    for run in runs:
+        cells.setdefault(cell_of(run), {})[run.metrics["seed"]] = run
+    return dict(sorted(cells.items()))

@@ -155,19 +155,20 @@ class Verdict:
 def compare(
     test: Mapping[object, BySeed],
     validation: Mapping[object, BySeed],
-    alone: BySeed,
+    alone: Mapping[object, BySeed],
 ) -> dict[object, Compared]:
     """Every cell's accuracy and its paired difference to the student alone, Holm-corrected.
 
     Args:
         test: cell → seed → test accuracy in [0, 1].
         validation: the same of the validation images.
-        alone: seed → test accuracy of the student alone.
+        alone: cell → seed → test accuracy of the student alone that is the cell's control.
     """
     gains, chance = {}, {}
     for cell, by_seed in test.items():
-        common = sorted(by_seed.keys() & alone.keys())
-        gains[cell] = estimate([by_seed[s] - alone[s] for s in common]) if common else None
+        control = alone[cell]
+        common = sorted(by_seed.keys() & control.keys())
+        gains[cell] = estimate([by_seed[s] - control[s] for s in common]) if common else None
         chance[cell] = float(np.mean([validation[cell][s] for s in common or by_seed]))
     tested = [cell for cell, gain in gains.items() if gain and gain.n > 1 and not is_control(gain)]
     corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))

@@ -1,0 +1,143 @@
+"""Views of images: moved, turned and mixed as told, seeded, the same for teacher and student."""
+
+import pytest
+import torch
+from conftest import MINI
+from test_run import metrics, run_folder
+
+from kd.augment import Views
+from kd.config import CNN, MLP, PROJECT, Augment, Data, Hinton, Optim
+from kd.data import MNISTDataModule
+from kd.losses import cross_entropy
+from kd.methods import count_right
+from kd.models import build_model
+from kd.modules import DistillModule
+from kd.results import read_study
+
+
+def module(**augment: float) -> MNISTDataModule:
+    folder = str(PROJECT / "tests" / "mnist_mini")
+    sizes = {"val_size": 200, "test_size": 200, "batch_size": 32}
+    data = Data(dir=folder, source="folder", augment=Augment(**augment), **sizes)
+    found = MNISTDataModule(data, seed=0)
+    found.setup()
+    return found
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels, _ = next(iter(module().train_dataloader()))
+    return images, labels
+
+
+def test_shifts_move_an_image_by_at_most_so_many_pixels():
+    spot = torch.zeros(500, 1, 28, 28)
+    spot[..., 13:15, 13:15] = 1
+    views, _ = Views(Augment(shift=3), 0, "cpu")(spot, torch.zeros(500, dtype=torch.long))
+    pixels = torch.arange(28.0)
+    for axis in (2, 3):
+        weight = views.sum(5 - axis).squeeze(1)
+        moved = (weight * pixels).sum(1) / weight.sum(1) - 13.5
+        assert moved.abs().max() <= 3.01
+        assert moved.abs().max() > 2.5
+        assert moved.mean().abs() < 0.3
+
+
+def test_a_half_turn_is_possible_and_a_turn_keeps_the_middle():
+    bar = torch.zeros(400, 1, 28, 28)
+    bar[:, :, 13:15, 4:24] = 1
+    views, _ = Views(Augment(rotate=90), 0, "cpu")(bar, torch.zeros(400, dtype=torch.long))
+    assert views[:, 0, 13:15, 13:15].min() > 0.7
+    upright = views[:, 0, :, 13:15].mean((1, 2))
+    assert upright.max() > 3 * upright.min()
+    slight, _ = Views(Augment(rotate=5), 0, "cpu")(bar, torch.zeros(400, dtype=torch.long))
+    assert (slight[:, 0, :, 13:15].mean((1, 2)) < 0.2).all()
+
+
+def test_mixing_mixes_labels_as_it_mixes_images(batch):
+    images, labels = batch
+    views, shares = Views(Augment(mixup=0.4), 0, "cpu")(images, labels)
+    assert torch.allclose(shares.sum(1), torch.ones(32))
+    for i in range(32):
+        part = 1 - shares[i, labels[i]].item() if labels[i] != labels[i - 1] else None
+        if part is not None:
+            assert 0 <= part <= 0.4
+            expected = (1 - part) * images[i] + part * images[i - 1]
+            assert torch.allclose(views[i], expected, atol=1e-5)
+
+
+def test_extra_views_come_after_the_images_and_have_no_label(batch):
+    images, labels = batch
+    views, shares = Views(Augment(shift=2, extra=2), 0, "cpu")(images, labels)
+    assert views.shape == (96, 1, 28, 28)
+    assert torch.equal(views[:32], images)
+    assert not torch.equal(views[32:64], views[64:])
+    assert torch.equal(shares[:32].argmax(1), labels)
+    assert shares.sum().item() == 32
+    logits = torch.randn(96, 10)
+    assert torch.allclose(cross_entropy(logits, shares), cross_entropy(logits[:32], labels))
+    assert count_right(logits, shares) == count_right(logits[:32], labels)
+
+
+def test_views_are_the_seeds_own(batch):
+    config = Augment(shift=2, rotate=10, mixup=1)
+    first, again, other = (Views(config, seed, "cpu")(*batch)[0] for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    twice = Views(config, 3, "cpu")
+    assert not torch.equal(twice(*batch)[0], twice(*batch)[0])
+
+
+def test_every_epoch_has_other_views_and_validation_none():
+    data = module(rotate=20.0)
+    loader = data.train_dataloader()
+
+    def epoch() -> dict[int, torch.Tensor]:
+        return {i: x for xs, _, n in loader for i, x in zip(n.tolist(), xs, strict=True)}
+
+    first, second = epoch(), epoch()
+    assert first.keys() == second.keys()
+    assert all(not torch.equal(first[i], second[i]) for i in first)
+    images, _, indices = next(iter(data.val_dataloader()))
+    assert torch.equal(images, data.pool.images[indices])
+
+
+def test_teacher_and_student_see_the_same_view():
+    data = module(shift=2.0, mixup=1.0)
+    seen = {}
+
+    def note(name):
+        return lambda network, args: seen.setdefault(name, []).append(args[0].clone())
+
+    student, teacher = build_model(MLP(), 0), build_model(CNN(), 0)
+    student.features[0].register_forward_pre_hook(note("student"))
+    teacher.features[0].register_forward_pre_hook(note("teacher"))
+    distilled = DistillModule(student, Optim(), teacher, Hinton())
+    for number, batch in enumerate(data.train_dataloader()):
+        distilled.training_step(batch, number)
+    assert len(seen["student"]) == 25
+    for ours, theirs in zip(seen["student"], seen["teacher"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_at_alpha_1_a_student_of_views_is_the_student_alone(cli, teacher):
+    views = ("data.augment.mixup=1", "data.augment.rotate=10")
+    name = "data=mnist_mini,data.augment.mixup=1.0,data.augment.rotate=10.0,trainer.max_epochs=2"
+    assert cli("stage=student", *MINI, *views).code == 0
+    assert cli("stage=distill", *MINI, *views, "kd.alpha=1").code == 0
+    alone, distilled = (
+        metrics(run_folder(stage, start).parent / f"{start},{name}")
+        for stage, start in (("student", "seed=0"), ("distill", "T=2.0,alpha=1.0,seed=0"))
+    )
+    assert alone["train/loss"] == distilled["train/loss"]
+    assert alone["test/loss"] == distilled["test/loss"]
+    assert alone["data/augment/mixup"] == 1
+
+
+def test_function_matching_is_hintons_loss_on_views(cli, teacher):
+    words = ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=1")
+    assert cli("stage=distill", *MINI, "kd=function_matching").code == 0
+    assert cli("stage=distill", *MINI, "kd.T=1", "kd.alpha=0", *words).code == 0
+    one, other = read_study(teacher.parents[1])[:2]
+    assert {one["kd/method"], other["kd/method"]} == {"hinton", "function_matching"}
+    assert one["test/loss"] == other["test/loss"]

@@ -1,0 +1,161 @@
+"""The methods in trainings: schedules, what each needs of the networks, procedures around them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MINI
+from test_errors import one_line
+
+from kd.config import CNN, METHODS, MLP, Hinton
+from kd.methods import Seen, method_loss, weights_at
+from kd.models import build_model
+from kd.results import read_study
+
+
+def complete(study: str = "main") -> list[Path]:
+    return sorted(p.parent for p in Path("outputs", study).glob("*/*/metrics.json"))
+
+
+def metrics(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def parameters(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+
+
+def test_the_weights_without_a_schedule_are_alphas():
+    assert weights_at(Hinton(alpha=0.25), 0.1) == weights_at(Hinton(alpha=0.25), 9) == (0.25, 0.75)
+
+
+def test_warming_up_the_teachers_weight_grows_to_its_own():
+    kd = Hinton(alpha=0.5, warmup_epochs=4)
+    assert [weights_at(kd, e) for e in (1, 2, 4, 5)] == [
+        (0.5, 0.125),
+        (0.5, 0.25),
+        (0.5, 0.5),
+        (0.5, 0.5),
+    ]
+
+
+def test_after_the_stop_labels_teach_alone():
+    kd = Hinton(alpha=0.1, stop_epoch=3)
+    assert weights_at(kd, 3.0) == (0.1, 0.9)
+    assert weights_at(kd, 3.01) == (1.0, 0.0)
+
+
+def test_a_stopped_teacher_plays_no_part(cli, teacher):
+    for words in (("kd.stop_epoch=1",), ("kd.stop_epoch=2",), ("kd.stop_epoch=null",)):
+        assert cli("stage=distill", *MINI, "kd.alpha=0", *words).code == 0
+    first, second, never = (metrics(run) for run in complete() if "distill" in str(run))
+    assert second["train/loss"] == never["train/loss"]
+    assert second["test/loss"] == never["test/loss"]
+    assert first["test/loss"] != never["test/loss"]
+    assert first["kd/stop_epoch"] == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_a_network_that_has_what_it_needs(cli, teacher, method):
+    words = ("model=cnn", "model.channels=[2,4]") if METHODS[method].needs_maps else ()
+    said = cli("stage=distill", *MINI, f"kd={method}", "optim.lr=0.003", *words)
+    assert said.code == 0, said.err
+    (run,) = (run for run in complete() if "distill" in str(run))
+    found = metrics(run)
+    assert found["kd/method"] == method
+    assert found["test/acc"] > 0.15
+    assert 0 < found["train/loss"] < 1e4
+
+
+def test_attention_transfer_compares_block_by_block():
+    images = torch.rand(6, 1, 28, 28)
+    student, teacher = build_model(CNN(channels=[2, 4]), 0), build_model(CNN(), 1)
+    ours, theirs, labels = student.see(images), teacher.see(images), torch.arange(6)
+    kd = METHODS["at"](alpha=0.0, term_weight=10.0)
+
+    def loss(seen: Seen) -> float:
+        return method_loss(seen, theirs, labels, kd, (0.0, 1.0)).item()
+
+    assert loss(theirs) == 0
+    assert loss(ours) > 0
+    first = ours._replace(maps=(ours.maps[0], theirs.maps[1]))
+    second = ours._replace(maps=(theirs.maps[0], ours.maps[1]))
+    assert loss(first) + loss(second) == pytest.approx(loss(ours))
+
+
+def test_attention_transfer_needs_feature_maps(cli, teacher):
+    said = cli("stage=distill", *MINI, "kd=at")
+    assert said.code == 1
+    one_line(said.err, "kd.method=at: compares feature maps, which model=mlp has not; give model=c")
+    cli("stage=student", *MINI)
+    (student,) = Path("outputs/main/student").iterdir()
+    said = cli("stage=distill", *MINI, "kd=at", "model=cnn", f"teacher.checkpoint={student}")
+    one_line(said.err, "which the teacher has not; give a single network of model=cnn as teacher.c")
+    said = cli("stage=distill", *MINI, "kd=at", "model=cnn", "model.channels=[4]")
+    one_line(
+        said.err, "model.channels=[4]: kd.method=at compares block by block with the teacher's"
+    )
+
+
+def test_hints_of_another_width_pass_through_a_regressor(cli, teacher):
+    words = ("stage=distill", *MINI, "kd=hint", "model.hidden=8", "kd.alpha=0", "seed=1")
+    assert cli(*words).code == 0
+    (run,) = (run for run in complete() if "distill" in str(run))
+    assert metrics(run)["train/loss"] > 0
+    expected = {k: v.shape for k, v in build_model(MLP(hidden=8), 0).state_dict().items()}
+    assert {k: v.shape for k, v in parameters(run).items()} == expected, "the student alone is kept"
+    start = build_model(MLP(hidden=8), 1).state_dict()
+    assert not torch.equal(parameters(run)["dense.weight"], start["dense.weight"])
+
+
+@pytest.mark.parametrize("method", ["cosine", "cc"])
+def test_other_methods_of_the_hidden_layer_say_what_width_they_need(cli, teacher, method):
+    said = cli("stage=distill", *MINI, f"kd={method}", "model.hidden=8")
+    assert said.code == 1
+    one_line(
+        said.err, f"model.hidden=8: kd.method={method} compares it unit by unit with the teach"
+    )
+
+
+def test_a_teacher_can_be_stopped_early(cli):
+    assert cli("stage=teacher", *MINI, "keep_epochs=true").code == 0
+    (run,) = complete()
+    first, last = run / "epochs" / "1.ckpt", run / "epochs" / "2.ckpt"
+    contents = [torch.load(path, weights_only=True) for path in (first, last, run / "model.ckpt")]
+    assert [content["epoch"] for content in contents] == [1, 2, 2]
+    early, late, final = (content["state_dict"] for content in contents)
+    assert all(torch.equal(late[key], final[key]) for key in final)
+    assert not torch.equal(early["dense.weight"], final["dense.weight"])
+    assert cli("stage=distill", *MINI, f"teacher.checkpoint={first}").code == 0
+    assert cli("stage=distill", *MINI).code == 0
+    by_early, by_last = (metrics(run) for run in complete()[:2])
+    assert by_early["teacher/checkpoint"] == str(first)
+    assert by_early["fidelity/kl"] != by_last["fidelity/kl"]
+
+
+def test_epochs_are_not_thought_kept_where_they_are_not(cli, teacher):
+    said = cli("stage=teacher", *MINI, "keep_epochs=true")
+    assert said.code == 1
+    one_line(said.err, "keep_epochs (false there, true here)")
+    assert cli("stage=teacher", *MINI, "keep_epochs=true", "overwrite=true").code == 0
+    assert (teacher / "epochs" / "2.ckpt").exists()
+    assert "skipped" in cli("stage=teacher", *MINI).out, "not asking for them is another matter"
+
+
+def test_a_distilled_run_can_teach_the_next_one(cli, teacher):
+    """Teacher, assistant, student; and born again: the student's network is the teacher's."""
+    assert cli("stage=distill", *MINI, "model.hidden=64").code == 0
+    (assistant,) = (run for run in complete() if "distill" in str(run))
+    words = ("+experiment=assistant", *MINI, f"teacher.checkpoint={assistant}")
+    assert cli(*words).code == 0
+    (student,) = complete("assistant")
+    found = metrics(student)
+    assert found["stage"] == "distill"
+    assert found["teacher/checkpoint"] == str(assistant / "model.ckpt")
+    assert found["model/hidden"] == 8
+    words = ("model=cnn", "study=born", f"teacher.checkpoint={teacher}")
+    assert cli("stage=distill", *MINI, *words).code == 0
+    (again,) = complete("born")
+    assert parameters(again).keys() == parameters(teacher).keys()
+    assert read_study(Path("outputs/born"))[0]["model/name"] == "cnn"
