@@ -11,7 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kd import importing
-from kd.config import PROJECT, explain
+from kd.config import PROJECT
+from kd.explain import explain
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")

@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kd import importing
-from kd.config import Config, UserError, explain, validate
+from kd.config import Config, UserError, validate
+from kd.explain import explain
 
 
 @dataclass

@@ -1,20 +1,23 @@
-"""What happens beside the training: weights are kept, progress is shown.
+"""What happens beside the training: weights are kept, curves drawn, progress is shown.
 
-Both are ``Checkpoint`` callbacks because Lightning calls those after the module's own hook, when
+All are ``Checkpoint`` callbacks because Lightning calls those after the module's own hook, when
 the figures of the epoch are complete.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from kd.config import UserError
+from kd.folder import replacing
 
 log = logging.getLogger(__name__)
 
@@ -135,3 +138,59 @@ class ShowProgress(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, _: BaseException) -> None:
         """Take the bar down before the error is shown."""
         self.on_train_end(trainer, pl_module)
+
+
+class Record(Checkpoint):
+    """Draws the students' curves while they train, and writes the group's file every epoch.
+
+    Args:
+        loggers: of the wanted runs, each with the number of its student.
+        file: the group's, from which a later attempt goes on.
+    """
+
+    def __init__(self, loggers: Sequence[tuple[int, TensorBoardLogger]], file: Path) -> None:
+        self.loggers, self.file = loggers, file
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what an earlier attempt has trained."""
+        if pl_module.history:
+            log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))
+        for epoch in range(len(pl_module.history)):
+            self._draw(pl_module.history[epoch], epoch + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw this epoch and save the group."""
+        self._draw(pl_module.history[-1], len(pl_module.history))
+        with replacing(self.file) as beside:
+            trainer.save_checkpoint(beside)
+
+    def _draw(self, figures: dict[str, list[float]], epoch: int) -> None:
+        for student, logger in self.loggers:
+            logger.log_metrics({tag: values[student] for tag, values in figures.items()}, epoch)
+            logger.experiment.flush()  # to be seen now, not after the two minutes of its buffer
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, error: BaseException
+    ) -> None:
+        """Say what Ctrl-C leaves, which Lightning turns into a silent exit with status 1."""
+        if isinstance(error, KeyboardInterrupt):
+            log.warning(
+                "interrupted after %d epochs; the same command goes on there",
+                len(pl_module.history),
+            )
+
+
+class GroupProgress(ShowProgress):
+    """The bar, or the lines, of a group."""
+
+    EVERY = 1
+
+    def describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """How many students train, and the best validation accuracy so far."""
+        best = max(max(figures["val/acc"]) for figures in pl_module.history)
+        return f"{pl_module.students} students  best val acc {best:.4f}"
+
+    def line(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """The same, for the log."""
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        return f"{epoch}  {self.describe(trainer, pl_module)}"

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -382,7 +381,7 @@ def _pick(classes: dict[str, type], tree: dict, group: str, key: str) -> Any:
 
 def _compare_keys(expected: dict, given: dict, prefix: str = "") -> None:
     for key in given.keys() - expected.keys():
-        raise UserError(_unknown_key(prefix + key, [prefix + k for k in expected]))
+        raise UserError(unknown_key(prefix + key, [prefix + k for k in expected]))
     for key in expected.keys() - given.keys():
         raise UserError(f"{prefix}{key}: missing; give it as {prefix}{key}=VALUE")
     for key, value in expected.items():
@@ -392,7 +391,8 @@ def _compare_keys(expected: dict, given: dict, prefix: str = "") -> None:
             _compare_keys(value, given[key], f"{prefix}{key}.")
 
 
-def _unknown_key(key: str, known: list[str]) -> str:
+def unknown_key(key: str, known: list[str]) -> str:
+    """What to say of a key that is none of the ``known`` ones."""
     if key in known:
         return f"{key}: no such key of the chosen {key.split('.')[0]}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -500,39 +500,3 @@ def _run_subdir(*, _root_: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("run_subdir", _run_subdir, replace=True)
 OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for a user's mistake; None for an error that is ours, which deserves a traceback."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for link in chain:
-        if isinstance(link, UserError):
-            return str(link)
-    if "Config group override must be a string" in str(error):  # a bare ValueError of Hydra's
-        return "a group takes the name of one of its choices, as in data=mnist; see --help"
-    if type(error).__module__.startswith(("hydra.", "omegaconf.")):
-        return _explain_hydra(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the output'}: {error.strerror}"
-    return None
-
-
-def _explain_hydra(error: BaseException) -> str:
-    """Hydra's own message in one line, without advice that does not hold here (``+key=``)."""
-    text = str(error)
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as KEY=VALUE; quote odd characters: 'KEY=\"a=b\"'"
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={option}: no such choice; choose from {', '.join(error.options)}"
-    if found := re.match(r"Could not override '([^']*)'", text):
-        if found[1] == "experiment":
-            return "experiment: give it with a plus, as in +experiment=talk"
-        known = {*flatten(Config()), *flatten(Config(model=CNN())), "stage"}
-        return _unknown_key(found[1], sorted(known))
-    if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__

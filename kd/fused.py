@@ -20,17 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from kd.callbacks import ShowProgress, diverged, epoch_line, seven_digits
+from kd.callbacks import GroupProgress, Record, diverged, epoch_line, seven_digits
 from kd.config import Config
 from kd.data import Batch, Batches, MNISTDataModule
-from kd.folder import clear, hashes, replacing
+from kd.folder import clear, hashes
 from kd.grouping import Cell, cell_of, in_common
 from kd.logs import set_up_logging
 from kd.losses import cross_entropy
@@ -303,60 +301,6 @@ class FusedModule(LightningModule):
     def seconds(self) -> float:
         """How long the training has taken, earlier attempts included."""
         return self.spent + time.perf_counter() - self.started
-
-
-class Record(Checkpoint):
-    """Draws the students' curves while they train, and writes the group's file every epoch.
-
-    Args:
-        loggers: of the wanted runs, each with the number of its student.
-        file: the group's, from which a later attempt goes on.
-    """
-
-    def __init__(self, loggers: Sequence[tuple[int, TensorBoardLogger]], file: Path) -> None:
-        self.loggers, self.file = loggers, file
-
-    def on_fit_start(self, trainer: Trainer, pl_module: FusedModule) -> None:
-        """Draw what an earlier attempt has trained."""
-        if pl_module.history:
-            log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))
-        for epoch in range(len(pl_module.history)):
-            self._draw(pl_module.history[epoch], epoch + 1)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: FusedModule) -> None:
-        """Draw this epoch and save the group."""
-        self._draw(pl_module.history[-1], len(pl_module.history))
-        with replacing(self.file) as beside:
-            trainer.save_checkpoint(beside)
-
-    def _draw(self, figures: dict[str, list[float]], epoch: int) -> None:
-        for student, logger in self.loggers:
-            logger.log_metrics({tag: values[student] for tag, values in figures.items()}, epoch)
-            logger.experiment.flush()  # to be seen now, not after the two minutes of its buffer
-
-    def on_exception(self, trainer: Trainer, pl_module: FusedModule, error: BaseException) -> None:
-        """Say what Ctrl-C leaves, which Lightning turns into a silent exit with status 1."""
-        if isinstance(error, KeyboardInterrupt):
-            log.warning(
-                "interrupted after %d epochs; the same command goes on there",
-                len(pl_module.history),
-            )
-
-
-class GroupProgress(ShowProgress):
-    """The bar, or the lines, of a group."""
-
-    EVERY = 1
-
-    def describe(self, trainer: Trainer, pl_module: FusedModule) -> str:
-        """How many students train, and the best validation accuracy so far."""
-        best = max(max(figures["val/acc"]) for figures in pl_module.history)
-        return f"{pl_module.students} students  best val acc {best:.4f}"
-
-    def line(self, trainer: Trainer, pl_module: FusedModule) -> str:
-        """The same, for the log."""
-        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        return f"{epoch}  {self.describe(trainer, pl_module)}"
 
 
 class Trained(NamedTuple):

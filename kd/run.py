@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
 from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
-from kd.config import PROJECT, Config, UserError, explain, relevant, validate
+from kd.config import PROJECT, Config, UserError, relevant, validate
 from kd.data import EVAL_BATCH, Batches, MNISTDataModule
+from kd.explain import explain
 from kd.folder import (
     EPOCHS,
     clear,
