@@ -102,6 +102,70 @@ def test_other_settings_are_listed_but_not_compared(study):
     assert "optim.lr=0.1" in sections(page)["runs"]
 
 
+def method_rows() -> pd.DataFrame:
+    return pd.read_csv(PAGE.parent / "methods.csv").set_index("method")
+
+
+def test_methods_are_set_side_by_side(cli, teacher):
+    cli("-m", "stage=student", *MINI, "seed=0,1")
+    views = ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=1")
+    cli("-m", "stage=student", *MINI, *views, "seed=0,1")
+    words = ("kd=hinton,dist,function_matching", "kd.stop_epoch=null", "seed=0,1")
+    cli("-m", "stage=distill", *MINI, *words)
+    cli("-m", "stage=distill", *MINI, "kd=dist", "kd.within_weight=0.5", "seed=0,1")
+    said = cli("stage=report")
+    assert said.code == 0, said.err
+    rows = method_rows()
+    assert set(rows.index) == {
+        "hinton",
+        "dist, within_weight=2.0",
+        "dist, within_weight=0.5",
+        "function_matching",
+        "student alone",
+        "student alone, mixup=1, rotate=15, shift=2",
+    }
+    runs = [json.loads(p.read_text()) for p in Path("outputs/main").glob("*/*/metrics.json")]
+    for name, method, control in (
+        ("hinton", "hinton", "student alone"),
+        ("function_matching", "function_matching", "student alone, mixup=1, rotate=15, shift=2"),
+    ):
+        mine = [r for r in runs if r["kd/method"] == method]
+        row = rows.loc[name]
+        assert row["seeds"] == 2
+        for column, key in {"test_accuracy": "test/acc", "kl": "fidelity/kl"}.items():
+            assert row[column] == pytest.approx(np.mean([r[key] for r in mine])), column
+        gain = 100 * (row["test_accuracy"] - rows.loc[control, "test_accuracy"])
+        assert row["gain"] == pytest.approx(gain)
+    assert rows["test_accuracy"].is_monotonic_decreasing
+    verdict = sections(PAGE.read_text())["verdict"]
+    assert re.search(
+        r"Validation chooses (hinton|dist, within_weight=\d\.\d|function_matching), T = ", verdict
+    )
+    assert "other settings" not in verdict
+
+
+def test_students_of_another_teacher_are_scored_against_the_first_too(cli, teacher):
+    cli("stage=teacher", *MINI, "seed=1")
+    cli("-m", "stage=student", *MINI, "seed=0,1")
+    cli("-m", "stage=distill", *MINI, "teacher.seed=0,1", "seed=0,1")
+    assert cli("stage=report").code == 0
+    rows = method_rows()
+    folders = [f"{teacher.parent.relative_to(Path.cwd())}/seed={seed}" for seed in (0, 1)]
+    first, second = (
+        rows.loc[f"hinton, taught by {folder},data=mnist_mini,trainer.max_epochs=2"]
+        for folder in folders
+    )
+    runs = [json.loads(p.read_text()) for p in Path("outputs/main/distill").glob("*/metrics.json")]
+    own = [
+        np.mean([r["fidelity/kl"] for r in runs if r["teacher/seed"] == seed]) for seed in (0, 1)
+    ]
+    assert first["kl"] == pytest.approx(own[0])
+    assert np.isnan(first["own_kl"])
+    assert second["own_kl"] == pytest.approx(own[1])
+    assert second["kl"] != pytest.approx(own[1])
+    assert rows.loc["student alone", "kl"] > 0
+
+
 def test_a_teacher_alone_is_reported(cli, teacher):
     assert cli("stage=report").code == 0
     parts = sections(PAGE.read_text())
