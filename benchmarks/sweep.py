@@ -38,8 +38,7 @@ from torchvision.transforms import ToTensor
 from kd import fused
 from kd.config import CNN, PROJECT, Config, validate
 from kd.data import MNISTDataModule
-from kd.methods import Seen
-from kd.models import build_model, count_parameters
+from kd.models import Seen, build_model, count_parameters
 from kd.run import Accelerator, Material, choose_accelerator
 from kd.stack import wide_product
 

@@ -11,7 +11,7 @@ from kd.config import Config
 from kd.evaluation import comparable, fidelity_to
 from kd.folder import file_hash
 from kd.page import Section
-from kd.results import Cell, Method, Run, Study
+from kd.results import Cell, Method, Run, Study, views_of
 
 Place = tuple[Method, Cell]
 
@@ -34,6 +34,11 @@ def compared(study: Study) -> dict[Place, stats.Compared]:
     )
     alone = {place: figure("test/acc", place[0].students) for place in places}
     return stats.compare(test, validation, alone)
+
+
+def shown(study: Study) -> Place:
+    """The cell that validation chooses, of any method; the first where it cannot choose."""
+    return stats.choose(compared(study)) or next(iter(by_place(study)))
 
 
 def said(study: Study, place: Place) -> str:
@@ -63,6 +68,7 @@ def verdict(study: Study, config: Config) -> list[Section]:
             runs, (method, _) = by_place(study)[found.chosen], found.chosen
             (seed,) = runs.keys() & method.students.keys()
             parts.append(one_seed(runs[seed], method.students[seed]))
+        parts += what_else(study, found.chosen)
     if study.failed:
         parts.append(f"{len(study.failed)} runs are not complete: {', '.join(study.failed)}.")
     if study.left_out:
@@ -70,6 +76,26 @@ def verdict(study: Study, config: Config) -> list[Section]:
             f"{study.left_out} distilled runs with other settings are listed, not compared."
         )
     return [Section("verdict", "Verdict", " ".join(parts))]
+
+
+def what_else(study: Study, chosen: Place) -> list[str]:
+    """What a reader must know of the choice besides: its views, and who took no part."""
+    cells, parts = compared(study), []
+    if views := views_of(next(iter(by_place(study)[chosen].values()))):
+        plain = list(chosen[0].plain.values())
+        has = f"has {100 * mean(plain, 'test/acc'):.2f} %" if plain else "is not there to compare"
+        parts.append(
+            f"Its student alone sees the same views of the images ({', '.join(views)}); the one "
+            f"that sees them as they are {has}."
+        )
+    racing = {method for method, _ in stats.eligible(cells)}
+    absent = [method.label for method in study.methods if method not in racing]
+    if absent:
+        parts.append(
+            f"No part in this take, for want of a student alone trained alike or of seeds: "
+            f"{'; '.join(absent)}."
+        )
+    return parts
 
 
 def one_seed(distilled: Run, alone: Run) -> str:
@@ -93,14 +119,11 @@ def maps(study: Study, config: Config) -> list[Section]:
     """T × alpha maps of accuracy, paired gain, agreement and KL, and their figures as a table."""
     if not study.cells:
         return []
-    shown = study.methods[0]
-    cells = {cell: found for (method, cell), found in compared(study).items() if method is shown}
-    of = f"{shown.label}: m" if len(study.methods) > 1 else "M"
-    mean = {
-        key: {
-            c: float(np.mean([r.metrics[key] for r in by.values()]))
-            for c, by in study.cells.items()
-        }
+    method, _ = shown(study)
+    cells = {cell: found for (of, cell), found in compared(study).items() if of is method}
+    of = f"{method.label}: m" if len(study.methods) > 1 else "M"
+    means = {
+        key: {c: mean(list(by.values()), key) for c, by in method.cells.items()}
         for key in ("fidelity/agreement", "fidelity/kl")
     }
     table = pd.DataFrame(
@@ -117,18 +140,18 @@ def maps(study: Study, config: Config) -> list[Section]:
             "p": c.gain.p if c.gain else math.nan,
             "p_holm": c.p_holm,
             "validation_accuracy": c.validation,
-            "agreement": mean["fidelity/agreement"][T, alpha],
-            "kl": mean["fidelity/kl"][T, alpha],
+            "agreement": means["fidelity/agreement"][T, alpha],
+            "kl": means["fidelity/kl"][T, alpha],
         }
         for (T, alpha), c in cells.items()
     )
     accuracy = grid({c: 100 * found.accuracy.mean for c, found in cells.items()})
-    kl, agreed = (grid(mean[k]) for k in ("fidelity/kl", "fidelity/agreement"))
+    kl, agreed = (grid(means[k]) for k in ("fidelity/kl", "fidelity/agreement"))
     sections = [
         Section(
             "accuracy",
             "Test accuracy by temperature and alpha",
-            f"{of}ean of {study.seeds}, in %. 95 % intervals over seeds: in the table.",
+            f"{of}ean of {method.seeds}, in %. 95 % intervals over seeds: in the table.",
             figures.heat_map(accuracy, "Test accuracy", "%"),
             "Heat map of test accuracy: its numbers are in the table below it",
             table,
@@ -170,31 +193,32 @@ def methods(study: Study, config: Config) -> list[Section]:
     found = compared(study)
     rows = []
     for method in study.methods:
-        mine = [place for place in found if place[0] is method]
-        most = max(found[place].accuracy.n for place in mine)
-        full = [place for place in mine if found[place].accuracy.n == most]
-        place = max(full, key=lambda place: found[place].validation)
-        runs, (T, alpha) = list(by_place(study)[place].values()), place[1]
-        rows.append({"method": method.label, "T": T, "alpha": alpha} | figures_of(study, runs))
-        rows[-1] |= gain_of(found[place])
-    lots = {id(m.students): m.students for m in study.methods if m.students}
-    controls = {
-        tuple(run.name for run in lot.values()): list(lot.values()) for lot in lots.values()
-    }
-    for runs in controls.values():
-        views = ", ".join(
-            f"{key.removeprefix('data/augment/')}={value:g}"
-            for key, value in runs[0].metrics.items()
-            if key.startswith("data/augment/") and value
+        mine = {place: cell for place, cell in found.items() if place[0] is method}
+        place = stats.choose(mine) or max(mine, key=lambda place: mine[place].validation)
+        T, alpha = place[1]
+        rows.append(
+            {"method": method.label, "T": T, "alpha": alpha}
+            | figures_of(study, list(by_place(study)[place].values()))
+            | gain_of(found[place])
         )
-        name = f"student alone, {views}" if views else "student alone"
-        rows.append({"method": name} | figures_of(study, runs))
-    table = pd.DataFrame(rows).sort_values("test_accuracy", ascending=False)
+    controls = {repr(views_of(runs[0])): runs for runs in map(alone, study.methods) if runs}
+    for runs in controls.values():
+        views = "".join(f", {key}={value:g}" for key, value in views_of(runs[0]).items())
+        rows.append({"method": f"student alone{views}"} | figures_of(study, runs))
+    table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False)
     text = (
-        "Each at the temperature and alpha that validation chooses. Gain: points over the student "
-        "alone of the same seeds and views; p after Holm over all cells of all methods."
+        "Each at the temperature and alpha that validation chooses. Gain: test accuracy less that "
+        "of the student alone of the same seeds and views; p after Holm over all cells of all "
+        "methods."
     )
+    if study.teacher is not None:
+        text += f" Agreement and KL are to {study.teacher.name}, own ones to the run's own teacher."
     return [Section("methods", "The methods side by side", text, table=table)]
+
+
+def alone(method: Method) -> list[Run]:
+    """The students alone that a method is compared with."""
+    return list(method.students.values())
 
 
 def figures_of(study: Study, runs: Sequence[Run]) -> dict[str, float]:
@@ -205,6 +229,7 @@ def figures_of(study: Study, runs: Sequence[Run]) -> dict[str, float]:
         "test_accuracy": accuracy.mean,
         "low": accuracy.low,
         "high": accuracy.high,
+        "validation_accuracy": mean(runs, "val/acc"),
     }
     if study.teacher is not None and comparable(runs[0], study.teacher):
         scores = pd.DataFrame([fidelity_to(run, study.teacher) for run in runs]).mean()
@@ -212,7 +237,7 @@ def figures_of(study: Study, runs: Sequence[Run]) -> dict[str, float]:
         for run in runs:
             run.forget()
     first = study.teacher and file_hash(study.teacher.folder / "model.ckpt")
-    if runs[0].metrics["teacher/sha256"] not in (None, first):
+    if {run.metrics["teacher/sha256"] for run in runs} - {None, first}:
         own = {"own_agreement": "fidelity/agreement", "own_kl": "fidelity/kl"}
         row |= {name: mean(runs, key) for name, key in own.items()}
     return row | {"fit_s": mean(runs, "time/fit_s")}
@@ -224,17 +249,17 @@ def mean(runs: Sequence[Run], key: str) -> float:
 
 
 def gain_of(found: stats.Compared) -> dict[str, float]:
-    """Points of accuracy over the student alone, with interval and corrected p."""
+    """Test accuracy beyond the student alone, with interval and corrected p."""
     if found.gain is None:
         return {}
-    points = {"gain": found.gain.mean, "gain_low": found.gain.low, "gain_high": found.gain.high}
-    return {name: 100 * value for name, value in points.items()} | {"p_holm": found.p_holm}
+    gain = found.gain
+    return {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "p_holm": found.p_holm}
 
 
 def chosen_run(study: Study) -> dict[str, Run]:
     """The distilled student that validation chooses, of its lowest seed."""
     if not study.cells:
         return {}
-    best = max(compared(study).items(), key=lambda item: item[1].validation)[0]
-    by_seed = by_place(study)[best]
-    return {f"distilled ({said(study, best)})": by_seed[min(by_seed)]}
+    place = shown(study)
+    by_seed = by_place(study)[place]
+    return {f"distilled ({said(study, place)})": by_seed[min(by_seed)]}

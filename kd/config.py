@@ -66,7 +66,7 @@ class Augment:
 
     @property
     def active(self) -> bool:
-        """Whether a view differs from its image."""
+        """Whether a view differs from its image; to have ``extra`` of the same is nothing."""
         return bool(self.shift or self.rotate or self.mixup)
 
 
@@ -258,7 +258,7 @@ class AT(Distillation):
 
 
 @dataclass
-class FunctionMatching(Distillation):
+class FunctionMatching(Hinton):
     """Beyer et al. 2022: the teacher's predictions on views that both see, no labels."""
 
     method: str = "function_matching"
@@ -481,7 +481,9 @@ def run_name(config: Config, overrides: list[str]) -> str:
         key, _, value = word.lstrip("+~").partition("=")
         if key not in told and key.split(".")[0] not in unused:
             extra[key] = _text(flat[key]) if key in flat else value
-    words = [f"{key}={value}" for key, value in [*named.items(), *sorted(extra.items())]]
+    # A method may bring views along: they are named like those that one asks for.
+    views = {key: flat[key] for key in flat if key.startswith("data.augment.") and flat[key]}
+    words = [f"{k}={v}" for k, v in [*named.items(), *sorted((views | extra).items())]]
     return f"{config.stage}/{_shorten(','.join(map(_shorten, words)), most=240)}"
 
 

@@ -7,7 +7,7 @@ import re
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from kd.config import CNN, Config, UserError, flatten, unknown_key
+from kd.config import CNN, METHODS, Config, UserError, flatten, unknown_key
 
 
 def explain(error: BaseException) -> str | None:
@@ -38,7 +38,8 @@ def _explain_hydra(error: BaseException) -> str:
     if found := re.match(r"Could not override '([^']*)'", text):
         if found[1] == "experiment":
             return "experiment: give it with a plus, as in +experiment=talk"
-        known = {*flatten(Config()), *flatten(Config(model=CNN())), "stage"}
+        known = {*flatten(Config(model=CNN())), "stage"}
+        known |= {key for method in METHODS.values() for key in flatten(Config(kd=method()))}
         return unknown_key(found[1], sorted(known))
     if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"

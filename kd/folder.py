@@ -81,11 +81,12 @@ def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any
         saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); overwrite=true trains again") from error
-    wanted = relevant(config)
+    # What the run does not say, because the setting is younger, had its default.
+    saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
     differing = [
-        f"{key} ({saved.get(key, 'absent')} there, {value} here)"
-        for key, value in wanted.items()
-        if saved.get(key, "absent") != value
+        f"{key} ({saved[key]} there, {value} here)"
+        for key, value in relevant(config).items()
+        if saved[key] != value
     ]
     if before["teacher/checkpoint"] and not differing:
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more

@@ -28,11 +28,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from kd.callbacks import GroupProgress, Record, diverged, epoch_line, seven_digits
 from kd.config import Config
 from kd.data import Batch, Batches, MNISTDataModule
+from kd.fidelity import count_right
 from kd.folder import clear, hashes
 from kd.grouping import Cell, cell_of, in_common
 from kd.logs import set_up_logging
 from kd.losses import cross_entropy
-from kd.methods import count_right, weights_at
+from kd.methods import weights_at
 from kd.models import IMAGE_SHAPE
 from kd.modules import FrozenTeacher, make_adam
 from kd.run import (

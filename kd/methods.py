@@ -4,7 +4,7 @@ Every method enters a training in one form, ``alpha · CE + (1 − alpha) · ter
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from kd.config import (
     DTKD,
     RKD,
     Distillation,
-    FunctionMatching,
     Hinton,
     LogitStd,
     OfHidden,
@@ -37,27 +36,13 @@ from kd.losses import (
     rkd_distance_loss,
     sp_loss,
 )
-
-
-class Seen(NamedTuple):
-    """What a network makes of a batch."""
-
-    logits: Tensor  # (batch, classes)
-    hidden: Tensor | None  # (batch, width), after ReLU, before dropout; an ensemble has none
-    maps: tuple[Tensor, ...] = ()  # of each block of convolutions, (batch, channels, side, side)
-
+from kd.models import Seen
 
 Term = Callable[[Seen, Seen, Tensor, Any], Tensor]
 
 
 def _hinton(student: Seen, teacher: Seen, labels: Tensor, kd: Hinton) -> Tensor:
     return kd_loss(student.logits, teacher.logits, kd.T, kd.direction)
-
-
-def _function_matching(
-    student: Seen, teacher: Seen, labels: Tensor, kd: FunctionMatching
-) -> Tensor:
-    return kd_loss(student.logits, teacher.logits, kd.T)
 
 
 def _dkd(student: Seen, teacher: Seen, labels: Tensor, kd: DKD) -> Tensor:
@@ -118,7 +103,7 @@ TERMS: dict[str, Term] = {
     "hint": _of_hidden(hint_loss),
     "cosine": _of_hidden(cosine_loss),
     "at": _at,
-    "function_matching": _function_matching,
+    "function_matching": _hinton,
 }
 
 
@@ -157,20 +142,3 @@ def method_loss(
     own, taught = weights
     term = TERMS[kd.method](student, teacher, labels, kd)
     return own * cross_entropy(student.logits, labels) + taught * term
-
-
-def count_right(logits: Tensor, labels: Tensor, dim: int = -1) -> Tensor:
-    """How many samples' largest logit is that of their label, or of a class of over half a share.
-
-    Args:
-        logits: (…, batch, classes), or with the classes in ``dim``.
-        labels: (…, batch) class numbers, or (…, batch, classes) shares.
-        dim: of the classes in ``logits``.
-    """
-    # argmax gives the same in thirty times the time
-    found = logits.max(dim=dim).indices
-    if labels.ndim == logits.ndim:
-        right = labels.gather(-1, found.unsqueeze(-1)).squeeze(-1) > 0.5
-    else:
-        right = found == labels
-    return right.sum(dim=-1)

@@ -6,7 +6,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,18 @@ from torch import Tensor, nn
 
 from kd.config import CNN, MLP, Model
 from kd.fidelity import ensemble_logits
-from kd.methods import Seen
 from kd.seeding import generator
 
 IMAGE_SHAPE = (1, 28, 28)
 CLASSES = 10
+
+
+class Seen(NamedTuple):
+    """What a network makes of a batch."""
+
+    logits: Tensor  # (batch, classes)
+    hidden: Tensor | None  # (batch, width), after ReLU, before dropout; an ensemble has none
+    maps: tuple[Tensor, ...] = ()  # of each block of convolutions, (batch, channels, side, side)
 
 
 class Dropout(nn.Module):

@@ -10,8 +10,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.config import Distillation, Optim
 from kd.data import Batch
+from kd.fidelity import count_right
 from kd.losses import cross_entropy
-from kd.methods import Seen, count_right, method_loss, weights_at
+from kd.methods import method_loss, weights_at
+from kd.models import Seen
 
 
 def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Adam:
@@ -115,7 +117,7 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def see(self, images: Tensor) -> Seen:
-        """(batch, 1, 28, 28) → logits and hidden representation, without gradient."""
+        """(batch, 1, 28, 28) → logits and the representations below them, without gradient."""
         return self.network.see(images)
 
 

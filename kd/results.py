@@ -74,6 +74,14 @@ class Method:
     label: str  # the method, and what tells it from others of the study
     cells: dict[Cell, dict[int, Run]]  # by temperature and alpha, then by seed
     students: dict[int, Run]  # alone, trained alike but for what only a distillation has
+    plain: dict[int, Run]  # the same, on the images as they are
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds the cells have, in words."""
+        counts = sorted({len(by_seed) for by_seed in self.cells.values()})
+        said = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"{said} seed{'s' * (counts != [1])}"
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,11 @@ class Study:
     folder: Path
     runs: list[Run]
     failed: list[str]
-    teacher: Run | None  # that the largest method's runs learned from, else that of the lowest seed
+    teacher: (
+        Run | None
+    )  # of the study, that taught the largest method it can; else the lowest seed's
     teachers: dict[int, Run]
-    students: dict[int, Run]  # alone; those of the largest method
+    students: dict[int, Run]  # alone; those of the largest method that has any
     methods: list[Method]
     left_out: int
 
@@ -105,19 +115,14 @@ class Study:
         """The student alone of the lowest seed."""
         return self.students[min(self.students)] if self.students else None
 
-    @property
-    def seeds(self) -> str:
-        """How many seeds the cells have, in words."""
-        counts = sorted({len(by_seed) for by_seed in self.cells.values()})
-        said = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return f"{said} seed{'s' * (counts != [1])}"
-
 
 Settings = dict[str, Any]
 
 
 def settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
     """What must be equal for runs to be compared: every setting but T, alpha, seed and teacher.
+
+    What is 0 or null is left out: a run that is older than a setting did without it.
 
     Args:
         run: its metrics hold every setting that its result depends on.
@@ -128,8 +133,14 @@ def settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
     return {
         key: value
         for key, value in sorted(run.metrics.items())
-        if key.startswith(groups) and not key.startswith(free) and value is not None
+        if key.startswith(groups) and not key.startswith(free) and value
     }
+
+
+def views_of(run: Run) -> dict[str, float]:
+    """How the training images were augmented; empty where they were taken as they are."""
+    prefix = "data/augment/"
+    return {k.removeprefix(prefix): v for k, v in settings(run).items() if k.startswith(prefix)}
 
 
 def gather(runs: Iterable[Run], key: Callable[[Run], Settings]) -> list[list[Run]]:
@@ -146,9 +157,10 @@ def cell_of(run: Run) -> Cell:
 
 
 def by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs as one lot; by their teachers, where one cell and seed learned from several."""
-    places = {(cell_of(run), run.metrics["seed"]) for run in runs}
-    if len(places) == len(runs):
+    """The runs by their teachers; as one lot where every seed has a teacher of its own."""
+    pairs = {(run.metrics["seed"], run.metrics["teacher/sha256"]) for run in runs}
+    seeds, teachers = (len(set(part)) for part in zip(*pairs, strict=True))
+    if len(pairs) == seeds == teachers:
         return [list(runs)]
     return gather(runs, lambda run: {"teacher": run.metrics["teacher/sha256"]})
 
@@ -157,12 +169,11 @@ def label_of(lot: Sequence[Run], others: Iterable[Sequence[Run]]) -> str:
     """The method's name, and what else tells this lot of runs from others of that name."""
     mine = lot[0].metrics
     kin = [one[0] for one in others if one[0].metrics["kd/method"] == mine["kd/method"]]
-    parts = settings(lot[0]).items()
-    words = [
-        f"{key.removeprefix('kd/').replace('/', '.')}={value}"
-        for key, value in parts
-        if any(run.metrics.get(key) != value for run in kin)
-    ]
+    known = [settings(run) for run in kin]
+    keys = sorted({key for part in known for key in part})
+    differing = [key for key in keys if any(p.get(key) != known[0].get(key) for p in known)]
+    values = {key: "null" if mine.get(key) is None else mine[key] for key in differing}
+    words = [f"{k.removeprefix('kd/').replace('/', '.')}={v}" for k, v in values.items()]
     if any(run.metrics["teacher/sha256"] != mine["teacher/sha256"] for run in kin):
         words.append(f"taught by {mine['teacher/checkpoint'].removesuffix('/model.ckpt')}")
     return ", ".join([mine["kd/method"], *words])
@@ -191,24 +202,27 @@ def load_study(folder: Path) -> Study:
     # Views of the images are a part of the method: they may differ, the student's setting not.
     alike = gather(distilled, lambda run: settings(run, without=("kd/", "data/augment/")))
     lots = [lot for kin in gather(alike[0] if alike else [], settings) for lot in by_teacher(kin)]
-    lots.sort(key=lambda lot: (-len(lot), lot[0].metrics["teacher/seed"]))
+    # Of equally large ones first the images as they are, then the first teacher.
+    lots.sort(
+        key=lambda lot: (-len(lot), len(views_of(lot[0])), lot[0].metrics["teacher/checkpoint"])
+    )
     methods = [
         Method(
             label=label_of(lot, lots),
             cells=in_cells(lot),
-            students={
-                run.metrics["seed"]: run
-                for run in students
-                if settings(run, without=("kd/",)) == settings(lot[0], without=("kd/",))
-            },
+            students=controls(lot[0], [s for s in students if views_of(s) == views_of(lot[0])]),
+            plain=controls(lot[0], [s for s in students if not views_of(s)]),
         )
         for lot in lots
     ]
     if lots:
         split = lots[0][0].metrics["data/fingerprint"]
         teachers = [run for run in teachers if run.metrics["data/fingerprint"] == split]
-    taught_by = lots[0][0].metrics["teacher/sha256"] if lots else None
-    matching = [run for run in teachers if file_hash(run.folder / "model.ckpt") == taught_by]
+    by_hash = {file_hash(run.folder / "model.ckpt"): run for run in teachers}
+    taught_by = [lot[0].metrics["teacher/sha256"] for lot in lots]
+    matching = [by_hash[sha] for sha in taught_by if sha in by_hash]
+    if lots and not matching:
+        matching = elsewhere(lots[0][0])
     # Of several with one seed the one with the shortest name counts: it has nothing overridden.
     teachers.sort(key=lambda run: -len(run.folder.name))
     by_seed = {run.metrics["seed"]: run for run in teachers}
@@ -218,10 +232,32 @@ def load_study(folder: Path) -> Study:
         failed=failed,
         teacher=next(iter(matching or [by_seed[seed] for seed in sorted(by_seed)]), None),
         teachers=by_seed,
-        students=methods[0].students if methods else {r.metrics["seed"]: r for r in students},
+        students=next(
+            (m.students for m in methods if m.students),
+            {run.metrics["seed"]: run for run in students if not methods},
+        ),
         methods=methods,
         left_out=len(distilled) - sum(map(len, lots)),
     )
+
+
+def elsewhere(run: Run) -> list[Run]:
+    """The teacher of a distilled run by the path it was given, if it is still there as it was."""
+    path = Path(run.metrics["teacher/checkpoint"])
+    if not path.is_file() or file_hash(path) != run.metrics["teacher/sha256"]:
+        return []
+    found = read_metrics(path.parent)
+    return [Run(path.parent, found)] if found else []
+
+
+def controls(run: Run, students: Iterable[Run]) -> dict[int, Run]:
+    """The students alone that are trained like a distilled run, views aside, by seed."""
+    alike = settings(run, without=("kd/", "data/augment/"))
+    return {
+        student.metrics["seed"]: student
+        for student in students
+        if settings(student, without=("kd/", "data/augment/")) == alike
+    }
 
 
 def in_cells(runs: Iterable[Run]) -> dict[Cell, dict[int, Run]]:

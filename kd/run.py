@@ -39,10 +39,10 @@ from kd.folder import (
     write_metrics,
 )
 from kd.logs import log_hyperparameters, set_up_logging, train_log
-from kd.methods import Seen
 from kd.models import (
     IMAGE_SHAPE,
     Network,
+    Seen,
     build_model,
     build_regressor,
     count_parameters,
@@ -159,8 +159,14 @@ def prepare(config: Config, overrides: Iterable[str]) -> Material:
     data.setup()
     if config.stage != "distill":
         return Material(accelerator, data, [], None, None)
-    shared = ("data", "+experiment=", "output_dir=", "trainer.max_epochs=")
-    words = [word for word in overrides if word.startswith(shared)]
+    shared = ["data", "output_dir=", "trainer.max_epochs="]
+    if not config.data.augment.active:  # views are the student's matter, and who brings them
+        shared.append("+experiment=")
+    words = [
+        word
+        for word in overrides
+        if word.startswith(tuple(shared)) and not word.startswith("data.augment")
+    ]
     teachers = find_teacher(config, data.fingerprint, words)
     teacher = load_teacher(teachers, data.fingerprint)
     check_method(config, teacher)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.config import Config, Distillation
+from kd.fidelity import count_right
 from kd.losses import cross_entropy
-from kd.methods import Seen, count_right, method_loss
-from kd.models import build_model, build_regressor
+from kd.methods import method_loss
+from kd.models import Seen, build_model, build_regressor
 from kd.seeding import generator
 
 

@@ -188,6 +188,23 @@ def is_control(gain: Estimate) -> bool:
     return gain.sd == 0 and gain.low == gain.high
 
 
+def eligible(cells: Mapping[object, Compared]) -> dict[object, Compared]:
+    """The cells that a choice is made of: not the control itself, and with the most seeds.
+
+    Means of different seeds are no fair race.
+    """
+    gains = {c: found.gain for c, found in cells.items() if found.gain}
+    tested = {c: gain for c, gain in gains.items() if not is_control(gain)}
+    most = max((gain.n for gain in tested.values()), default=0)
+    return {c: cells[c] for c, gain in tested.items() if gain.n == most}
+
+
+def choose(cells: Mapping[object, Compared]) -> object | None:
+    """The cell of the best mean validation accuracy among the eligible; None if none is."""
+    among = eligible(cells)
+    return max(among, key=lambda cell: among[cell].validation, default=None)
+
+
 def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN) -> Verdict:
     """*works*, *does not work* or *cannot tell*, about the cell that validation chooses.
 
@@ -196,17 +213,14 @@ def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN
     luck, so that choosing on validation is not free. *Does not work*: the interval of the gain ends
     below ``smallest_gain``. Else, and with a single seed always, one *cannot tell*.
     """
-    cells = {c: found for c, found in cells.items() if found.gain and not is_control(found.gain)}
-    if not cells:
+    cells = eligible(cells)
+    chosen = choose(cells)
+    if chosen is None:
         sentence = (
             "No distilled run (with alpha below 1) has a student alone of its seed: run python "
             "train.py -m stage=student with the seeds of the sweep."
         )
         return Verdict("cannot tell", sentence, None, None)
-    # Means of different seeds are no fair race: only the cells with the most seeds take part.
-    most = max(found.gain.n for found in cells.values())
-    cells = {c: found for c, found in cells.items() if found.gain.n == most}
-    chosen = max(cells, key=lambda cell: cells[cell].validation)
     best = max(cells, key=lambda cell: cells[cell].accuracy.mean)
     found = cells[chosen]
     gain = found.gain

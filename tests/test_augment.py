@@ -8,8 +8,8 @@ from test_run import metrics, run_folder
 from kd.augment import Views
 from kd.config import CNN, MLP, PROJECT, Augment, Data, Hinton, Optim
 from kd.data import MNISTDataModule
+from kd.fidelity import count_right
 from kd.losses import cross_entropy
-from kd.methods import count_right
 from kd.models import build_model
 from kd.modules import DistillModule
 from kd.results import read_study
@@ -43,7 +43,7 @@ def test_shifts_move_an_image_by_at_most_so_many_pixels():
         assert moved.mean().abs() < 0.3
 
 
-def test_a_half_turn_is_possible_and_a_turn_keeps_the_middle():
+def test_turns_are_as_wide_as_told_and_keep_the_middle():
     bar = torch.zeros(400, 1, 28, 28)
     bar[:, :, 13:15, 4:24] = 1
     views, _ = Views(Augment(rotate=90), 0, "cpu")(bar, torch.zeros(400, dtype=torch.long))

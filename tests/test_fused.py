@@ -212,21 +212,43 @@ INTERRUPTED = ("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0,0.5")
 
 
 @pytest.fixture
-def interrupted(cli, teacher, monkeypatch):
+def interrupt(cli, teacher, monkeypatch):
+    """Ends a sweep by Ctrl-C after 3 epochs."""
+
+    def run(*words: str) -> None:
+        def press(self, trainer, pl_module):
+            on_train_epoch_end(self, trainer, pl_module)
+            if len(pl_module.history) == 3:
+                raise KeyboardInterrupt
+
+        on_train_epoch_end = fused.Record.on_train_epoch_end
+        with monkeypatch.context() as patch:
+            patch.setattr(fused.Record, "on_train_epoch_end", press)
+            said = cli(*words)
+        assert said.code == 1
+        assert "interrupted after 3 epochs; the same command goes on there" in said.out
+
+    return run
+
+
+@pytest.fixture
+def interrupted(interrupt):
     """A sweep that was ended by Ctrl-C after 3 epochs."""
-
-    def interrupt(self, trainer, pl_module):
-        on_train_epoch_end(self, trainer, pl_module)
-        if len(pl_module.history) == 3:
-            raise KeyboardInterrupt
-
-    on_train_epoch_end = fused.Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(fused.Record, "on_train_epoch_end", interrupt)
-        said = cli(*INTERRUPTED)
-    assert said.code == 1
-    assert "interrupted after 3 epochs; the same command goes on there" in said.out
+    interrupt(*INTERRUPTED)
     assert not runs("main")
+
+
+def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher):
+    words = ("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd=hint", "seed=0,1")
+    words += ("model.hidden=16", "kd.warmup_epochs=5", "kd.stop_epoch=7", "data.augment.mixup=1")
+    interrupt(*words, "study=stopped")
+    assert "going on" in cli(*words, "study=stopped").out
+    assert cli(*words, "study=undisturbed").code == 0
+    stopped, undisturbed = runs("stopped"), runs("undisturbed")
+    assert stopped.keys() == undisturbed.keys()
+    assert len(stopped) == 2
+    for name, run in stopped.items():
+        assert distance(run, undisturbed[name]) == 0
 
 
 def test_places_and_limits_do_not_make_another_group(cli, interrupted):

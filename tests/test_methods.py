@@ -9,8 +9,8 @@ from conftest import MINI
 from test_errors import one_line
 
 from kd.config import CNN, METHODS, MLP, Hinton
-from kd.methods import Seen, method_loss, weights_at
-from kd.models import build_model
+from kd.methods import method_loss, weights_at
+from kd.models import Seen, build_model
 from kd.results import read_study
 
 
@@ -66,6 +66,18 @@ def test_every_method_trains_a_network_that_has_what_it_needs(cli, teacher, meth
     assert found["kd/method"] == method
     assert found["test/acc"] > 0.15
     assert 0 < found["train/loss"] < 1e4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_alpha_1_every_method_is_plain_training_bit_for_bit(cli, teacher, method):
+    words = ("model=cnn", "model.channels=[2,4]") if METHODS[method].needs_maps else ()
+    if method == "function_matching":
+        words = ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=1")
+    assert cli("stage=student", *MINI, *words, "optim.lr=0.003").code == 0
+    words = (*words, f"kd={method}", "kd.alpha=1", "optim.lr=0.003")
+    assert cli("stage=distill", *MINI, *words).code == 0
+    distilled, alone = (parameters(run) for run in complete() if run.parent.name != "teacher")
+    assert all(torch.equal(distilled[key], alone[key]) for key in alone)
 
 
 def test_attention_transfer_compares_block_by_block():

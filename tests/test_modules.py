@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from kd.callbacks import KeepWeights
 from kd.config import CNN, MLP, PROJECT, Data, Hinton, Optim
 from kd.data import MNISTDataModule
-from kd.methods import Seen
-from kd.models import build_model
+from kd.models import Seen, build_model
 from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
 
 MINI = Data(
