@@ -154,7 +154,9 @@ class SweepLauncher(BasicLauncher):
                 before = time.perf_counter()
                 job.result = run_job(
                     hydra_context=self.hydra_context,
-                    task_function=partial(run, together=job.together, alone=job.alone),
+                    task_function=partial(
+                        run, config=job.config, together=job.together, alone=job.alone
+                    ),
                     config=job.cfg,
                     job_dir_key="hydra.sweep.dir",
                     job_subdir_key="hydra.sweep.subdir",

@@ -61,6 +61,21 @@ class Dropout(nn.Module):
         return f"share={self.share}"
 
 
+class MaxPool2d(nn.MaxPool2d):
+    """The largest of 2 × 2 values; without a gradient to prepare, in less than half the time."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(batch, channels, height, width) → half of height and width, rounded down."""
+        if torch.is_grad_enabled():
+            return super().forward(maps)
+        height, width = (side // 2 * 2 for side in maps.shape[2:])
+        rows = torch.maximum(maps[:, :, 0:height:2], maps[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+
+
 class Network(nn.Module):
     """Features, one hidden layer with ReLU and dropout, logits."""
 
@@ -91,7 +106,7 @@ def _cnn(config: CNN, seed: int) -> Network:
     inputs, side = IMAGE_SHAPE[0], IMAGE_SHAPE[1]
     for outputs in config.channels:
         # ReLU and maximum commute: after the pooling, ReLU has a quarter of the work.
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU()]
+        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), MaxPool2d(), nn.ReLU()]
         inputs, side = outputs, side // 2
     features = nn.Sequential(*layers, nn.Flatten())
     network = Network(features, inputs * side * side, config, seed)

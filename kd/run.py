@@ -97,18 +97,24 @@ class Together(NamedTuple):
     error: str | None  # why it failed, alone of its group
 
 
-def run(cfg: DictConfig, together: Together | None = None, alone: str = "") -> Outcome:
+def run(
+    cfg: DictConfig,
+    config: Config | None = None,
+    together: Together | None = None,
+    alone: str = "",
+) -> Outcome:
     """Train, test and save what the configuration says, unless that is done already.
 
     Args:
         cfg: what Hydra composed.
+        config: the same, checked already.
         together: its training, where that is over: only the rest is left to do.
         alone: why it does not train together with others of its sweep, for the log.
 
     Raises:
         UserError: the settings, the data, the teacher or the folder do not allow it.
     """
-    config = validate(cfg)
+    config = config or validate(cfg)
     hydra = HydraConfig.get()
     # Our launcher says one line a run; under any other one, as alone, the run speaks for itself.
     quiet = hydra.mode == RunMode.MULTIRUN and "sweep_launcher" in hydra.launcher._target_
@@ -361,6 +367,9 @@ def choose_accelerator(wanted: str) -> Accelerator:
     Raises:
         UserError: a GPU is wanted and there is none.
     """
+    # Adam's moments of weights that seldom have a gradient, those of the border's pixels, fade into
+    # numbers so small that a CPU takes a hundred times as long for each: they count as 0.
+    torch.set_flush_denormal(True)
     if not CUDAAccelerator.is_available():
         # torch's optimisers ask at every step whether a GPU is there, and without a driver each
         # answer takes a search for NVIDIA's library, a tenth of a student's step: answer for it.
