@@ -43,10 +43,9 @@ from kd.run import (
     make_logger,
     make_trainer,
     prepare,
-    regressor_width,
-    watches,
 )
 from kd.stack import Stack, make_gradients, see
+from kd.teaching import regressor_width, watches
 
 log = logging.getLogger(__name__)
 

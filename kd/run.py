@@ -26,7 +26,7 @@ from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
 from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
 from kd.config import PROJECT, Config, UserError, relevant, validate
-from kd.data import EVAL_BATCH, Batches, MNISTDataModule
+from kd.data import Batches, MNISTDataModule
 from kd.explain import explain
 from kd.folder import (
     EPOCHS,
@@ -40,7 +40,6 @@ from kd.folder import (
 )
 from kd.logs import log_hyperparameters, set_up_logging, train_log
 from kd.models import (
-    IMAGE_SHAPE,
     Network,
     Seen,
     build_model,
@@ -48,8 +47,9 @@ from kd.models import (
     count_parameters,
     layer_table,
 )
-from kd.modules import Classifier, DistillModule, FrozenTeacher, StudentModule, TeacherModule
+from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
 from kd.results import write_results
+from kd.teaching import check_method, regressor_width, teach, watches
 
 log = logging.getLogger(__name__)
 
@@ -179,38 +179,6 @@ def prepare(config: Config, overrides: Iterable[str]) -> Material:
     return Material(accelerator, data, teachers, teacher, teach(teacher, data))
 
 
-@torch.no_grad()
-def check_method(config: Config, teacher: nn.Module) -> None:
-    """Make sure that the method finds in both networks what it compares.
-
-    Raises:
-        UserError: feature maps or hidden representations are missing, or do not fit each other.
-    """
-    kd, blank = config.kd, torch.zeros(1, *IMAGE_SHAPE)
-    student = build_model(config.model, config.seed).see(blank)
-    taught = FrozenTeacher(teacher).see(blank)
-    if kd.needs_maps and not taught.maps:
-        raise UserError(
-            f"kd.method={kd.method}: compares feature maps, which the teacher has not; give a "
-            "single network of model=cnn as teacher.checkpoint"
-        )
-    if kd.needs_maps and len(student.maps) != len(taught.maps):
-        raise UserError(
-            f"model.channels={config.model.channels}: kd.method={kd.method} compares block by "
-            f"block with the teacher's {len(taught.maps)}"
-        )
-    if kd.needs_hidden and taught.hidden is None:
-        raise UserError(
-            f"kd.method={kd.method}: compares hidden representations, which an ensemble has not; "
-            "give one file as teacher.checkpoint"
-        )
-    if kd.needs_same_width and taught.hidden.shape != student.hidden.shape:
-        raise UserError(
-            f"model.hidden={config.model.hidden}: kd.method={kd.method} compares it unit by unit "
-            f"with the teacher's hidden layer of {taught.hidden.shape[1]}"
-        )
-
-
 def fit(config: Config, material: Material, directory: Path, quiet: bool, alone: str) -> Fitted:
     """Train the network of one run, with Lightning's Trainer."""
     accelerator, data = material.accelerator, material.data
@@ -311,28 +279,6 @@ def make_module(config: Config, network: Network, material: Material) -> Classif
     width = regressor_width(config, material.taught)
     regressor = width and build_regressor(config.model.hidden, width, config.seed)
     return DistillModule(network, config.optim, material.teacher, config.kd, taught, regressor)
-
-
-def watches(config: Config) -> bool:
-    """Whether the teacher sees every batch: what it makes of the pool is not enough then."""
-    return config.data.augment.active or config.kd.needs_maps
-
-
-def regressor_width(config: Config, taught: Seen) -> int | None:
-    """How wide a regressor makes the student's hidden representation; None where none is needed."""
-    if not config.kd.regresses or taught.hidden.shape[1] == config.model.hidden:
-        return None
-    return taught.hidden.shape[1]
-
-
-@torch.no_grad()
-def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
-    """What the frozen teacher makes of the whole pool: once, not once an epoch."""
-    everything = torch.arange(len(data.pool.labels), device=data.device)
-    frozen = FrozenTeacher(teacher).to(data.device)
-    batches = Batches(data.pool, everything, EVAL_BATCH)
-    logits, hidden, _ = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
-    return Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
 
 
 @torch.no_grad()

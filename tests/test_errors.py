@@ -19,7 +19,7 @@ TYPOS = [
     (
         "unknown method",
         [*DISTILL, "kd=hintom"],
-        "kd=hintom: no such choice; choose from cc, cosine, dist, dkd, dtkd, hint, hinton,",
+        "kd=hintom: no such choice; choose from at, cc, cosine, dist, dkd, dtkd, function",
     ),
     ("unknown model", [*DISTILL, "model=vgg"], "model=vgg: no such choice; choose from cnn, mlp"),
     ("unknown data", ["data=cifar"], "data=cifar: no such choice"),

@@ -65,11 +65,6 @@ def study(cli, teacher):
         ("hinton", ("model.dropout=0",)),
         ("hinton", ("checkpoint=best",)),
         ("hinton", ("optim=keras", "kd.direction=reverse")),
-        ("hinton", ("kd.warmup_epochs=3", "kd.stop_epoch=6")),
-        ("hinton", ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=0.5")),
-        ("dkd", ("data.augment.mixup=1", "data.augment.extra=2", "optim.lr=0.001")),
-        ("hint", ("model.hidden=16", "optim.lr=0.001")),
-        ("sp", ("data.augment.shift=1", "optim.lr=0.001")),
     ],
 )
 def test_together_as_one_by_one(study, method, words):
@@ -83,6 +78,24 @@ def test_together_as_one_by_one(study, method, words):
         assert_equal_up_to_rounding(together[name], alone[name])
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("hinton", ("kd.warmup_epochs=3", "kd.stop_epoch=6")),
+        ("hinton", ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=0.5")),
+        ("dkd", ("data.augment.mixup=1", "data.augment.extra=2", "optim.lr=0.001")),
+        ("hint", ("model.hidden=16", "optim.lr=0.001")),
+        ("sp", ("data.augment.shift=1", "optim.lr=0.001")),
+    ],
+)
+def test_schedules_views_and_regressors_together_as_one_by_one(study, method, words):
+    sweep = ("stage=distill", f"kd={method}", *words, "kd.alpha=0,0.5", "seed=0,1")
+    together = study("together", *sweep)
+    assert "4 students train together" in study.out
+    for name, run in study("alone", *sweep, "hydra/launcher=basic").items():
+        assert_equal_up_to_rounding(together[name], run)
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].needs_maps])
 def test_every_method_together_as_one_by_one(study, method):
     sweep = ("stage=distill", f"kd={method}", "kd.alpha=0.2,0.6", "optim.lr=0.001")
@@ -90,6 +103,13 @@ def test_every_method_together_as_one_by_one(study, method):
     assert "2 students train together" in study.out
     for name, run in study("alone", *sweep, "hydra/launcher=basic").items():
         assert_equal_up_to_rounding(together[name], run)
+
+
+def test_a_methods_own_weights_are_numbers_of_a_cell(study):
+    sweep = ("stage=distill", "kd=dist", "kd.between_weight=0,2", "kd.within_weight=1,3")
+    found = study("one", *sweep)
+    assert "4 students train together" in study.out
+    assert len({metrics(run)["test/loss"] for run in found.values()}) == 4
 
 
 def test_when_the_teacher_stops_is_a_number_of_a_cell(study):
