@@ -97,9 +97,7 @@ class Study:
     folder: Path
     runs: list[Run]
     failed: list[str]
-    teacher: (
-        Run | None
-    )  # of the study, that taught the largest method it can; else the lowest seed's
+    teacher: Run | None  # that taught the largest method it could, else the lowest seed's
     teachers: dict[int, Run]
     students: dict[int, Run]  # alone; those of the largest method that has any
     methods: list[Method]
