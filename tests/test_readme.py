@@ -1,4 +1,4 @@
-"""What the README tells people to type exists and is understood."""
+"""What README and docs tell people to type exists and is understood."""
 
 import re
 import shlex
@@ -7,18 +7,21 @@ import pytest
 from test_config import composed
 
 from kd.config import PROJECT, validate
+from train import quote_path
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^python train\.py (.*=.*?)(?:\s+#.*)?$", README, re.M)))
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in (PROJECT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^python train\.py (.*=.*?)(?:\s+#.*)?$", re.M)
+COMMANDS = sorted({command for page in PAGES for command in COMMAND.findall(page)})
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 6
+    assert len(COMMANDS) >= 30
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command):
-    words = [word for word in shlex.split(command) if word != "-m"]
+    words = [quote_path(word) for word in shlex.split(command) if word != "-m"]
     validate(composed(*(re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words)))
 
 
