@@ -63,8 +63,7 @@ def study(cli, teacher):
     ("method", "words"),
     [
         ("hinton", ("model.dropout=0",)),
-        ("hinton", ("checkpoint=best",)),
-        ("hinton", ("optim=keras", "kd.direction=reverse")),
+        ("hinton", ("checkpoint=best", "optim=keras", "kd.direction=reverse")),
     ],
 )
 def test_together_as_one_by_one(study, method, words):
