@@ -52,15 +52,29 @@ def test_the_customers_sweep(cli, teacher):
     assert more.out.count("complete already, skipped") == 1
 
 
+def mean_accuracy(T: float, direction: str) -> float:
+    """Over the seeds of a cell, as its runs have it."""
+    runs = Path("outputs/main/distill").glob(f"T={T}*kd.direction={direction}*/metrics.json")
+    accuracies = [json.loads(path.read_text())["test/acc"] for path in runs]
+    assert len(accuracies) == 2
+    return pytest.approx(sum(accuracies) / 2, abs=6e-5)
+
+
 def test_the_table_averages_seeds_and_parts_other_keys(cli, teacher):
-    said = cli("-m", "stage=distill", *MINI, "kd.T=1", "kd.direction=forward,reverse", "seed=0,1")
+    words = ("kd.direction=forward,reverse", "seed=0,1")
+    said = cli("-m", "stage=distill", *MINI, "kd.T=1,2", *words)
     assert said.out.count("test accuracy, mean of 2 seeds") == 2
-    assert len(table(said.out)) == 2
-    for direction, (figure,) in zip(("forward", "reverse"), table(said.out), strict=True):
-        paths = list(Path("outputs/main/distill").glob(f"*kd.direction={direction}*/metrics.json"))
-        accuracies = [json.loads(path.read_text())["test/acc"] for path in paths]
-        assert len(accuracies) == 2
-        assert float(figure) == pytest.approx(sum(accuracies) / 2, abs=6e-5)
+    cells = [(T, direction) for direction in ("forward", "reverse") for T in (1.0, 2.0)]
+    for (T, direction), (figure,) in zip(cells, table(said.out), strict=True):
+        assert float(figure) == mean_accuracy(T, direction)
+
+
+def test_tables_of_one_cell_are_rows_of_one_table(cli, teacher):
+    said = cli("-m", "stage=distill", *MINI, "kd.direction=forward,reverse", "seed=0,1")
+    assert said.out.count("test accuracy, mean of 2 seeds") == 1
+    for direction in ("forward", "reverse"):
+        (row,) = re.findall(rf"kd.direction={direction} +│ 2 +│ 0.5 +│ (0\.\d+)", said.out)
+        assert float(row) == mean_accuracy(2.0, direction)
 
 
 @NO_GPU
