@@ -18,7 +18,7 @@ from kd.config import Data, UserError
 from kd.mnist import ensure_mnist
 from kd.seeding import generator
 
-EVAL_BATCH = 250  # twice as many do not fit in the caches
+EVAL_BATCH = 500
 
 # images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,); of views the
 # labels are shares (batch, classes), 0 for what has none, and the indices those of labelled images
