@@ -152,16 +152,18 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.FusedMo
     return module
 
 
-def steps_of(module: fused.FusedModule) -> Callable[[int], None]:
-    """A function that trains on so many batches of full size."""
-    size = module.config.data.batch_size
-    batches = torch.cat(list(module.orders), dim=1).split(size, dim=1)[:-1]
+def steps_of(module: fused.FusedModule) -> Callable[[int], int]:
+    """A function that trains on about so many batches of full size, and says on how many."""
+    chunks = [chunk for chunk in module.orders if len(chunk) == fused.CHUNK]
 
-    def run(count: int) -> None:
-        for number in range(count):
-            module._train(batches[number % len(batches)], epochs=1.0)
+    def run(count: int) -> int:
+        done = 0
+        while done < count:
+            module.training_step(chunks[done // fused.CHUNK % len(chunks)], 0)
+            done += fused.CHUNK
+        return done
 
-    run(3)
+    run(1)
     return run
 
 
@@ -171,8 +173,8 @@ def per_student_step(module: fused.FusedModule, n: int) -> list[float]:
     times = []
     for _ in range(n):
         started = time.perf_counter()
-        run(count)
-        times.append(1e3 * (time.perf_counter() - started) / count / module.students)
+        done = run(count)
+        times.append(1e3 * (time.perf_counter() - started) / done / module.students)
     return times
 
 
@@ -270,7 +272,7 @@ def talk(n: int) -> None:
 # ------------------------------------------------------------------ JAX
 
 
-def jax_epoch(students: int, batch_size: int) -> Callable[[int], None]:
+def jax_epoch(students: int, batch_size: int) -> Callable[[int], int]:
     """The same training by JAX: jit, vmap over students, scan over the batches."""
     import jax
     import jax.numpy as jnp
@@ -325,8 +327,9 @@ def jax_epoch(students: int, batch_size: int) -> Callable[[int], None]:
     sums = jnp.zeros(students), jnp.zeros(students, int)
     state = [(p, zero, jax.tree.map(jnp.copy, zero), 0.0, sums)]
 
-    def run(count: int) -> None:
+    def run(count: int) -> int:
         state[0] = jax.block_until_ready(many(state[0], key, count))
+        return count
 
     return run
 
@@ -352,8 +355,8 @@ def against_jax(n: int) -> None:
             for _ in range(n):
                 for run, found in zip(runs, times, strict=True):
                     started = time.perf_counter()
-                    run(count)
-                    found.append(1e3 * (time.perf_counter() - started) / count / students)
+                    done = run(count)
+                    found.append(1e3 * (time.perf_counter() - started) / done / students)
             theirs, compiled, traced = times
             ratios = [
                 spread([j / o for j, o in zip(theirs, ours, strict=True)])

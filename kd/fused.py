@@ -11,9 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import pickle
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +20,6 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.callbacks import GroupProgress, Record, diverged, epoch_line, seven_digits
@@ -46,6 +43,7 @@ from kd.run import (
 )
 from kd.stack import Stack, make_gradients, see
 from kd.teaching import regressor_width, watches
+from kd.tracing import can_compile, compiled, traced
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +56,27 @@ UNFINISHED = "unfinished"  # the folder in a study for the files of groups that 
 class Orders:
     """The training batches of several seeds, as indices into the pool.
 
-    Yields (seeds, samples of ``CHUNK`` batches): each row in the order that its seed has alone.
+    Yields (batches, seeds, batch), up to ``CHUNK`` batches in the order that each seed has alone;
+    a smaller batch at an epoch's end comes by itself.
     """
 
     def __init__(self, data: MNISTDataModule, seeds: Sequence[int]) -> None:
         self.batches = [data.training(seed) for seed in seeds]
-        self.size = data.config.batch_size * CHUNK
+        self.size = data.config.batch_size
+        self.full, self.left = divmod(len(self.batches[0].indices), self.size)
 
     def __len__(self) -> int:
         """How many chunks an epoch has."""
-        return -(-len(self.batches[0].indices) // self.size)
+        return -(-self.full // CHUNK) + (self.left > 0)
 
     def __iter__(self) -> Iterator[Tensor]:
         """One epoch."""
-        yield from torch.stack([batches.epoch() for batches in self.batches]).split(self.size, 1)
+        order = torch.stack([batches.epoch() for batches in self.batches])
+        full, left = order.split([self.full * self.size, self.left], dim=1)
+        if self.full:
+            yield from full.unflatten(1, (-1, self.size)).transpose(0, 1).split(CHUNK)
+        if self.left:
+            yield left.unsqueeze(0)
 
 
 class FusedModule(LightningModule):
@@ -100,16 +105,17 @@ class FusedModule(LightningModule):
         self.settings = settings
         self.automatic_optimization = False  # one step of Lightning's is a chunk of batches
         self.config, self.seeds, self.cells = config, list(seeds), list(cells)
-        self.data, self.taught = material.data, material.taught
+        self.data = material.data
         device = material.accelerator.device
         self.kd = config.kd if config.stage == "distill" else None
-        width = self.kd and regressor_width(config, self.taught)
+        width = self.kd and regressor_width(config, material.taught)
         self.stack = Stack(config, seeds, len(cells), device, width)
         self.orders = Orders(self.data, seeds)
         self.gradients = make_gradients(self.kd)
-        self.traced: Callable[..., Any] | None = None
+        self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles = False
         self.students = len(seeds) * len(cells)
+        self.known: dict[str, Tensor] = {}  # what the teacher makes of the pool
         if self.kd:
             self.methods = [dataclasses.replace(self.kd, **dict(cell)) for cell in cells]
             self.methods *= len(seeds)
@@ -119,13 +125,17 @@ class FusedModule(LightningModule):
                 for name in names
             }
             self.weights: tuple[Tensor, ...] = ()
+            self.scheduled = any(kd.warmup_epochs or kd.stop_epoch for kd in self.methods)
+            self.compared = ["logits", "hidden"] if self.kd.needs_hidden else ["logits"]
             # In a tuple, as in DistillModule: outside the module's own parameters.
-            frozen = FrozenTeacher(material.teacher).to(device) if watches(config) else None
-            self.watching = (frozen,)
+            self.watching = (FrozenTeacher(material.teacher).to(device),) if watches(config) else ()
+            if not self.watching:
+                self.known = {name: getattr(material.taught, name) for name in self.compared}
         self.sums = {
             part: torch.zeros(2, self.students, device=device) for part in ("train", "val")
         }
         self.history: list[dict[str, list[float]]] = []
+        self.passed = 0  # batches of the epoch, the one in hand included
         self.kept: list[dict[str, Tensor]] = [{}] * self.students
         self.spent, self.started = 0.0, time.perf_counter()
 
@@ -152,102 +162,93 @@ class FusedModule(LightningModule):
     def on_fit_start(self) -> None:
         """Compile the step where the training is long enough to win more than that costs."""
         # Of the whole training, resumed or not: compiled and traced steps round differently.
-        compiler = os.environ.get("CXX") or shutil.which("g++")
-        self.compiles = self.steps() * self.students >= COMPILE_FROM and bool(compiler)
+        self.compiles = self.steps() * self.students >= COMPILE_FROM and can_compile()
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate that the epoch begins with."""
         self.rate = self.optimizers().param_groups[0]["lr"]
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
-        """Train on one chunk of batches, (seeds, samples)."""
-        batches = len(self.orders.batches[0])
-        parts = indices.split(self.config.data.batch_size, dim=1)
-        for number, batch in enumerate(parts, chunk * CHUNK + 1):
-            self._train(batch, len(self.history) + number / batches)
-
-    def _train(self, indices: Tensor, epochs: float) -> None:
-        """One step of Adam on one batch a seed, (seeds, batch), the last of so many epochs."""
-        images, labels = self._look(indices)
-        own: dict[str, Any] = {"labels": labels}
-        if self.kd:
-            own |= self._teach(images, indices, epochs)
-        size, samples = indices.shape[1], images.shape[1]
-        tensors = self.stack.products(images), *self.stack.rest(), self.stack.regression()
-        arguments = *tensors, self.stack.masks(samples), own
-        gradients, (losses, right) = self._differentiate(size, arguments)
-        self.stack.set_gradients(images, gradients)
+        """A step of Adam for each batch of (batches, seeds, batch) indices."""
+        count, _, size = indices.shape
         adam, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        adam.step()
-        adam.zero_grad()
-        if schedule is not None:
-            schedule.step()
+        weights = self.stack.weights()
+        masks = self.stack.masks(count, size * (1 + self.config.data.augment.extra))
+        counted = []
+        for (images, own), mask in zip(self._look(indices), masks, strict=True):
+            arguments = weights.products(images), *weights[1:], mask, own
+            *gradients, losses, right = self._differentiate(size, arguments)
+            self.stack.set_gradients(images, gradients)
+            adam.step()
+            if schedule is not None:
+                schedule.step()
+            counted.append((losses, right))
+        losses, right = (torch.stack(values).sum(0) for values in zip(*counted, strict=True))
         self.sums["train"][0].add_(losses, alpha=size)
         self.sums["train"][1].add_(right)
 
-    def _look(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (seeds, samples, pixels), and labels of every student, or views and shares."""
-        if not self.config.data.augment.active:
-            images, labels = self.data.pool.take(indices.flatten())
-            return images.view(*indices.shape, -1), self._each(labels.view(indices.shape))
-        pairs = zip(self.orders.batches, indices, strict=True)
-        views = [batches.take(chosen) for batches, chosen in pairs]
+    def _look(self, indices: Tensor) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Each batch's images, (seeds, samples, pixels), and what else its losses take."""
+        labels = self.data.pool.labels[indices]
+        known = {name: _batch_last(values[indices]) for name, values in self.known.items()}
+        for number, chosen in enumerate(indices):
+            self.passed += 1
+            if self.config.data.augment.active:
+                images, shares = self._view(chosen)
+                own = {"labels": self._each(_batch_last(shares)).mT}
+            else:
+                # index_select copies whole images: a third of the time that images[chosen] takes
+                images = self.data.pool.images.index_select(0, chosen.flatten())
+                images = images.view(*chosen.shape, -1)
+                own = {"labels": self._each(labels[number])}
+            if self.kd:
+                taught = {name: values[number] for name, values in known.items()}
+                taught = taught or self._watch(images)
+                own |= {name: self._each(values).mT for name, values in taught.items()}
+                own |= {"numbers": self.numbers, "weights": self._weights()}
+            yield images, own
+
+    def _view(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (seeds, samples, pixels) of these (seeds, batch) images, and their shares."""
+        pairs = zip(self.orders.batches, chosen, strict=True)
+        views = [batches.take(these) for batches, these in pairs]
         images, shares = (torch.stack(part) for part in zip(*views, strict=True))
-        return images.flatten(2), self._taught(shares)
+        return images.flatten(2), shares
 
-    def _teach(self, images: Tensor, indices: Tensor, epochs: float) -> dict[str, Any]:
-        """What every student's loss takes besides its labels."""
-        (teacher,) = self.watching
-        if teacher is not None:
-            seen = teacher.see(images.reshape(-1, *IMAGE_SHAPE))
-            logits, hidden = (
-                None if part is None else part.unflatten(0, images.shape[:2]) for part in seen[:2]
-            )
-        else:
-            logits, hidden, _ = self.taught
-            logits, hidden = logits[indices], hidden[indices] if self.kd.needs_hidden else None
-        if not self.weights or any(kd.warmup_epochs or kd.stop_epoch for kd in self.methods):
+    def _watch(self, images: Tensor) -> dict[str, Tensor]:
+        """What the teacher makes of images that it has not seen, (seeds, width, samples)."""
+        seen = self.watching[0].see(images.reshape(-1, *IMAGE_SHAPE))
+        parts = {name: getattr(seen, name) for name in self.compared}
+        shape = images.shape[:2]
+        return {name: _batch_last(part.unflatten(0, shape)) for name, part in parts.items()}
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Of labels and term, (students,) each, for the batch in hand."""
+        if not self.weights or self.scheduled:
+            epochs = len(self.history) + self.passed / len(self.orders.batches[0])
             found = zip(*(weights_at(kd, epochs) for kd in self.methods), strict=True)
-            self.weights = tuple(torch.tensor(part, device=indices.device) for part in found)
-        own = {"numbers": self.numbers, "weights": self.weights, "logits": self._taught(logits)}
-        return own | ({"hidden": self._taught(hidden)} if self.kd.needs_hidden else {})
+            self.weights = tuple(torch.tensor(part, device=self.device) for part in found)
+        return self.weights
 
-    def _differentiate(self, size: int, arguments: tuple) -> tuple:
-        """The gradients; of a batch of full size by the step as traced or compiled."""
+    def _differentiate(self, size: int, arguments: tuple) -> Sequence[Tensor]:
+        """Gradients, losses and counts; of a batch of full size by the fast function."""
         if size != self.config.data.batch_size:
             return self.gradients(*arguments)
-        if self.traced is None:
-            self.traced = self._trace(arguments)
-        return self.traced(*arguments)
-
-    def _trace(self, arguments: tuple) -> Callable[..., Any]:
-        """The step for arguments of these shapes, without what ``torch.func`` costs at every call.
-
-        Traced once to plain tensor operations, it takes half the time; compiled, a quarter.
-        """
-        if self.compiles:
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            compiled = torch.compile(self.gradients, dynamic=False)
-            try:
-                compiled(*arguments)
-                return compiled
-            except Exception as error:  # whatever it lacks here: the traced step needs nothing
-                log.info("not compiled: %s", str(error).strip().split("\n")[0])
-        return make_fx(self.gradients)(*arguments)
+        if self.fast is None:
+            compiling = self.compiles and compiled(self.gradients, arguments)
+            self.fast = compiling or traced(self.gradients, arguments)
+        return self.fast(*arguments)
 
     def _each(self, values: Tensor) -> Tensor:
         """(seeds, …) → (students, …)."""
         return values.unsqueeze(1).expand(-1, len(self.cells), *values.shape[1:]).flatten(0, 1)
 
-    def _taught(self, values: Tensor) -> Tensor:
-        """(seeds, batch, width) → (students, batch, width), with the batch last in memory."""
-        return self._each(values.transpose(1, 2).contiguous()).transpose(1, 2)
-
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch of the validation's to its sums."""
         images, labels, _ = batch
         shared = images.flatten(1).expand(len(self.seeds), -1, -1)
-        logits, *_ = see(self.stack.products(shared), *self.stack.rest(), masks=None)
+        weights = self.stack.weights()
+        logits, *_ = see(weights.products(shared), *weights[1:4], masks=None)
         labels = labels.expand(self.students, -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         self.sums["val"][0].add_(losses, alpha=labels.shape[1])
@@ -262,6 +263,7 @@ class FusedModule(LightningModule):
             figures[f"{part}/acc"] = [seven_digits(accuracy) for accuracy in accuracies]
             sums.zero_()
         self.history.append(figures)
+        self.passed = 0
         if self.config.checkpoint == "best":
             for student, epoch in enumerate(self.best()):
                 if epoch == len(self.history):
@@ -301,6 +303,11 @@ class FusedModule(LightningModule):
     def seconds(self) -> float:
         """How long the training has taken, earlier attempts included."""
         return self.spent + time.perf_counter() - self.started
+
+
+def _batch_last(values: Tensor) -> Tensor:
+    """(…, batch, width) → (…, width, batch), the layout of a stack."""
+    return values.mT.contiguous()
 
 
 class Trained(NamedTuple):

@@ -7,7 +7,7 @@ vector instructions across the batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,27 @@ from kd.seeding import generator
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right.T``: (rows, width), (columns, width) → (rows, columns).
 
-    On a CPU by oneDNN: torch's own choice there, MKL, is half as fast on AMD's processors.
+    On a CPU by oneDNN: torch's own choice there, MKL, is half as fast on some AMD processors.
     """
     if left.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return F.linear(left, right)
+
+
+class Weights(NamedTuple):
+    """The parameters of a stack as they are, without a graph."""
+
+    first: list[Tensor]  # a seed: (cells · hidden, pixels)
+    bias: Tensor  # (students, hidden)
+    weight: Tensor  # (students, classes, hidden)
+    output_bias: Tensor  # (students, classes)
+    regression: tuple[Tensor, ...]  # the regressors' weights and biases; empty without these
+
+    def products(self, images: Tensor) -> Tensor:
+        """(seeds, batch, pixels) → (students, hidden, batch), before the bias."""
+        found = [wide_product(*pair) for pair in zip(self.first, images, strict=True)]
+        together = found[0] if len(found) == 1 else torch.cat(found)
+        return together.unflatten(0, self.bias.shape)
 
 
 class Stack(nn.Module):
@@ -71,40 +87,32 @@ class Stack(nn.Module):
         for seed, dropout in zip(seeds, self.dropouts, strict=True):
             dropout.generator = generator(seed, "dropout", device)
 
-    def rest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows the first product, without its graph: the arguments of :func:`see`."""
-        return self.bias.detach(), self.weight.detach(), self.output_bias.detach()
-
-    def regression(self) -> tuple[Tensor, ...]:
-        """The regressors' weights and biases, without their graph; empty where there are none."""
-        return tuple(value.detach() for value in self.regressors)
-
-    def products(self, images: Tensor) -> Tensor:
-        """(seeds, batch, pixels) → (students, hidden, batch), before the bias."""
-        found = [
-            wide_product(weight.detach().flatten(0, 1), batch)
-            for weight, batch in zip(self.first, images, strict=True)
-        ]
-        together = found[0] if len(found) == 1 else torch.cat(found)
-        return together.unflatten(0, (-1, self.first[0].shape[1]))
+    def weights(self) -> Weights:
+        """All parameters: they change with those of the stack."""
+        first = [weight.detach().flatten(0, 1) for weight in self.first]
+        rest = self.bias.detach(), self.weight.detach(), self.output_bias.detach()
+        return Weights(first, *rest, tuple(value.detach() for value in self.regressors))
 
     def set_gradients(self, images: Tensor, gradients: Sequence[Tensor]) -> None:
-        """All parameters', from those of :meth:`products`, :meth:`rest` and :meth:`regression`."""
-        of_products, *of_rest, of_regression = gradients
+        """All parameters', from those that :func:`make_gradients` finds for the batch."""
+        of_products, *of_rest = gradients
         parts = of_products.flatten(0, 1).chunk(len(self.first))
         for weight, part, batch in zip(self.first, parts, images, strict=True):
-            weight.grad = wide_product(part, batch.t().contiguous()).view_as(weight)
-        self.bias.grad, self.weight.grad, self.output_bias.grad = of_rest
-        for parameter, gradient in zip(self.regressors, of_regression, strict=True):
+            weight.grad = wide_product(part, batch.t()).view_as(weight)
+        rest = self.bias, self.weight, self.output_bias, *self.regressors
+        for parameter, gradient in zip(rest, of_rest, strict=True):
             parameter.grad = gradient
 
-    def masks(self, batch_size: int) -> Tensor | None:
-        """The next dropout masks, (seeds, hidden, batch); None where nothing is dropped."""
+    def masks(self, batches: int, batch_size: int) -> Sequence[Tensor | None]:
+        """A batch's dropout masks, (seeds, hidden, batch), for each of the next batches.
+
+        None where nothing is dropped.
+        """
         if self.dropouts[0].share == 0:
-            return None
-        shape = (batch_size, self.bias.shape[1])
-        masks = [dropout.mask(shape, self.bias.device) for dropout in self.dropouts]
-        return torch.stack(masks).transpose(1, 2).contiguous()
+            return [None] * batches
+        shape, device = (batch_size, self.bias.shape[1]), self.bias.device
+        drawn = [d.mask(shape, device) for _ in range(batches) for d in self.dropouts]
+        return torch.stack(drawn).mT.contiguous().unflatten(0, (batches, -1)).unbind()
 
     def state(self, student: int) -> dict[str, Tensor]:
         """The ``state_dict`` of one student's network."""
@@ -137,12 +145,12 @@ def see(
     return Seen(torch.baddbmm(output_bias.unsqueeze(-1), weight, kept), hidden)
 
 
-def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
-    """The function that gives every student's gradients, losses and number of right answers.
+def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
+    """The function that gives every student's gradients, then losses and numbers of right answers.
 
-    It takes the tensors of :func:`see`, those of :meth:`Stack.regression`, and a dictionary of
-    what each student has of its own: its labels (batch,) or shares (batch, classes), what the
-    teacher makes of the batch, its numbers of ``kd`` and the weights of labels and term.
+    It takes the tensors of :func:`see`, the regressors', and a dictionary of what each student has
+    of its own: its labels (batch,) or shares (batch, classes), what the teacher makes of the batch,
+    its numbers of ``kd`` and the weights of labels and term. Gradients come in the same order.
 
     Args:
         kd: the method; None trains on the labels alone.
@@ -173,4 +181,10 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Any]:
         # No student's loss depends on another's weights: the gradient of the sum holds each one's.
         return losses.sum(), (losses.detach(), right)
 
-    return torch.func.grad(objective, argnums=(0, 1, 2, 3, 4), has_aux=True)
+    differentiate = torch.func.grad(objective, argnums=(0, 1, 2, 3, 4), has_aux=True)
+
+    def gradients(*arguments: Any) -> tuple[Tensor, ...]:
+        (*own, of_regression), counted = differentiate(*arguments)
+        return *own, *of_regression, *counted
+
+    return gradients
