@@ -32,7 +32,7 @@ from kd.logs import set_up_logging
 from kd.losses import cross_entropy
 from kd.methods import weights_at
 from kd.models import IMAGE_SHAPE
-from kd.modules import FrozenTeacher, make_adam
+from kd.modules import FrozenTeacher, adam_step, make_adam
 from kd.run import (
     Fitted,
     Material,
@@ -43,7 +43,7 @@ from kd.run import (
 )
 from kd.stack import Stack, make_gradients, see
 from kd.teaching import regressor_width, watches
-from kd.tracing import can_compile, compiled, traced
+from kd.tracing import can_compile, traced
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Orders:
         order = torch.stack([batches.epoch() for batches in self.batches])
         full, left = order.split([self.full * self.size, self.left], dim=1)
         if self.full:
-            yield from full.unflatten(1, (-1, self.size)).transpose(0, 1).split(CHUNK)
+            yield from full.unflatten(1, (-1, self.size)).transpose(0, 1).contiguous().split(CHUNK)
         if self.left:
             yield left.unsqueeze(0)
 
@@ -177,9 +177,8 @@ class FusedModule(LightningModule):
         counted = []
         for (images, own), mask in zip(self._look(indices), masks, strict=True):
             arguments = weights.products(images), *weights[1:], mask, own
-            *gradients, losses, right = self._differentiate(size, arguments)
-            self.stack.set_gradients(images, gradients)
-            adam.step()
+            *found, losses, right = self._differentiate(size, arguments)
+            adam_step(adam, self.stack.gradients(images, found))
             if schedule is not None:
                 schedule.step()
             counted.append((losses, right))
@@ -235,8 +234,7 @@ class FusedModule(LightningModule):
         if size != self.config.data.batch_size:
             return self.gradients(*arguments)
         if self.fast is None:
-            compiling = self.compiles and compiled(self.gradients, arguments)
-            self.fast = compiling or traced(self.gradients, arguments)
+            self.fast = traced(self.gradients, arguments, self.compiles)
         return self.fast(*arguments)
 
     def _each(self, values: Tensor) -> Tensor:

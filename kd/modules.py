@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.adam import adam as adam_function
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd.config import Distillation, Optim
@@ -19,6 +20,30 @@ from kd.models import Seen
 def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.Adam:
     """The optimiser of every training, in one pass over the parameters."""
     return torch.optim.Adam(parameters, lr=optim.lr, eps=optim.eps, fused=True)
+
+
+@torch.no_grad()
+def adam_step(adam: torch.optim.Adam, gradients: list[Tensor]) -> None:
+    """A step of the optimiser by gradients in the order of its parameters.
+
+    Straight by the function that ``adam.step()`` calls in the end, after as much time again.
+    """
+    (group,) = adam.param_groups
+    parameters = group["params"]
+    if not adam.state:  # which the first step makes
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        adam.step()
+        adam.zero_grad()
+        return
+    states = [adam.state[parameter] for parameter in parameters]
+    means, squares, steps = ([s[k] for s in states] for k in ("exp_avg", "exp_avg_sq", "step"))
+    names = ("fused", "amsgrad", "lr", "weight_decay", "eps", "maximize")
+    numbers = {name: group[name] for name in names}
+    beta1, beta2 = group["betas"]
+    adam_function(
+        parameters, gradients, means, squares, [], steps, beta1=beta1, beta2=beta2, **numbers
+    )
 
 
 class Classifier(LightningModule):

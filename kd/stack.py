@@ -93,15 +93,15 @@ class Stack(nn.Module):
         rest = self.bias.detach(), self.weight.detach(), self.output_bias.detach()
         return Weights(first, *rest, tuple(value.detach() for value in self.regressors))
 
-    def set_gradients(self, images: Tensor, gradients: Sequence[Tensor]) -> None:
-        """All parameters', from those that :func:`make_gradients` finds for the batch."""
-        of_products, *of_rest = gradients
+    def gradients(self, images: Tensor, found: Sequence[Tensor]) -> list[Tensor]:
+        """Those of :meth:`parameters`, in their order, from what :func:`make_gradients` finds."""
+        of_products, *of_rest = found
         parts = of_products.flatten(0, 1).chunk(len(self.first))
-        for weight, part, batch in zip(self.first, parts, images, strict=True):
-            weight.grad = wide_product(part, batch.t()).view_as(weight)
-        rest = self.bias, self.weight, self.output_bias, *self.regressors
-        for parameter, gradient in zip(rest, of_rest, strict=True):
-            parameter.grad = gradient
+        of_first = [
+            wide_product(part, batch.t()).view_as(weight)
+            for weight, part, batch in zip(self.first, parts, images, strict=True)
+        ]
+        return [*of_rest[:3], *of_first, *of_rest[3:]]
 
     def masks(self, batches: int, batch_size: int) -> Sequence[Tensor | None]:
         """A batch's dropout masks, (seeds, hidden, batch), for each of the next batches.
