@@ -1,7 +1,7 @@
 """What it costs to train many students: a whole sweep, one more student, the talk's grid.
 
     python benchmarks/sweep.py whole      # the 20-cell sweep: together, one by one, as tutorials do
-    python benchmarks/sweep.py growth     # seconds a student-epoch and memory by size of the group
+    python benchmarks/sweep.py growth     # seconds a student-epoch and memory by size of the sweep
     python benchmarks/sweep.py talk       # the talk's 110 cells, and the share of matmul throughput
     python benchmarks/sweep.py jax        # the same steps by JAX: pip install -e '.[bench]'
     python benchmarks/sweep.py teachers   # convolutions in a stack: why teachers train one by one
@@ -38,6 +38,7 @@ from torchvision.transforms import ToTensor
 from kd import fused
 from kd.config import CNN, PROJECT, Config, validate
 from kd.data import MNISTDataModule
+from kd.grouping import student_bytes
 from kd.models import Seen, build_model, count_parameters
 from kd.run import Accelerator, Material, choose_accelerator
 from kd.stack import wide_product
@@ -169,7 +170,7 @@ def steps_of(module: fused.FusedModule) -> Callable[[int], int]:
 
 def per_student_step(module: fused.FusedModule, n: int) -> list[float]:
     """Milliseconds a student-step, n times over."""
-    run, count = steps_of(module), max(20, 4000 // module.students)
+    run, count = steps_of(module), max(50, 10_000 // module.students)
     times = []
     for _ in range(n):
         started = time.perf_counter()
@@ -201,24 +202,27 @@ def in_a_process(function: Callable, *arguments: object) -> object:
 
 
 def growth(n: int) -> None:
-    """Cost of a student by the size of its group, each size in a process of its own."""
+    """Cost of a student by the size of its sweep, each size in a process of its own."""
     print(
         "| batch | students | s a student-epoch, traced | compiled | peak memory, MB | a student |"
     )
     print("|---|---|---|---|---|---|")
     for batch_size in (32, 128):
-        steps = -(-50_000 // batch_size)
-        base = None
-        for students in (1, 5, 20, 110, 500):
-            cells = []
+        steps, base = -(-50_000 // batch_size), None
+        config, _ = load(f"data.batch_size={batch_size}")
+        most = config.trainer.group_mb * 2**20 // student_bytes(config)  # as the launcher does
+        sizes = [(students, -(-students // most)) for students in (1, 5, 20, 110, 500)]
+        for students, groups in [*sizes, (500, 1)]:
+            size, cells = -(-students // groups), []
             for compiled in (False, True):
-                times, memory = in_a_process(_growth, students, batch_size, compiled, n)
+                times, memory = in_a_process(_growth, size, batch_size, compiled, n)
                 cells.append(spread([steps * t / 1e3 for t in times], 3))
                 if not compiled:
                     peak = memory
             base = base or peak
-            each = f"{(peak - base) / (students - 1):.2f}" if students > 1 else ""
-            row = f"| {batch_size} | {students} | {cells[0]} | {cells[1]} | {peak:.0f} | {each} |"
+            each = f"{(peak - base) / (size - 1):.2f}" if size > 1 else ""
+            name = f"{students} in {groups} groups" if groups > 1 else f"{students}"
+            row = f"| {batch_size} | {name} | {cells[0]} | {cells[1]} | {peak:.0f} | {each} |"
             print(row, flush=True)
 
 
