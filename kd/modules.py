@@ -26,7 +26,7 @@ def make_adam(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.A
 def adam_step(adam: torch.optim.Adam, gradients: list[Tensor]) -> None:
     """A step of the optimiser by gradients in the order of its parameters.
 
-    Straight by the function that ``adam.step()`` calls in the end, after as much time again.
+    Straight by the function that ``adam.step()`` calls after having spent as much time again.
     """
     (group,) = adam.param_groups
     parameters = group["params"]
