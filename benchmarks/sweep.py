@@ -221,7 +221,8 @@ def growth(n: int) -> None:
                     peak = memory
             base = base or peak
             each = f"{(peak - base) / (size - 1):.2f}" if size > 1 else ""
-            name = f"{students} in {groups} groups" if groups > 1 else f"{students} in one stack"
+            stack = " in one stack" if size > most else ""
+            name = f"{students} in {groups} groups" if groups > 1 else f"{students}{stack}"
             row = f"| {batch_size} | {name} | {cells[0]} | {cells[1]} | {peak:.0f} | {each} |"
             print(row, flush=True)
 

@@ -26,26 +26,31 @@ def copying(loader: ConfigLoader) -> Callable[[DictConfig, list[str]], DictConfi
     known: dict[tuple[str, ...], DictConfig] = {}
 
     @functools.cache
-    def read(word: str) -> tuple[Override, bool]:
-        """What a word overrides, and whether it does no more than give a key a value."""
+    def read(word: str) -> tuple[Override, str]:
+        """What a word overrides, and whether it gives a key a value, makes a choice, or other."""
         override = parser.parse_override(word)
-        if override.is_add() or override.is_force_add() or override.is_delete():
-            return override, False
-        special = override.package is not None or override.is_hydra_override()
+        changes = override.is_add() or override.is_force_add() or override.is_delete()
         composite = isinstance(override.value(), dict | list)
-        choice = bool(loader.get_group_options(override.key_or_group))
-        return override, not (special or composite or choice)
+        if changes or composite or override.package is not None or override.is_hydra_override():
+            return override, "other"
+        chosen = loader.get_group_options(override.key_or_group)
+        return override, "choice" if chosen else "value"
 
     def load(master_config: DictConfig, words: list[str]) -> DictConfig:
         readings = [read(word) for word in words]
-        kind = tuple(o.key_or_group if is_value else o.input_line for o, is_value in readings)
+        kind = tuple(o.input_line if role != "value" else o.key_or_group for o, role in readings)
+        keys = [override.key_or_group for override, role in readings if role == "value"]
+        others = [override.key_or_group for override, role in readings if role == "other"]
+        if any(_overlap(key, other) for key in keys for other in others):
+            return compose(master_config, words)  # their order matters
         if kind not in first:
             composed = compose(master_config, words)
-            first[kind] = copy.deepcopy(composed)  # whoever gets the other may change it
+            if not any(key in composed.hydra.runtime.choices for key in keys):
+                first[kind] = copy.deepcopy(composed)  # whoever gets the other may change it
             return composed
         copied = copy.deepcopy(first[kind])
-        for override, is_value in readings:
-            if is_value:
+        for override, role in readings:
+            if role == "value":
                 OmegaConf.update(copied, override.key_or_group, override.value())
         of_task = [override for override, _ in readings if not override.is_hydra_override()]
         copied.hydra.overrides.task = [override.input_line for override in of_task]
@@ -62,3 +67,8 @@ def copying(loader: ConfigLoader) -> Callable[[DictConfig, list[str]], DictConfi
         return known[words]
 
     return load_sweep_config
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two keys are the same, or one lies within the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")

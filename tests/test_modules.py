@@ -6,12 +6,20 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from kd.callbacks import KeepWeights
 from kd.config import CNN, MLP, PROJECT, Data, Hinton, Optim
 from kd.data import MNISTDataModule
 from kd.models import Seen, build_model
-from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
+from kd.modules import (
+    Classifier,
+    DistillModule,
+    StudentModule,
+    TeacherModule,
+    adam_step,
+    make_adam,
+)
 
 MINI = Data(
     dir=str(PROJECT / "tests" / "mnist_mini"),
@@ -228,3 +236,19 @@ def test_best_keeps_the_best_validation_epoch_and_last_the_last():
     assert last.epoch == 5
     assert same(last.weights, seen[-1][1])
     assert last.metrics["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)
+
+
+def test_a_step_by_the_function_is_adams():
+    values = [torch.randn(3, 4), torch.randn(5)]
+    plain, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    adams = [make_adam(parameters, Optim()) for parameters in (plain, lean)]
+    for number in range(4):
+        gradients = [torch.randn_like(value) for value in values]
+        for parameter, gradient in zip(plain, gradients, strict=True):
+            parameter.grad = gradient
+        adams[0].step()
+        adam_step(adams[1], gradients)
+        if number == 1:  # as a training that goes on
+            adams[1].load_state_dict(adams[1].state_dict())
+        for mine, its in zip(lean, plain, strict=True):
+            assert torch.equal(mine, its)
