@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from kd.config import UserError
-from kd.folder import replacing
+from kd.files import replacing
 
 log = logging.getLogger(__name__)
 

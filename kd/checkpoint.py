@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from kd.config import MODELS, Config, Model, UserError
-from kd.folder import METRICS, read_metrics, replacing
+from kd.files import replacing
+from kd.folder import METRICS, read_metrics
 from kd.models import Ensemble, Network, build_model, describe
 
 FORMAT = 1

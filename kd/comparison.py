@@ -9,7 +9,7 @@ import pandas as pd
 from kd import figures, stats
 from kd.config import Config
 from kd.evaluation import comparable, fidelity_to
-from kd.folder import file_hash
+from kd.files import file_hash
 from kd.page import Section
 from kd.results import Cell, Method, Run, Study, views_of
 

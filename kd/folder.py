@@ -1,14 +1,11 @@
 """A run's folder: is it complete, and of these settings; what makes way for a new attempt."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +13,10 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from kd.config import Config, UserError, flatten, relevant
+from kd.files import file_hash, replacing
 
 METRICS = "metrics.json"
 EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside ``path``, renamed to it at the end: never half a file, never none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        beside.chmod(0o644)  # mkstemp's files are private
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_metrics(directory: Path, content: dict[str, Any]) -> None:
@@ -57,12 +40,6 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_complete(directory: Path) -> bool:

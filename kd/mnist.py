@@ -23,7 +23,7 @@ import numpy as np
 from filelock import FileLock
 
 from kd.config import UserError
-from kd.folder import file_hash
+from kd.files import file_hash
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kd.config import UserError
-from kd.folder import METRICS, file_hash, read_metrics, replacing
+from kd.files import file_hash, replacing
+from kd.folder import METRICS, read_metrics
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
 from kd.config import PROJECT, Config, UserError, relevant, validate
 from kd.data import Batches, MNISTDataModule
 from kd.explain import explain
+from kd.files import replacing
 from kd.folder import (
     EPOCHS,
     clear,
     hashes,
     read_metrics,
     refuse_other_settings,
-    replacing,
     save_hydra,
     write_metrics,
 )

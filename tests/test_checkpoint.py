@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 
 from kd.checkpoint import find_teacher, load_checkpoint, load_teacher
 from kd.config import PROJECT, UserError, validate
-from kd.folder import replacing, write_metrics
+from kd.files import replacing
+from kd.folder import write_metrics
 from kd.models import Ensemble
 
 

@@ -13,7 +13,7 @@ from torchvision.datasets import MNIST
 
 from kd import mnist
 from kd.config import PROJECT, UserError
-from kd.folder import file_hash
+from kd.files import file_hash
 
 MINI_RAW = PROJECT / "tests" / "mnist_mini" / "MNIST" / "raw"
 NAMES = list(mnist.SHA256)

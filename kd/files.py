@@ -1,0 +1,53 @@
+"""Files that are written whole or not at all, their digests, and locks that end with a process."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a file beside ``path`` to write, then rename it to ``path``: never half a file.
+
+    The content reaches the disk before the name does, so a power cut leaves the old file or the
+    new one. Permissions follow the umask.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside.touch(exist_ok=False)
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what :func:`replacing` left beside ``path`` when its process was killed."""
+    for beside in path.parent.glob(f".{path.name}.????????"):
+        beside.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:
+    """Return a lock that one process at a time holds; the system frees it when the process ends.
+
+    Args:
+        path: of the lock's file, which is made where it is missing.
+        wait: for another process to let go; False raises ``filelock.Timeout`` at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, timeout=-1 if wait else 0)
