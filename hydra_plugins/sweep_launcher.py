@@ -4,6 +4,7 @@ Hydra finds it by the name of this folder; ``hydra/launcher=basic`` runs without
 imported at its top is paid at every start, so nothing heavy is.
 """
 
+import contextlib
 import time
 import traceback
 from collections import Counter
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filelock import Timeout
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
@@ -23,8 +25,11 @@ from rich.table import Table
 
 from kd import importing
 from kd.composing import copying
-from kd.config import Config, UserError, validate
-from kd.explain import explain
+from kd.config import Config, UserError, relevant, validate
+from kd.explain import explain, is_disk_full, is_out_of_memory
+
+if TYPE_CHECKING:
+    from kd.grouping import Group
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Job:
     directory: Path
     together: Any = None  # a kd.run.Together: its share of a group's training
     alone: str = ""  # why it has none
+    lock: Any = None  # of its run's folder, while its group trains
     result: JobReturn | None = None
 
     @property
@@ -79,10 +85,12 @@ class SweepLauncher(BasicLauncher):
         """
         setup_globals()
         started = time.perf_counter()
-        jobs = [
+        wanted = [
             self._compose(list(words), number)
             for number, words in enumerate(job_overrides, initial_job_idx)
         ]
+        distinct = one_per_folder(wanted)
+        jobs = list(distinct.values())
         console = Console(highlight=False, soft_wrap=True)
         self._run(jobs, console)
 
@@ -101,9 +109,10 @@ class SweepLauncher(BasicLauncher):
         if failed:
             names = ", ".join(job.name for job in failed)
             raise UserError(
-                f"{len(failed)} of {len(jobs)} runs failed: {names}; the train.log of each says why"
+                f"{len(failed)} of {len(jobs)} runs failed: {names}; the lines above say why, and "
+                "the train.log of each that had begun"
             )
-        return [job.result for job in jobs]
+        return [distinct[job.directory].result for job in wanted]
 
     def _compose(self, words: list[str], number: int) -> Job:
         """One job with its configuration, checked."""
@@ -120,41 +129,22 @@ class SweepLauncher(BasicLauncher):
     def _run(self, jobs: Sequence[Job], console: Console) -> None:
         """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
         with importing():
-            from kd import fused, grouping
-            from kd.folder import is_complete
+            from kd import unfinished
             from kd.results import write_results
-            from kd.run import run
 
-        wanted: dict[Path, Job] = {}  # each folder once
-        for job in jobs:
-            if job.config.overwrite or not is_complete(job.directory):
-                wanted.setdefault(job.directory, job)
-        missing = list(wanted.values())
+        allow_many_files()
         studies = {job.directory.parents[1] for job in jobs}
-        unfinished = any(map(fused.is_unfinished, studies))
-        groups, alone = grouping.plan([job.config for job in missing], unfinished)
-        for index, reason in alone.items():
-            missing[index].alone = reason
-        reasons = Counter(alone.values()) if len(missing) > 1 else {}
-        for reason, count in reasons.items():
-            console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
-        group_at = {missing[min(group)].directory: [missing[i] for i in group] for group in groups}
-
-        files, spent, trained = [], 0.0, 0
+        for study in studies:
+            unfinished.tidy(study)
+        groups = self._plan(jobs, console)
+        group_at = {min(group.members): group for group in groups}
+        spent, trained = 0.0, 0
         try:
             for number, job in enumerate(jobs, 1):
-                if job.directory in group_at:
-                    files += self._train_together(group_at.pop(job.directory), console)
+                if number - 1 in group_at:
+                    self._train_together(group_at[number - 1], jobs, console)
                 before = time.perf_counter()
-                job.result = run_job(
-                    hydra_context=self.hydra_context,
-                    task_function=partial(
-                        run, config=job.config, together=job.together, alone=job.alone
-                    ),
-                    config=job.cfg,
-                    job_dir_key="hydra.sweep.dir",
-                    job_subdir_key="hydra.sweep.subdir",
-                )
+                self._finish(job)
                 seconds = time.perf_counter() - before
                 if job.error:
                     said = f"FAILED: {job.error}"
@@ -168,33 +158,182 @@ class SweepLauncher(BasicLauncher):
                     said = f"test accuracy {accuracy(job):.4f}  {seconds:.1f} s, {clock(left)} left"
                 console.print(f"[{number}/{len(jobs)}] {job.name}  {said}", markup=False)
         finally:
-            for study in studies:
+            for job in jobs:
+                if job.lock:
+                    job.lock.release()
+            for study in filter(Path.is_dir, studies):
                 write_results(study)
-        for file in files:
-            fused.discard(file)
+        for group in groups:
+            study = jobs[group.lead].directory.parents[1]
+            if unfinished.ended(study, group.planned, [job.directory for job in jobs]):
+                unfinished.remove(study, [group.planned])
 
-    def _train_together(self, members: Sequence[Job], console: Console) -> list[Path]:
-        """Train a group and note each job's share of it; the group's file, or none if it failed."""
+    def _plan(self, jobs: Sequence[Job], console: Console) -> list["Group"]:
+        """Decide which jobs train together, and list them in their study's plan.
+
+        A job that cannot be trained is failed here, before anything has begun.
+
+        Raises:
+            UserError: no job can be trained, or another process trains one.
+        """
+        from kd import grouping, unfinished
+        from kd.folder import busy, is_complete, lock_run
+        from kd.run import find_material
+
+        configs, directories = ([getattr(j, n) for j in jobs] for n in ("config", "directory"))
+        missing = {
+            index
+            for index, job in enumerate(jobs)
+            if job.config.overwrite or not is_complete(job.directory)
+        }
+        studies = {directories[index].parents[1] for index in missing}
+        earlier = [(study, planned) for study in studies for planned in unfinished.read(study)]
+        checked: set[str] = set()
+        while True:
+            groups, alone = grouping.plan(configs, directories, missing, earlier)
+            refused: set[int] = set()
+            for group in groups:
+                lead = jobs[group.lead]
+                if (key := f"{lead.directory.parents[1]} {group.planned.common}") in checked:
+                    continue
+                checked.add(key)
+                try:
+                    find_material(lead.config, list(lead.cfg.hydra.overrides.task))
+                except UserError as error:
+                    if len(jobs) == len(missing) and len(groups) == 1 and not alone:
+                        raise
+                    stage = lead.config.stage  # a student alone in the group needs no teacher
+                    refused |= {i for i in group.members if configs[i].stage == stage}
+                    for index in refused:
+                        jobs[index].result = failure(error)
+            if not refused:
+                break
+            missing -= refused
+        for index in missing:
+            try:
+                with lock_run(directories[index]):
+                    pass
+            except Timeout as error:
+                raise UserError(busy(directories[index])) from error
+        for study in studies:
+            anew = [
+                planned
+                for of, planned in earlier
+                if of == study
+                and any(
+                    jobs[index].config.overwrite
+                    and unfinished.run_name(directories[index]) in planned.runs
+                    for index in missing
+                )
+            ]
+            unfinished.remove(study, anew)
+            mine = [group for group in groups if directories[group.lead].parents[1] == study]
+            unfinished.add(study, [group.planned for group in mine])
+        for index, reason in alone.items():
+            jobs[index].alone = reason
+        reasons = Counter(alone.values()) if len(missing) > 1 else {}
+        for reason, count in reasons.items():
+            console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
+        return groups
+
+    def _finish(self, job: Job) -> None:
+        """Bring a job to its end: all of it, or what is left after its group's training."""
+        from kd.run import run
+
+        if job.result is None:
+            job.result = run_job(
+                hydra_context=self.hydra_context,
+                task_function=partial(
+                    run, config=job.config, together=job.together, alone=job.alone
+                ),
+                config=job.cfg,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            if job.error and is_disk_full(job.result._return_value):
+                raise UserError(job.error)
+        if job.lock:
+            job.lock.release()
+
+    def _train_together(self, group: "Group", jobs: Sequence[Job], console: Console) -> None:
+        """Train a group and note each job's share of it; where that fails, why they have none.
+
+        Raises:
+            UserError: another process trains one of its runs, or no room is left to write.
+        """
         from kd import fused
+        from kd.folder import busy, lock_run
 
+        members = [jobs[index] for index in group.members]
+        for job in members:
+            job.lock = lock_run(job.directory)
+            try:
+                job.lock.acquire()
+            except Timeout as error:
+                job.lock = None
+                raise UserError(busy(job.directory)) from error
         try:
-            trained = fused.train_group(
+            shares = fused.train_group(
+                group.planned,
+                jobs[group.lead].config,
                 [job.config for job in members],
                 [job.directory for job in members],
-                list(members[0].cfg.hydra.overrides.task),
+                list(jobs[group.lead].cfg.hydra.overrides.task),
             )
-        except Exception as error:  # each job by itself then meets it, or does without the group
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            if is_out_of_memory(error):  # one by one they would take hours: say how to go on
+                for job in members:
+                    job.result = failure(error)
+                return
+            # each job by itself then meets the error, or does without the group
             reason = explain(error)
             if reason is None:  # a fault of ours, which no run's log would show
                 traceback.print_exception(error)
                 reason = f"{type(error).__name__}: {error}"
             for job in members:
                 job.alone = f"the group of {len(members)} failed: {reason}"
+                job.lock.release()
+                job.lock = None
             console.print(f"{len(members)} runs train alone: {members[0].alone}", markup=False)
-            return []
-        for job, share in zip(members, trained.shares, strict=True):
+            return
+        for job, share in zip(members, shares, strict=True):
             job.together = share
-        return [trained.file]
+
+
+def one_per_folder(jobs: Sequence[Job]) -> dict[Path, Job]:
+    """The jobs by their run's folder: settings that a stage does not use make no other run.
+
+    Raises:
+        UserError: two jobs of different settings have one folder.
+    """
+    found: dict[Path, Job] = {}
+    for job in jobs:
+        first = found.setdefault(job.directory, job)
+        here, there = relevant(job.config), relevant(first.config)
+        if differing := [key for key in here if here[key] != there.get(key)]:
+            raise UserError(
+                f"{job.name}: two jobs of this sweep have this folder and differ in "
+                f"{', '.join(differing)}; give study=NAME to each, in a command of its own"
+            )
+    return found
+
+
+def failure(error: Exception) -> JobReturn:
+    """What a job gives back that failed before it began."""
+    result = JobReturn()
+    result.return_value, result.status = error, JobStatus.FAILED
+    return result
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files: each run of a group has a lock and its curves' file."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def accuracy(job: Job) -> float:

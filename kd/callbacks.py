@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from kd.config import UserError
-from kd.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +140,19 @@ class ShowProgress(Checkpoint):
 
 
 class Record(Checkpoint):
-    """Draws the students' curves while they train, and writes the group's file every epoch.
+    """Draws the students' curves while they train, and saves the group every epoch.
 
     Args:
         loggers: of the wanted runs, each with the number of its student.
-        file: the group's, from which a later attempt goes on.
+        save: keeps the group's state after an epoch, given its number and what writes the file.
     """
 
-    def __init__(self, loggers: Sequence[tuple[int, TensorBoardLogger]], file: Path) -> None:
-        self.loggers, self.file = loggers, file
+    def __init__(
+        self,
+        loggers: Sequence[tuple[int, TensorBoardLogger]],
+        save: Callable[[int, Callable[[Path], None]], None],
+    ) -> None:
+        self.loggers, self.save = loggers, save
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what an earlier attempt has trained."""
@@ -161,8 +164,7 @@ class Record(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw this epoch and save the group."""
         self._draw(pl_module.history[-1], len(pl_module.history))
-        with replacing(self.file) as beside:
-            trainer.save_checkpoint(beside)
+        self.save(len(pl_module.history), trainer.save_checkpoint)
 
     def _draw(self, figures: dict[str, list[float]], epoch: int) -> None:
         for student, logger in self.loggers:

@@ -1,7 +1,8 @@
 """Safe saving and loading of what a run leaves, and finding the teacher."""
 
 import dataclasses
-import pickle
+import hashlib
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from kd.files import replacing
 from kd.folder import METRICS, read_metrics
 from kd.models import Ensemble, Network, build_model, describe
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # 2: with a digest of its content
 
 
 def save_checkpoint(
@@ -30,7 +33,7 @@ def save_checkpoint(
         split: the fingerprint of the data split it was trained on.
         epoch: the epoch the weights come from, counted from 1.
     """
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "stage": config.stage,
         "seed": config.seed,
@@ -39,8 +42,22 @@ def save_checkpoint(
         "epoch": epoch,
         "state_dict": {key: value.cpu() for key, value in weights.items()},
     }
+    content["sha256"] = content_digest(content)
     with replacing(path) as beside:
         torch.save(content, beside)
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """sha256 of what a checkpoint holds, in hexadecimal: names, shapes and bytes of its tensors.
+
+    torch's files have checksums that nobody checks on reading.
+    """
+    plain = {key: content[key] for key in sorted(content.keys() - {"state_dict", "sha256"})}
+    summed = hashlib.sha256(repr(plain).encode())
+    for name, tensor in sorted(content["state_dict"].items()):
+        summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        summed.update(tensor.contiguous().numpy().tobytes())
+    return summed.hexdigest()
 
 
 def load_checkpoint(path: Path, split: str | None = None) -> Network:
@@ -56,17 +73,7 @@ def load_checkpoint(path: Path, split: str | None = None) -> Network:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
-    try:
-        with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
-            "load; train the teacher again with python train.py stage=teacher"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project; give a run's model.ckpt")
+    content = _read(path)
     try:
         shape = _model_settings(content["model"])
         network = build_model(shape, seed=0)
@@ -83,6 +90,34 @@ def load_checkpoint(path: Path, split: str | None = None) -> Network:
             "data.split and data.seed, or train a teacher with these"
         )
     return network.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, checked to be what was saved."""
+    try:
+        with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise UserError(
+            f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
+            "load; train the teacher again with python train.py stage=teacher"
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found == 1:
+        raise UserError(
+            f"{path}: of an older version, without a digest that tells whether it is damaged; "
+            "train it again"
+        )
+    if found != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project; give a run's model.ckpt")
+    try:
+        intact = content["sha256"] == content_digest(content)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path}: damaged (its digest does not match); train it again")
+    return content
 
 
 def _model_settings(saved: dict[str, Any]) -> Model:
@@ -112,7 +147,12 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
         return [path / "model.ckpt" if path.is_dir() else path for path in paths]
     folder = Path(config.output_dir) / config.study / "teacher"
     seed = f"seed={config.teacher.seed}"
-    complete = {run.parent: read_metrics(run.parent) for run in folder.glob(f"{seed}*/{METRICS}")}
+    complete: dict[Path, dict[str, Any]] = {}
+    for path in folder.glob(f"{seed}*/{METRICS}"):
+        try:
+            complete[path.parent] = read_metrics(path.parent) or {}
+        except UserError as error:  # one damaged teacher does not take the others along
+            log.warning("left out: %s", error)
     mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
     fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
     chosen = [path for path in fitting if path.name == seed] or fitting

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -13,18 +12,18 @@ from hydra.conf import HydraConf
 from omegaconf import OmegaConf
 
 from kd.config import Config, UserError, flatten, relevant
-from kd.files import file_hash, replacing
+from kd.files import file_hash, lock, remove_leftovers, replacing
 
 METRICS = "metrics.json"
 EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
+LOCKS = ".locks"  # the folder in a study for the locks of its runs
+FILES = ("model.ckpt", "predictions.npz")
 
 
 def write_metrics(directory: Path, content: dict[str, Any]) -> None:
-    """Write a run's ``metrics.json``: from now on it is complete. NaN and infinity become null."""
-    odd = {k for k, v in content.items() if isinstance(v, float) and not math.isfinite(v)}
-    clean = {k: None if k in odd else v for k, v in content.items()}
+    """Write a run's ``metrics.json``: from now on it is complete."""
     with replacing(directory / METRICS) as beside:
-        beside.write_text(json.dumps(clean, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:
@@ -42,16 +41,54 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
 
 
+def lock_run(directory: Path) -> contextlib.AbstractContextManager:
+    """Keep a run's folder to this process, until the block or the process ends.
+
+    Raises:
+        filelock.Timeout: on entering, if another process has it.
+    """
+    study = directory.parents[1]
+    return lock(study / LOCKS / directory.relative_to(study), wait=False)
+
+
+def busy(directory: Path) -> str:
+    """What to say of a run that another process trains."""
+    return (
+        f"{directory}: another process is training this run; wait for it to end, or give study=NEW"
+    )
+
+
+def remove_empty(directory: Path, levels: int = 3) -> None:
+    """Remove a folder that was made for nothing, and those above it that are empty then.
+
+    Args:
+        directory: the folder.
+        levels: how many folders at most; 3 are a run's, its stage's and its study's.
+    """
+    for folder in (directory, *directory.parents)[:levels]:
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+
+
 def is_complete(directory: Path) -> bool:
     """Whether a run has ended there."""
     return (directory / METRICS).exists()
 
 
-def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any]) -> None:
+def refuse_other_settings(
+    config: Config, directory: Path, before: dict[str, Any], split: str | None
+) -> None:
     """Make sure that the complete run in ``directory`` is the one the configuration asks for.
 
+    Args:
+        config: what is asked for.
+        directory: of the run.
+        before: its metrics.
+        split: the fingerprint of the data as they are now; None where they are not at hand.
+
     Raises:
-        UserError: naming the settings that differ, or the teacher if it was trained anew since.
+        UserError: naming the settings that differ, or the teacher or the images if these have
+            changed since.
     """
     path = directory / ".hydra" / "config.yaml"
     try:
@@ -69,6 +106,8 @@ def refuse_other_settings(config: Config, directory: Path, before: dict[str, Any
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more
             if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
                 differing = ["the teacher (it was trained anew since)"]
+    if split is not None and before["data/fingerprint"] != split and not differing:
+        differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
     if config.keep_epochs and not (directory / EPOCHS).is_dir():
         differing.append("keep_epochs (false there, true here)")
     if differing:
@@ -86,9 +125,13 @@ def hashes(paths: Iterable[Path | str]) -> str:
 def clear(directory: Path) -> None:
     """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
     (directory / METRICS).unlink(missing_ok=True)
-    for pattern in ("events.out.tfevents.*", "hparams.yaml", "model.ckpt", "predictions.npz"):
+    for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
         for path in directory.glob(pattern):
             path.unlink()
+    for name in (METRICS, *FILES):
+        remove_leftovers(directory / name)
+    for path in (directory / ".hydra").glob("*.yaml"):
+        remove_leftovers(path)
     shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 

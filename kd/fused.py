@@ -8,28 +8,27 @@ matrix product, and Python's and Lightning's overhead is paid once a step.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from kd import unfinished
 from kd.callbacks import GroupProgress, Record, diverged, epoch_line, seven_digits
-from kd.config import Config
+from kd.config import Config, UserError
 from kd.data import Batch, Batches, MNISTDataModule
 from kd.fidelity import count_right
 from kd.folder import clear, hashes
-from kd.grouping import Cell, cell_of, in_common
+from kd.grouping import cell_of, in_common, student_bytes
 from kd.logs import set_up_logging
 from kd.losses import cross_entropy
+from kd.memory import available_bytes
 from kd.methods import weights_at
 from kd.models import IMAGE_SHAPE
 from kd.modules import FrozenTeacher, adam_step, make_adam
@@ -44,13 +43,13 @@ from kd.run import (
 from kd.stack import Stack, make_gradients, see
 from kd.teaching import regressor_width, watches
 from kd.tracing import can_compile, traced
+from kd.unfinished import Cell, Planned
 
 log = logging.getLogger(__name__)
 
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost a step is then not felt
 # Compiling takes up to 20 s and saves about 0.2 ms a batch and 0.01 ms more for each student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
-UNFINISHED = "unfinished"  # the folder in a study for the files of groups that are in training
 
 
 class Orders:
@@ -87,7 +86,6 @@ class FusedModule(LightningModule):
         seeds: the grid's rows.
         cells: the grid's columns.
         material: data and teacher, which all have in common.
-        settings: whatever else they have in common, as :func:`settings_of` gives it.
 
     ``history`` has the figures of every epoch, a list a student; ``kept`` the weights of the best
     epoch by validation accuracy, where the configuration wants these.
@@ -99,10 +97,8 @@ class FusedModule(LightningModule):
         seeds: Sequence[int],
         cells: Sequence[Cell],
         material: Material,
-        settings: str,
     ) -> None:
         super().__init__()
-        self.settings = settings
         self.automatic_optimization = False  # one step of Lightning's is a chunk of batches
         self.config, self.seeds, self.cells = config, list(seeds), list(cells)
         self.data = material.data
@@ -113,7 +109,7 @@ class FusedModule(LightningModule):
         self.orders = Orders(self.data, seeds)
         self.gradients = make_gradients(self.kd)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
-        self.compiles = False
+        self.compiles: bool | None = None  # not decided
         self.students = len(seeds) * len(cells)
         self.known: dict[str, Tensor] = {}  # what the teacher makes of the pool
         if self.kd:
@@ -161,9 +157,11 @@ class FusedModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile the step where the training is long enough to win more than that costs."""
-        # Of the whole training, resumed or not: compiled and traced steps round differently.
-        worth = self.steps() * (20 + self.students)
-        self.compiles = worth >= COMPILE_FROM and can_compile()
+        if (
+            self.compiles is None
+        ):  # else as an earlier attempt did: compiled steps round differently
+            worth = self.steps() * (20 + self.students)
+            self.compiles = worth >= COMPILE_FROM and can_compile()
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate that the epoch begins with."""
@@ -276,18 +274,20 @@ class FusedModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a group's file needs beside Lightning's own, in plain values."""
         checkpoint["group"] = {
-            "seeds": self.seeds,
-            "cells": [[list(number) for number in cell] for cell in self.cells],
-            "settings": self.settings,
             "history": self.history,
             "kept": self.kept,
             "generators": [generator.get_state() for generator in self.generators()],
             "seconds": self.seconds(),
+            # Rounding depends on both: what goes on elsewhere goes on as it began.
+            "compiles": self.compiles,
+            "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the group was."""
         saved = checkpoint["group"]
+        self.compiles = saved["compiles"]
+        torch.set_num_threads(saved["threads"])
         self.history, self.kept, self.spent = saved["history"], saved["kept"], saved["seconds"]
         for generator, state in zip(self.generators(), saved["generators"], strict=True):
             generator.set_state(state.cpu())
@@ -309,57 +309,62 @@ def _batch_last(values: Tensor) -> Tensor:
     return values.mT.contiguous()
 
 
-class Trained(NamedTuple):
-    """What a group's training gives: each job's share, and the group's file to remove at last."""
-
-    shares: list[Together]
-    file: Path
-
-
 def train_group(
-    configs: Sequence[Config], directories: Sequence[Path], overrides: Iterable[str]
-) -> Trained:
+    planned: Planned,
+    lead: Config,
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    overrides: Iterable[str],
+) -> list[Together]:
     """Train the students of one group, or go on where an earlier attempt was ended.
 
     Args:
-        configs: of its jobs, as :func:`plan` grouped them.
-        directories: of their runs.
+        planned: its seeds and cells.
+        lead: a configuration with the settings that its students share.
+        configs: of the jobs that want one of its students each.
+        directories: of their runs, which the caller holds the locks of.
         overrides: the words of one of them, for messages.
+
+    Returns:
+        each job's share.
 
     Raises:
         UserError: the accelerator, the data or the teacher is not to be had.
     """
     set_up_logging(logging.INFO)
-    config = configs[0]
-    material = prepare(config, overrides)
-    wanted = [(config.seed, cell_of(config)) for config in configs]
-    settings = settings_of(config, material)
-    folder = directories[0].parents[1] / UNFINISHED
-    before = find_unfinished(folder, settings, wanted)
-    if before:
-        file, seeds, cells = before
-    else:
-        seeds, cells = (list(dict.fromkeys(part)) for part in zip(*wanted, strict=True))
-        file = folder / f"{_digest([settings, seeds, cells])}.ckpt"
+    refuse_too_large(planned, lead)
+    material = prepare(lead, overrides)
+    settings = settings_of(lead, material)
+    study = directories[0].parents[1]
+    before = unfinished.saved(study, planned, settings)
     for directory in directories:
         clear(directory)
 
-    module = FusedModule(config, seeds, cells, material, settings)
-    grid = [(seed, cell) for seed in seeds for cell in cells]
-    students = [grid.index(pair) for pair in wanted]
+    module = FusedModule(lead, planned.seeds, planned.cells, material)
+    grid = [(seed, cell) for seed in planned.seeds for cell in planned.cells]
+    students = [grid.index((config.seed, cell_of(config, lead))) for config in configs]
     loggers = [make_logger(directory) for directory in directories]
     device = material.accelerator.device
-    log.info("%d students train together on %s: %s", len(grid), device, describe(config))
-    record = Record(list(zip(students, loggers, strict=True)), file)
-    trainer = make_trainer(config, material.accelerator.name, None, [record, GroupProgress()])
-    trainer.fit(module, ckpt_path=file if before else None, weights_only=True)
-    for logger in loggers:
-        logger.experiment.close()  # an open file and a thread each, until the run is finished
+    log.info("%d students train together on %s: %s", len(grid), device, describe(lead))
+    record = Record(
+        list(zip(students, loggers, strict=True)),
+        lambda epoch, write: unfinished.save(study, planned, settings, epoch, write),
+    )
+    trainer = make_trainer(lead, material.accelerator.name, None, [record, GroupProgress()])
+    threads = torch.get_num_threads()
+    try:
+        trainer.fit(module, ckpt_path=before, weights_only=True)
+    finally:
+        torch.set_num_threads(threads)
+        for logger in loggers:  # an open file and a thread each, until the run is finished
+            with contextlib.suppress(OSError):  # what could not be written was said before
+                logger.experiment.close()
     seconds = module.seconds() / len(grid)
-    epochs = module.best() if config.checkpoint == "best" else [len(module.history)] * len(grid)
+    epochs = module.best() if lead.checkpoint == "best" else [len(module.history)] * len(grid)
 
     shares = []
-    for student, logger in record.loggers:
+    without_teacher = material._replace(teachers=[], teacher=None, taught=None)
+    for config, (student, logger) in zip(configs, record.loggers, strict=True):
         rows = [{t: values[student] for t, values in row.items()} for row in module.history]
         weights = module.kept[student] or module.stack.state(student)
         epoch = epochs[student]
@@ -367,49 +372,30 @@ def train_group(
         lines = [f"trained together with {len(grid) - 1} other students, on {device}"]
         lines += [epoch_line(row, number, len(rows)) for number, row in enumerate(rows, 1)]
         errors = (diverged(row["train/loss"], number) for number, row in enumerate(rows, 1))
-        shares.append(Together(material, fitted, lines, next(filter(None, errors), None)))
-    return Trained(shares, file)
+        own = material if config.stage == "distill" else without_teacher
+        shares.append(Together(own, fitted, lines, next(filter(None, errors), None)))
+    return shares
+
+
+def refuse_too_large(planned: Planned, lead: Config) -> None:
+    """Make sure that a group fits in the memory that is free, before any of it is taken.
+
+    Raises:
+        UserError: it does not.
+    """
+    students, free = len(planned.seeds) * len(planned.cells), available_bytes()
+    needed = students * student_bytes(lead)
+    if free is not None and needed > free:
+        raise UserError(
+            f"trainer.group_mb={lead.trainer.group_mb}: a group of {students} students needs about "
+            f"{needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; give a smaller one"
+        )
 
 
 def settings_of(config: Config, material: Material) -> str:
     """A digest of all that the students of a group share and that their results depend on."""
-    return _digest([in_common(config), material.data.fingerprint, hashes(material.teachers)])
-
-
-def _digest(values: list) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-
-
-def find_unfinished(
-    folder: Path, settings: str, wanted: Iterable[tuple[int, Cell]]
-) -> tuple[Path, list[int], list[Cell]] | None:
-    """The file of a group that has the wanted students among its own, its seeds and cells.
-
-    A group that was ended between two of its runs goes on as it was, the complete ones included:
-    rounding depends on the size of the stack, and the results are to be those of one attempt.
-    """
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["group"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError, TypeError):
-            continue  # not one of ours
-        cells = [tuple((name, value) for name, value in cell) for cell in saved["cells"]]
-        grid = {(seed, cell) for seed in saved["seeds"] for cell in cells}
-        if saved["settings"] == settings and grid.issuperset(wanted):
-            return path, saved["seeds"], cells
-    return None
-
-
-def is_unfinished(study: Path) -> bool:
-    """Whether a group of the study was begun and not brought to its end."""
-    return any((study / UNFINISHED).glob("*.ckpt"))
-
-
-def discard(file: Path) -> None:
-    """Remove a group's file, and its folder with the last one."""
-    file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty, or gone
-        file.parent.rmdir()
+    data, teachers = material.data.fingerprint, hashes(material.teachers)
+    return unfinished.digest([in_common(config), data, teachers])
 
 
 def describe(config: Config) -> str:

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -52,23 +54,47 @@ def set_up_logging(level: int) -> None:
         lightning.handlers.clear()  # its own handler would print every line a second time
         lightning.propagate = True
         lightning.setLevel(logging.WARNING)
+    # TensorBoard's writer hands an error to its caller at the next figure, and need not print it.
+    threading.excepthook = _log_error_of_thread
     # Lightning's own use of a torch name that is on its way out: nothing a user can do.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
 
 
+def _log_error_of_thread(failed: threading.ExceptHookArgs) -> None:
+    if isinstance(failed.exc_value, OSError):
+        logging.getLogger("kd").debug("%s: %s", failed.thread, failed.exc_value)
+    else:
+        threading.__excepthook__(failed)
+
+
 @contextlib.contextmanager
-def train_log(directory: Path) -> Iterator[None]:
-    """Everything said goes to ``train.log`` too, the tracebacks of failures with it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / "train.log", mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
+def train_log() -> Iterator[Callable[[Path], None]]:
+    """Collect what is said, and write it to ``train.log`` once it is known that a run begins.
+
+    Yields:
+        a function that opens ``train.log`` in a run's folder, writes to it what has been said so
+        far, and from then on everything, tracebacks of failures included.
+    """
+    root, collected = logging.getLogger(), MemoryHandler(10_000, flushLevel=sys.maxsize)
+    root.addHandler(collected)
+
+    def write(directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(directory / "train.log", mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.handleError = lambda record: None  # on a full disk the run itself says so
+        collected.setTarget(file)
+        collected.flush()
+        collected.capacity = 1  # nothing waits from now on
+
     try:
-        yield
+        yield write
     finally:
-        root.removeHandler(handler)
-        handler.close()
+        root.removeHandler(collected)
+        if collected.target:
+            collected.target.close()
+        collected.setTarget(None)
+        collected.close()
 
 
 def log_hyperparameters(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from filelock import Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -26,15 +28,18 @@ from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
 from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
 from kd.config import PROJECT, Config, UserError, relevant, validate
-from kd.data import Batches, MNISTDataModule
+from kd.data import Batches, MNISTDataModule, fingerprint
 from kd.explain import explain
-from kd.files import replacing
+from kd.files import file_hash, replacing
 from kd.folder import (
     EPOCHS,
+    busy,
     clear,
     hashes,
+    lock_run,
     read_metrics,
     refuse_other_settings,
+    remove_empty,
     save_hydra,
     write_metrics,
 )
@@ -122,23 +127,24 @@ def run(
     directory = Path(hydra.runtime.output_dir)
     shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
 
-    before = read_metrics(directory)
-    if before is not None and not config.overwrite:
-        refuse_other_settings(config, directory, before)
-        log.info(
-            "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
-        )
-        return Outcome(before, skipped=True)
-
-    with contextlib.ExitStack() as logs:
-        if before is None:
-            logs.enter_context(train_log(directory))
-        try:
+    if (before := find_complete(config, directory)) is not None:
+        return skip(before, shown)
+    with contextlib.ExitStack() as held:
+        write_log = held.enter_context(train_log())
+        try:  # a run that is refused leaves nothing behind
             material = together.material if together else prepare(config, hydra.overrides.task)
+            if together is None:  # else whoever trained it holds the folder
+                held.enter_context(lock_run(directory))
+            if (before := find_complete(config, directory)) is not None:
+                return skip(before, shown)  # another process has been faster
+        except Timeout as error:
+            raise UserError(busy(shown)) from error
+        finally:
+            remove_empty(directory)
+        write_log(directory)
+        try:
             if together is None:
                 clear(directory)
-            if before is not None:  # a complete run's log makes way only now that all is in order
-                logs.enter_context(train_log(directory))
             save_hydra(config, hydra, directory / ".hydra")
             fitted = adopt(together) if together else fit(config, material, directory, quiet, alone)
             metrics = finish(config, material, fitted, directory)
@@ -153,8 +159,46 @@ def run(
     return Outcome(metrics, skipped=False)
 
 
+def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
+    """The metrics of the run if it is complete and need not be trained again.
+
+    Raises:
+        UserError: it is a run of other settings, data or teacher.
+    """
+    if config.overwrite:
+        return None
+    before = read_metrics(directory)
+    if before is not None:
+        refuse_other_settings(config, directory, before, fingerprint(config.data))
+    return before
+
+
+def skip(before: dict[str, Any], shown: Path) -> Outcome:
+    """Say that the run is complete."""
+    log.info(
+        "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
+    )
+    return Outcome(before, skipped=True)
+
+
 def prepare(config: Config, overrides: Iterable[str]) -> Material:
+    """Find and check what a training needs, and have the teacher see the images.
+
+    Raises:
+        UserError: see :func:`find_material`.
+    """
+    material = find_material(config, overrides)
+    if material.teacher is None:
+        return material
+    return material._replace(taught=teach(material.teacher, material.data))
+
+
+def find_material(config: Config, overrides: Iterable[str]) -> Material:
     """Find and check the accelerator, the data and the teacher.
+
+    Args:
+        config: of the run.
+        overrides: its words, for the message that names a teacher's command.
 
     Raises:
         UserError: one of them is not to be had, or does not fit.
@@ -176,7 +220,7 @@ def prepare(config: Config, overrides: Iterable[str]) -> Material:
     teachers = find_teacher(config, data.fingerprint, words)
     teacher = load_teacher(teachers, data.fingerprint)
     check_method(config, teacher)
-    return Material(accelerator, data, teachers, teacher, teach(teacher, data))
+    return Material(accelerator, data, teachers, teacher, None)
 
 
 def fit(config: Config, material: Material, directory: Path, quiet: bool, alone: str) -> Fitted:
@@ -221,14 +265,17 @@ def finish(config: Config, material: Material, fitted: Fitted, directory: Path) 
     data = material.data
     network = build_model(config.model, config.seed).to(data.device)
     network.load_state_dict(fitted.weights)
+    logits = predict(network, data.predict_dataloader()).cpu()
+    refuse_infinite(fitted, logits)
     save_checkpoint(
         directory / "model.ckpt", fitted.weights, config, data.fingerprint, fitted.epoch
     )
-    logits = predict(network, data.predict_dataloader()).cpu()
     test = data.indices["test"]
     labels = data.pool.labels[test].cpu()
-    with replacing(directory / "predictions.npz") as beside, beside.open("wb") as file:
-        np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
+    with replacing(directory / "predictions.npz") as beside:
+        with beside.open("wb") as file:
+            np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
+        predictions = file_hash(beside)
 
     metrics = fitted.metrics | evaluate(logits, labels) | {"time/fit_s": fitted.seconds}
     if material.taught is not None:
@@ -240,8 +287,27 @@ def finish(config: Config, material: Material, fitted: Fitted, directory: Path) 
         "device": material.accelerator.device.type,
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
         "teacher/sha256": hashes(material.teachers) or None,
+        "predictions/sha256": predictions,
     }
     return {**settings_of(config, network), **known, **metrics, **versions()}
+
+
+def refuse_infinite(fitted: Fitted, logits: Tensor) -> None:
+    """Make sure that a trained network has learned something.
+
+    Raises:
+        UserError: a weight, a loss or a logit is not finite.
+    """
+    found = {
+        "weights": all(bool(weight.isfinite().all()) for weight in fitted.weights.values()),
+        "losses": all(map(math.isfinite, fitted.metrics.values())),
+        "test logits": bool(logits.isfinite().all()),
+    }
+    if odd := [name for name, finite in found.items() if not finite]:
+        raise UserError(
+            f"training diverged: {' and '.join(odd)} are not finite after epoch {fitted.epoch}; "
+            "try a smaller optim.lr"
+        )
 
 
 def make_logger(directory: Path) -> TensorBoardLogger:
@@ -347,18 +413,24 @@ def settings_of(config: Config, network: Network) -> dict[str, Any]:
 
 
 @functools.cache
-def versions() -> dict[str, str | None]:
-    """Versions of what computed, and the commit of this project where it is a git checkout."""
-    command = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        found = None
+def versions() -> dict[str, str | bool | None]:
+    """Versions of what computed; and, in a git checkout, its commit and whether it was changed."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(PROJECT), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    changes = git("status", "--porcelain", "--untracked-files=no")
     return {
         "version/python": platform.python_version(),
         "version/torch": torch.__version__,
         "version/lightning": pl.__version__,
-        "git/commit": found,
+        "git/commit": git("rev-parse", "HEAD"),
+        "git/dirty": None if changes is None else bool(changes),
     }
 
 

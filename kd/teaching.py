@@ -43,12 +43,19 @@ def check_method(config: Config, teacher: nn.Module) -> None:
 
 @torch.no_grad()
 def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
-    """What the frozen teacher makes of the whole pool: once, not once an epoch."""
+    """What the frozen teacher makes of the whole pool: once, not once an epoch.
+
+    Raises:
+        UserError: it makes no finite numbers of them.
+    """
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
     batches = Batches(data.pool, everything, EVAL_BATCH)
     logits, hidden, _ = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
-    return Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
+    seen = Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
+    if not seen.logits.isfinite().all():
+        raise UserError("the teacher's logits are not finite; train it again")
+    return seen
 
 
 def watches(config: Config) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from kd.checkpoint import find_teacher, load_checkpoint, load_teacher
+from kd.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
 from kd.config import PROJECT, UserError, validate
 from kd.files import replacing
 from kd.folder import write_metrics
@@ -21,7 +21,8 @@ def checkpoint(teacher) -> Path:
 
 
 def change(path: Path, **entries) -> None:
-    torch.save(torch.load(path, weights_only=True) | entries, path)
+    content = torch.load(path, weights_only=True) | entries
+    torch.save(content | {"sha256": content_digest(content)}, path)
 
 
 def test_a_checkpoint_holds_plain_values_and_says_what_it_is(checkpoint):
@@ -69,6 +70,29 @@ def test_damaged_and_foreign_files_are_refused(checkpoint, tmp_path):
             load_checkpoint(checkpoint)
     with pytest.raises(UserError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "nothing.ckpt")
+
+
+def test_an_altered_checkpoint_is_refused(checkpoint):
+    """torch's own reader sees none of these."""
+    whole = checkpoint.read_bytes()
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]["dense.weight"]
+    middle = whole.index(weights.numpy().tobytes()) + 4 * 784 * 16
+    for place in (middle, middle + 1, middle + 3):
+        altered = bytearray(whole)
+        altered[place] ^= 4
+        checkpoint.write_bytes(altered)
+        with pytest.raises(UserError, match="damaged"):
+            load_checkpoint(checkpoint)
+    checkpoint.write_bytes(whole)
+    load_checkpoint(checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    for part in ({"epoch": 1}, {"split": "0" * 16}, {"stage": "student"}, {"sha256": None}):
+        torch.save(content | part, checkpoint)
+        with pytest.raises(UserError, match="damaged"):
+            load_checkpoint(checkpoint)
+    torch.save(content | {"format": 1}, checkpoint)
+    with pytest.raises(UserError, match="of an older version"):
+        load_checkpoint(checkpoint)
 
 
 def test_weights_of_another_architecture_are_refused(checkpoint):

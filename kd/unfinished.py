@@ -1,0 +1,222 @@
+"""Groups in training: what a sweep that was killed needs to end as if it had not been.
+
+Rounding depends on the size of a group, so a group is taken up again as it was planned.
+``<study>/unfinished/plan.json`` lists the groups of the study's sweeps from before their training
+until their last run is complete. Beside it lie, for each group, its state after the latest epoch
+(``NAME-EPOCH.ckpt``) and the digest of that file (``NAME.json``).
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import Timeout
+
+from kd.config import PROJECT
+from kd.files import file_hash, lock, remove_leftovers, replacing
+from kd.folder import LOCKS, is_complete, lock_run
+
+log = logging.getLogger(__name__)
+
+FOLDER = "unfinished"
+
+Cell = tuple[tuple[str, float | None], ...]
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that stand for a value of JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def version() -> str:
+    """A digest of what rounding depends on besides a group: this package's code, and torch."""
+    code = {str(path): file_hash(path) for path in sorted((PROJECT / "kd").rglob("*.py"))}
+    return digest([list(code.values()), torch.__version__])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A group of a sweep: every seed with every cell."""
+
+    common: str  # a digest of the settings that its students share
+    group_mb: int  # that it was made for
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    runs: tuple[str, ...]  # their folders below the study
+    version: str
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return digest(list(asdict(self).values()))
+
+
+def read(study: Path) -> list[Planned]:
+    """The groups that the study's plan lists; a plan that cannot be read lists none."""
+    path = study / FOLDER / "plan.json"
+    try:
+        return [_parse(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        log.warning("%s: cannot be read (%s); unfinished groups start anew", path, error)
+        return []
+
+
+def _parse(entry: dict[str, Any]) -> Planned:
+    texts = {key: entry[key] for key in ("common", "version")}
+    seeds, runs = tuple(map(int, entry["seeds"])), tuple(map(str, entry["runs"]))
+    cells = tuple(tuple((str(key), value) for key, value in cell) for cell in entry["cells"])
+    if not all(isinstance(text, str) for text in texts.values()) or not seeds or not cells:
+        raise ValueError("a group's entry is malformed")
+    return Planned(group_mb=int(entry["group_mb"]), seeds=seeds, cells=cells, runs=runs, **texts)
+
+
+@contextlib.contextmanager
+def _editing(study: Path) -> Iterator[list[Planned]]:
+    """The plan, written back when the block ends; one process at a time."""
+    with lock(study / LOCKS / "plan.lock"):
+        path = study / FOLDER / "plan.json"
+        before = read(study)
+        groups = list(before)
+        yield groups
+        if groups:
+            with replacing(path) as beside:
+                beside.write_text(json.dumps([asdict(group) for group in groups]) + "\n")
+        else:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty, or not there
+                path.parent.rmdir()
+
+
+def add(study: Path, groups: Iterable[Planned]) -> None:
+    """List groups in the study's plan, before they train."""
+    with _editing(study) as plan:
+        plan += [group for group in groups if group not in plan]
+
+
+def remove(study: Path, groups: Iterable[Planned]) -> None:
+    """Take groups off the study's plan, and their files with them."""
+    with _editing(study) as plan:
+        for group in groups:
+            _forget(study, group)
+            if group in plan:
+                plan.remove(group)
+
+
+def _forget(study: Path, group: Planned) -> None:
+    for path in (study / FOLDER).glob(f"{group.name}*"):
+        path.unlink(missing_ok=True)
+
+
+def tidy(study: Path) -> None:
+    """Remove, and say so, what nobody can use any more.
+
+    These are groups whose runs are all complete, groups that other code or another torch began, and
+    files of no group.
+    """
+    folder = study / FOLDER
+    if not folder.is_dir():
+        return
+    with _editing(study) as plan:
+        for group in list(plan):
+            if all(is_complete(study / run) for run in group.runs):
+                plan.remove(group)
+                _forget(study, group)
+            elif group.version != version() and not _in_use(study, group):
+                plan.remove(group)
+                _forget(study, group)
+                log.warning(
+                    "%s: %d students of other code or another torch were in training; removed, "
+                    "they start anew",
+                    folder / group.name,
+                    len(group.seeds) * len(group.cells),
+                )
+        remove_leftovers(folder / "plan.json")
+        known = {group.name for group in plan}
+        for path in folder.iterdir():
+            if path.name != "plan.json" and path.name.lstrip(".")[:16] not in known:
+                log.warning("%s: belongs to no group in training; removed", path)
+                path.unlink(missing_ok=True)
+
+
+def _in_use(study: Path, group: Planned) -> bool:
+    """Whether another process trains the group."""
+    try:
+        with lock_run(study / group.runs[0]):
+            return False
+    except Timeout:
+        return True
+
+
+def save(
+    study: Path, group: Planned, settings: str, epoch: int, write: Callable[[Path], None]
+) -> None:
+    """Keep a group's state after an epoch, in place of that of the epoch before.
+
+    Args:
+        study: its folder.
+        group: of the plan.
+        settings: a digest of all that the state depends on.
+        epoch: how many have passed.
+        write: writes the state to a file.
+    """
+    folder = study / FOLDER
+    path = folder / f"{group.name}-{epoch}.ckpt"
+    with replacing(path) as beside:
+        write(beside)
+    content = {"file": path.name, "sha256": file_hash(path), "settings": settings}
+    with replacing(folder / f"{group.name}.json") as beside:
+        beside.write_text(json.dumps(content) + "\n")
+    for old in folder.glob(f"{group.name}-*.ckpt"):
+        if old != path:
+            old.unlink(missing_ok=True)
+
+
+def saved(study: Path, group: Planned, settings: str) -> Path | None:
+    """The file of a group's latest epoch; None where there is none that can be used.
+
+    What cannot be used is removed, and said.
+    """
+    note = study / FOLDER / f"{group.name}.json"
+    if not note.exists():
+        _forget(study, group)  # at most a first epoch that was not brought to its end
+        return None
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        path = note.with_name(str(content["file"]))
+        if path.name.startswith(group.name) and file_hash(path) == content["sha256"]:
+            if content["settings"] == settings:
+                return path
+            reason = "was trained on other data or by another teacher"
+        else:
+            reason = "is damaged"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        reason = "is damaged"
+    log.warning("%s: %s; removed, the group starts anew", note.with_suffix(".ckpt"), reason)
+    _forget(study, group)
+    return None
+
+
+def has_state(study: Path, group: Planned) -> bool:
+    """Whether an epoch of the group has been trained."""
+    return (study / FOLDER / f"{group.name}.json").exists()
+
+
+def run_name(directory: Path) -> str:
+    """A run's folder below its study, as plans have it."""
+    return f"{directory.parent.name}/{directory.name}"
+
+
+def ended(study: Path, group: Planned, handled: Sequence[Path]) -> bool:
+    """Whether nothing is left to do for a group: its runs are complete, or were ``handled``."""
+    done = {run_name(directory) for directory in handled}
+    return all(run in done or is_complete(study / run) for run in group.runs)
