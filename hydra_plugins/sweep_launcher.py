@@ -5,10 +5,11 @@ imported at its top is paid at every start, so nothing heavy is.
 """
 
 import contextlib
+import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,12 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.table import Table
 
 from kd import importing
 from kd.composing import copying
 from kd.config import Config, UserError, relevant, validate
 from kd.explain import explain, is_disk_full, is_out_of_memory
+from kd.table import accuracy, tables
 
 if TYPE_CHECKING:
     from kd.grouping import Group
@@ -54,6 +55,11 @@ class Job:
     alone: str = ""  # why it has none
     lock: Any = None  # of its run's folder, while its group trains
     result: JobReturn | None = None
+
+    @property
+    def study(self) -> Path:
+        """The folder of its study."""
+        return self.directory.parents[1]
 
     @property
     def error(self) -> str | None:
@@ -130,10 +136,13 @@ class SweepLauncher(BasicLauncher):
         """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
         with importing():
             from kd import unfinished
+            from kd.folder import has_runs
+            from kd.logs import set_up_logging
             from kd.results import write_results
 
+        set_up_logging(logging.INFO)
         allow_many_files()
-        studies = {job.directory.parents[1] for job in jobs}
+        studies = {job.study for job in jobs}
         for study in studies:
             unfinished.tidy(study)
         groups = self._plan(jobs, console)
@@ -161,74 +170,38 @@ class SweepLauncher(BasicLauncher):
             for job in jobs:
                 if job.lock:
                     job.lock.release()
-            for study in filter(Path.is_dir, studies):
+            for study in filter(has_runs, studies):
                 write_results(study)
         for group in groups:
-            study = jobs[group.lead].directory.parents[1]
+            study = jobs[group.lead].study
             if unfinished.ended(study, group.planned, [job.directory for job in jobs]):
-                unfinished.remove(study, [group.planned])
+                unfinished.replace(study, [group.planned], [])
 
     def _plan(self, jobs: Sequence[Job], console: Console) -> list["Group"]:
-        """Decide which jobs train together, and list them in their study's plan.
-
-        A job that cannot be trained is failed here, before anything has begun.
+        """Decide which jobs train together, and list the groups in their study's plan.
 
         Raises:
             UserError: no job can be trained, or another process trains one.
         """
         from kd import grouping, unfinished
-        from kd.folder import busy, is_complete, lock_run
-        from kd.run import find_material
+        from kd.folder import is_complete
 
-        configs, directories = ([getattr(j, n) for j in jobs] for n in ("config", "directory"))
         missing = {
             index
             for index, job in enumerate(jobs)
             if job.config.overwrite or not is_complete(job.directory)
         }
-        studies = {directories[index].parents[1] for index in missing}
+        missing -= refuse_untrainable(jobs, missing)
+        refuse_busy([jobs[index] for index in missing])
+        studies = {jobs[index].study for index in missing}
         earlier = [(study, planned) for study in studies for planned in unfinished.read(study)]
-        checked: set[str] = set()
-        while True:
-            groups, alone = grouping.plan(configs, directories, missing, earlier)
-            refused: set[int] = set()
-            for group in groups:
-                lead = jobs[group.lead]
-                if (key := f"{lead.directory.parents[1]} {group.planned.common}") in checked:
-                    continue
-                checked.add(key)
-                try:
-                    find_material(lead.config, list(lead.cfg.hydra.overrides.task))
-                except UserError as error:
-                    if len(jobs) == len(missing) and len(groups) == 1 and not alone:
-                        raise
-                    stage = lead.config.stage  # a student alone in the group needs no teacher
-                    refused |= {i for i in group.members if configs[i].stage == stage}
-                    for index in refused:
-                        jobs[index].result = failure(error)
-            if not refused:
-                break
-            missing -= refused
-        for index in missing:
-            try:
-                with lock_run(directories[index]):
-                    pass
-            except Timeout as error:
-                raise UserError(busy(directories[index])) from error
+        configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
+        groups, alone = grouping.plan(configs, directories, missing, earlier)
+        anew = {unfinished.run_name(directories[i]) for i in missing if configs[i].overwrite}
         for study in studies:
-            anew = [
-                planned
-                for of, planned in earlier
-                if of == study
-                and any(
-                    jobs[index].config.overwrite
-                    and unfinished.run_name(directories[index]) in planned.runs
-                    for index in missing
-                )
-            ]
-            unfinished.remove(study, anew)
-            mine = [group for group in groups if directories[group.lead].parents[1] == study]
-            unfinished.add(study, [group.planned for group in mine])
+            old = [group for of, group in earlier if of == study and anew & set(group.runs)]
+            mine = [group.planned for group in groups if jobs[group.lead].study == study]
+            unfinished.replace(study, old, mine)
         for index, reason in alone.items():
             jobs[index].alone = reason
         reasons = Counter(alone.values()) if len(missing) > 1 else {}
@@ -320,6 +293,53 @@ def one_per_folder(jobs: Sequence[Job]) -> dict[Path, Job]:
     return found
 
 
+def refuse_untrainable(jobs: Sequence[Job], missing: Collection[int]) -> set[int]:
+    """Fail the jobs whose accelerator, data or teacher is not to be had, before any begins.
+
+    Returns:
+        which these are.
+
+    Raises:
+        UserError: it is all of the sweep.
+    """
+    from kd.grouping import common_digest
+    from kd.run import find_material
+
+    errors: dict[tuple[Path, str], Exception | None] = {}
+    refused = set()
+    for index in sorted(missing):
+        job = jobs[index]
+        key = job.study, common_digest(job.config)
+        if key not in errors:
+            errors[key] = None
+            try:
+                find_material(job.config, list(job.cfg.hydra.overrides.task))
+            except Exception as error:
+                errors[key] = error
+        if (found := errors[key]) is not None:
+            job.result = failure(found)
+            refused.add(index)
+    if len(refused) == len(jobs):
+        raise jobs[0].result._return_value
+    return refused
+
+
+def refuse_busy(jobs: Iterable[Job]) -> None:
+    """Make sure that no other process trains any of these jobs.
+
+    Raises:
+        UserError: one does.
+    """
+    from kd.folder import busy, lock_run
+
+    for job in jobs:
+        try:
+            with lock_run(job.directory):
+                pass
+        except Timeout as error:
+            raise UserError(busy(job.directory)) from error
+
+
 def failure(error: Exception) -> JobReturn:
     """What a job gives back that failed before it began."""
     result = JobReturn()
@@ -336,68 +356,8 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def accuracy(job: Job) -> float:
-    """The test accuracy of a complete job, in [0, 1]."""
-    return job.result.return_value.metrics["test/acc"]
-
-
 def clock(seconds: float) -> str:
     """Seconds as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def tables(jobs: Sequence[Job]) -> list[Table]:
-    """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept.
-
-    Tables of a single cell each become the rows of one.
-    """
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        stage, _, name = job.name.partition("/")
-        others = [w for w in name.split(",") if not w.startswith(("T=", "alpha=", "seed="))]
-        groups.setdefault(" ".join([job.config.study, stage, *others]), []).append(job)
-    places = [
-        {(job.config.kd.T, job.config.kd.alpha) for job in group} for group in groups.values()
-    ]
-    if len(groups) < 2 or any(len(found) > 1 for found in places):
-        return [grid(title, group) for title, group in groups.items()]
-    head = f"test accuracy{over_seeds(jobs)}"
-    table = Table("", "T", "alpha", "test accuracy", title=head, title_justify="left")
-    common = set.intersection(*(set(title.split()[2:]) for title in groups))
-    for title, group in groups.items():
-        kd, told = group[0].config.kd, [word for word in title.split() if word not in common]
-        numbers = (f"{kd.T:g}", f"{kd.alpha:g}") if group[0].config.stage == "distill" else ("", "")
-        table.add_row(" ".join(told), *numbers, cell(group))
-    return [table]
-
-
-def grid(title: str, jobs: Sequence[Job]) -> Table:
-    """One table of :func:`tables`; without a teacher it is a single cell."""
-    distilled = jobs[0].config.stage == "distill"
-    cells: dict[tuple[str, str], list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: (job.config.kd.T, job.config.kd.alpha)):
-        kd = job.config.kd
-        key = (f"T = {kd.T:g}", f"alpha = {kd.alpha:g}") if distilled else (job.config.stage, "")
-        cells.setdefault(key, []).append(job)
-    rows, columns = (dict.fromkeys(key[axis] for key in cells) for axis in (0, 1))
-    head = f"{title}: test accuracy{over_seeds(jobs)}"
-    table = Table("", *columns, title=head, title_justify="left", show_header=distilled)
-    for row in rows:
-        table.add_row(row, *(cell(cells.get((row, column), [])) for column in columns))
-    return table
-
-
-def over_seeds(jobs: Sequence[Job]) -> str:
-    """What to add to a table's title where it has means."""
-    seeds = len({job.config.seed for job in jobs})
-    return f", mean of {seeds} seeds" if seeds > 1 else ""
-
-
-def cell(jobs: Sequence[Job]) -> str:
-    """Mean test accuracy of a cell's seeds; failures are counted, not averaged away."""
-    good = [accuracy(job) for job in jobs if not job.error]
-    mean = f"{sum(good) / len(good):.4f}" if good else ""
-    failed = len(jobs) - len(good)
-    return f"{mean} {failed} failed".strip() if failed else mean

@@ -22,6 +22,10 @@ class UserError(Exception):
     """A mistake that the user can mend; its message is one line: what is wrong, what to do."""
 
 
+class OutOfMemory(UserError):
+    """Less memory is free than is needed."""
+
+
 def setting(default: Any, allowed: str, check: Any) -> Any:
     """A field whose value must pass ``check``; ``allowed`` says in words what does."""
     make = {"default_factory": lambda: list(default)} if isinstance(default, list) else {}

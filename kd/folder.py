@@ -41,6 +41,11 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
 
 
+def has_runs(study: Path) -> bool:
+    """Whether a run of the study is complete."""
+    return any(study.glob(f"*/*/{METRICS}"))
+
+
 def lock_run(directory: Path) -> contextlib.AbstractContextManager:
     """Keep a run's folder to this process, until the block or the process ends.
 

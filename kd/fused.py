@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from kd import unfinished
 from kd.callbacks import GroupProgress, Record, diverged, epoch_line, seven_digits
-from kd.config import Config, UserError
+from kd.config import Config, OutOfMemory
 from kd.data import Batch, Batches, MNISTDataModule
 from kd.fidelity import count_right
 from kd.folder import clear, hashes
@@ -381,12 +381,12 @@ def refuse_too_large(planned: Planned, lead: Config) -> None:
     """Make sure that a group fits in the memory that is free, before any of it is taken.
 
     Raises:
-        UserError: it does not.
+        OutOfMemory: it does not.
     """
     students, free = len(planned.seeds) * len(planned.cells), available_bytes()
     needed = students * student_bytes(lead)
     if free is not None and needed > free:
-        raise UserError(
+        raise OutOfMemory(
             f"trainer.group_mb={lead.trainer.group_mb}: a group of {students} students needs about "
             f"{needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; give a smaller one"
         )

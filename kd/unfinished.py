@@ -97,19 +97,14 @@ def _editing(study: Path) -> Iterator[list[Planned]]:
                 path.parent.rmdir()
 
 
-def add(study: Path, groups: Iterable[Planned]) -> None:
-    """List groups in the study's plan, before they train."""
+def replace(study: Path, old: Iterable[Planned], new: Iterable[Planned]) -> None:
+    """Take groups off the study's plan, their files with them, and list others."""
     with _editing(study) as plan:
-        plan += [group for group in groups if group not in plan]
-
-
-def remove(study: Path, groups: Iterable[Planned]) -> None:
-    """Take groups off the study's plan, and their files with them."""
-    with _editing(study) as plan:
-        for group in groups:
+        for group in old:
             _forget(study, group)
             if group in plan:
                 plan.remove(group)
+        plan += [group for group in new if group not in plan]
 
 
 def _forget(study: Path, group: Planned) -> None:

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from kd import fidelity
 from kd.checkpoint import load_checkpoint
 from kd.config import PROJECT
 from kd.data import load_pool
+from kd.files import file_hash
 
 FILES = {
     ".hydra/config.yaml",
@@ -222,10 +228,120 @@ def test_the_log_has_what_was_said_and_a_failures_traceback(cli):
     log = (run_folder("student") / "train.log").read_text()
     for line in said.out.splitlines():
         assert line in log or line.startswith("results:")
-    cli("stage=distill", *MINI)
-    log = (run_folder("distill", "T=2.0,alpha=0.5,seed=0") / "train.log").read_text()
-    assert "no complete teacher" in log
+    said = cli("stage=student", *MINI, "optim.lr=1e38")
+    (log,) = (p.read_text() for p in Path("outputs/main/student").glob("*lr=1e*/train.log"))
+    assert said.err.strip().removeprefix("error: ") in log
     assert "Traceback" in log
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "kd.T=1,2")])
+def test_a_run_that_is_refused_leaves_nothing(cli, sweep):
+    said = cli(*sweep, "stage=distill", *MINI, "study=typo")
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert "no complete teacher of seed 0 in outputs/typo/teacher" in said.err
+    assert not Path("outputs/typo").exists()
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
+def test_a_network_that_is_no_number_is_no_result(cli, sweep):
+    said = cli(*sweep, "stage=student", *MINI, "optim.lr=1e38")
+    assert said.code == 1
+    assert "training diverged: " in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+    assert not list(Path("outputs").glob("main/student/*/metrics.json"))
+    assert not list(Path("outputs").glob("main/student/*/model.ckpt"))
+
+
+def test_weights_that_are_no_numbers_fail_whatever_the_loss(cli, monkeypatch):
+    from kd.callbacks import KeepWeights
+
+    def spoil(self, *arguments):
+        healthy(self, *arguments)
+        self.weights["output.bias"][3] = math.inf
+
+    healthy = KeepWeights.on_train_epoch_end
+    monkeypatch.setattr(KeepWeights, "on_train_epoch_end", spoil)
+    said = cli("stage=student", *MINI)
+    assert "weights and test logits are not finite after epoch 2" in said.err
+
+
+def test_images_that_have_changed_are_not_skipped_over(cli, tmp_path):
+    digits = Path(shutil.copytree(PROJECT / "tests" / "mnist_mini", tmp_path / "digits"))
+    words = ("stage=student", *MINI, "data.dir=digits")
+    assert cli(*words).code == 0
+    assert "skipped" in cli(*words).out
+    (labels,) = digits.glob("MNIST/raw/train-labels*")
+    content = bytearray(labels.read_bytes())
+    content[8] = (content[8] + 1) % 10
+    labels.write_bytes(content)
+    for sweep in ((), ("-m", "seed=0,1")):
+        said = cli(*sweep, *words)
+        assert said.code == 1
+        assert "holds a complete run of other settings: the images (" in said.out + said.err
+    shutil.rmtree(digits)
+    assert "skipped" in cli(*words).out, "a complete run needs its images no more"
+
+
+def test_another_process_is_not_trained_over(cli, teacher):
+    """The lock is another process's, as tests in one process could enter their own."""
+    words = ("stage=distill", *MINI)
+    assert cli(*words).code == 0
+    (run,) = Path("outputs/main/distill").iterdir()
+    (run / "metrics.json").unlink()
+    before = tree(run)
+    code = (
+        "import sys, pathlib, kd.folder\n"
+        f"with kd.folder.lock_run(pathlib.Path({str(run.absolute())!r})):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT
+    )
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        for sweep in ((), ("-m", "seed=0,1")):
+            said = cli(*sweep, *words)
+            assert said.code == 1
+            assert f"{run.name}: another process is training this run" in said.err
+            assert said.err.count("\n") == 1
+        assert tree(run) == before
+        assert len(list(run.parent.iterdir())) == 1
+    finally:
+        holder.kill()
+        holder.wait()
+    assert cli(*words).code == 0, "a lock ends with its process"
+
+
+def test_what_a_killed_run_left_is_cleared(cli):
+    cli("stage=student", *MINI)
+    folder = run_folder("student")
+    clean = {path.name for path in folder.iterdir()}
+    for name in ("metrics.json", "train.log"):
+        (folder / name).unlink()
+    for name in ("model.ckpt", "metrics.json", "predictions.npz"):
+        (folder / f".{name}.0123abcd").write_bytes(b"half")
+    (folder / ".hydra" / ".config.yaml.0123abcd").write_bytes(b"half")
+    umask = os.umask(0o027)
+    try:
+        cli("stage=student", *MINI)
+    finally:
+        os.umask(umask)
+    found = {path.name.split(".out")[0] for path in folder.iterdir()}
+    assert found == {name.split(".out")[0] for name in clean}
+    assert len(list((folder / ".hydra").iterdir())) == 3
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+    assert modes == {0o640}
+
+
+def test_metrics_say_what_they_were_made_with(cli):
+    cli("stage=student", *MINI)
+    found = metrics(run_folder("student"))
+    assert found["predictions/sha256"] == file_hash(run_folder("student") / "predictions.npz")
+    commit = found["git/commit"]
+    assert (commit is None) == (found["git/dirty"] is None)
+    assert commit is None or isinstance(found["git/dirty"], bool)
 
 
 def test_a_path_with_equals_signs_needs_no_quotes(cli, teacher):

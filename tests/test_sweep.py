@@ -16,6 +16,7 @@ from conftest import MINI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config import PROJECT
+from kd.folder import write_metrics
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -90,8 +91,7 @@ def test_a_failing_job_fails_alone(cli, teacher):
     complete = {path.parent.name for path in Path("outputs/main/student").glob("*/metrics.json")}
     assert len(complete) == 2
     assert all("trainer=cpu" in name for name in complete)
-    for log in Path("outputs/main/student").glob("*gpu*/train.log"):
-        assert "Traceback" in log.read_text()
+    assert not list(Path("outputs/main/student").glob("*gpu*")), "nothing had begun"
 
 
 def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch):
@@ -127,13 +127,145 @@ def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch)
 def test_two_studies_in_one_sweep(cli, teacher):
     said = cli(
         "-m", "stage=student", *MINI, "study=a,b", "seed=0,1", "kd.T=1,2"
-    )  # T is nothing to a student alone: each folder comes up twice
+    )  # T is nothing to a student alone: each folder comes up twice, and is one run
     assert said.code == 0, said.err
     assert said.out.count("2 students train together") == 2
-    assert said.out.count("complete already, skipped") == 4
+    assert "4 of 4 runs complete" in said.out
+    assert "skipped" not in said.out
     for study in "ab":
         assert len(list(Path(f"outputs/{study}/student").glob("*/metrics.json"))) == 2
         assert Path(f"outputs/{study}/results.csv").read_text().count("\n") == 3
+
+
+def test_two_jobs_of_one_folder_that_differ_are_refused(cli, teacher):
+    """Long values are shortened in a folder's name; an experiment is not in it at all."""
+    said = cli(
+        "-m", "stage=student", *MINI, "+experiment=talk,assistant", "study=a", "overwrite=true"
+    )
+    assert said.code == 1
+    assert "two jobs of this sweep have this folder and differ in" in said.err
+    assert said.err.count("\n") == 1
+    assert not list(Path("outputs").glob("a/*/*"))
+
+
+def test_the_student_alone_is_the_control_of_its_sweep_to_the_last_bit(cli, teacher):
+    said = cli("-m", "stage=student,distill", *MINI, "kd.T=1,4", "kd.alpha=0,1", "seed=0,1")
+    assert said.code == 0, said.err
+    assert "6 students train together" in said.out
+    assert "10 of 10 runs complete" in said.out
+    for seed in (0, 1):
+        (alone,) = Path("outputs/main/student").glob(f"seed={seed},*")
+        controls = list(Path("outputs/main/distill").glob(f"*alpha=1.0,seed={seed},*"))
+        assert len(controls) == 2
+        for run in controls:
+            same = torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+            its = torch.load(alone / "model.ckpt", weights_only=True)["state_dict"]
+            assert all(torch.equal(same[name], its[name]) for name in its)
+        metrics = json.loads((alone / "metrics.json").read_text())
+        assert metrics["kd/method"] is metrics["teacher/sha256"] is None
+        assert "fidelity/agreement" not in metrics
+
+
+def test_students_alone_train_where_the_teacher_is_missing(cli):
+    said = cli("-m", "stage=student,distill", *MINI, "seed=0,1")
+    assert said.code == 1
+    assert "2 of 4 runs complete" in said.out
+    assert said.out.count("FAILED: no complete teacher of seed 0") == 2
+    assert sorted(p.name for p in Path("outputs/main").iterdir() if p.is_dir()) == [
+        ".locks",
+        "student",
+    ]
+
+
+def stop_at(monkeypatch, count: int) -> None:
+    """Have Ctrl-C come when the ``count``-th run of the process is about to be complete."""
+    import kd.run
+
+    calls = iter(range(1, 10_000))
+
+    def write(*arguments):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+        healthy(*arguments)
+
+    healthy = kd.run.write_metrics
+    monkeypatch.setattr(kd.run, "write_metrics", write)
+
+
+@pytest.mark.parametrize("moment", [2, 5, 9])
+def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monkeypatch, moment):
+    from kd import grouping
+
+    monkeypatch.setattr(grouping, "student_bytes", lambda _: 2**20)
+    words = ("-m", "stage=student", *MINI, "seed=range(0,11)", "trainer.group_mb=3")
+    whole = cli(*words, "study=whole")
+    assert re.findall(r"(\d) students train together", whole.out) == ["2", "3", "3", "3"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, moment)
+        assert cli(*words, "study=cut").code == 1
+    assert len(list(Path("outputs/cut/student").glob("*/metrics.json"))) == moment - 1
+    assert cli(*words, "study=cut").code == 0
+    assert not Path("outputs/cut/unfinished").exists()
+    for run in Path("outputs/whole/student").iterdir():
+        same = Path("outputs/cut/student", run.name)
+        assert (same / "model.ckpt").read_bytes() == (run / "model.ckpt").read_bytes()
+
+
+def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypatch):
+    from kd import unfinished
+
+    words = ("-m", "stage=student", *MINI, "seed=0,1")
+    stop_at(monkeypatch, 1)
+    cli(*words)
+    (state,) = Path("outputs/main/unfinished").glob("*.ckpt")
+    note = next(p for p in state.parent.glob("*.json") if p.name != "plan.json")
+    plan = state.with_name("plan.json")
+    kept = {path: path.read_bytes() for path in (state, note, plan)}
+    flipped = bytearray(kept[state])
+    flipped[len(flipped) // 2] ^= 1
+    for damage in (
+        {state: bytes(flipped)}, {state: b""}, {note: b"{}"}, {note: b"[" * 100_000},
+        {plan: b'{"group": 5}'}, {plan: b"[5]"}, {plan: b"[]"}, {plan: b"\xff"},
+    ):  # fmt: skip
+        for path, content in (kept | damage).items():
+            path.write_bytes(content)
+        stop_at(monkeypatch, 1)
+        said = cli(*words)
+        assert "Traceback" not in said.out + said.err
+        assert re.search("removed|start anew", said.out), damage
+        assert "going on" not in said.out
+    for path in list(state.parent.iterdir()):
+        path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (state.parent / "odd.ckpt").write_bytes(b"")
+    monkeypatch.setattr(unfinished, "version", lambda: "of other code")
+    monkeypatch.setattr("kd.run.write_metrics", write_metrics)
+    said = cli(*words)
+    assert "2 students of other code or another torch were in training; removed" in said.out
+    assert "odd.ckpt: belongs to no group in training; removed" in said.out
+    assert said.code == 0
+    assert not state.parent.exists()
+
+
+def test_overwrite_starts_anew(cli, teacher, monkeypatch):
+    words = ("-m", "stage=student", *MINI, "seed=0,1", "overwrite=true")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2)
+        cli(*words)
+    said = cli(*words)
+    assert said.code == 0
+    assert "going on" not in said.out
+    assert not Path("outputs/main/unfinished").exists()
+
+
+def test_a_group_too_large_for_the_memory_names_it(cli, teacher, monkeypatch):
+    monkeypatch.setattr("kd.fused.available_bytes", lambda: 2**20)
+    said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
+    assert said.code == 1
+    assert said.out.count("a group of 3 students needs about") == 3
+    assert "trainer.group_mb=128" in said.out
+    assert "Traceback" not in said.out + said.err
 
 
 def test_a_wrong_cell_stops_the_sweep_before_it_starts(cli, teacher):
