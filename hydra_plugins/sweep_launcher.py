@@ -257,6 +257,11 @@ class SweepLauncher(BasicLauncher):
             if is_disk_full(error):
                 raise
             if is_out_of_memory(error):  # one by one they would take hours: say how to go on
+                if not isinstance(error, UserError):
+                    error = UserError(
+                        f"out of memory in a group of {len(members)} students; give a smaller "
+                        f"trainer.group_mb (it is {members[0].config.trainer.group_mb})"
+                    )
                 for job in members:
                     job.result = failure(error)
                 return

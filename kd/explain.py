@@ -52,4 +52,4 @@ def is_disk_full(error):
 
 
 def is_out_of_memory(error):
-    return type(error).__name__=="OutOfMemory"
+    return type(error).__name__ == "OutOfMemory"
