@@ -145,7 +145,7 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.FusedMo
     taught = Seen(3 * torch.randn(len(data.pool.labels), 10), None)
     material = Material(Accelerator("cpu", torch.device("cpu")), data, [], None, taught)
     cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
-    module = fused.FusedModule(config, [0], cells, material, "")
+    module = fused.FusedModule(config, [0], cells, material)
     adam = fused.make_adam(module.stack.parameters(), config.optim)
     module.optimizers = lambda **_: adam  # in place of the Trainer's
     module.lr_schedulers = lambda: None

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.conf import HydraConf
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from kd.config import Config, UserError, flatten, relevant
 from kd.files import file_hash, lock, remove_leftovers, replacing
@@ -98,8 +99,13 @@ def refuse_other_settings(
     path = directory / ".hydra" / "config.yaml"
     try:
         saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); overwrite=true trains again") from error
+        if "stage" not in saved:
+            raise ValueError("it holds no configuration of a run")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: cannot be read ({reason}); overwrite=true trains again"
+        ) from error
     # What the run does not say, because the setting is younger, had its default.
     saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
     differing = [

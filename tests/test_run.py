@@ -283,6 +283,35 @@ def test_images_that_have_changed_are_not_skipped_over(cli, tmp_path):
     assert "skipped" in cli(*words).out, "a complete run needs its images no more"
 
 
+MALFORMED = (
+    b"",
+    b"{}",
+    b"[]",
+    b"5",
+    b"[" * 50_000,
+    b"\xff\xfe",
+    b"a: [1, b: {",
+    b"{1: 2}",
+    b"!x y",
+)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", ".hydra/config.yaml"])
+def test_malformed_files_of_a_complete_run_are_named(cli, name):
+    cli("stage=student", *MINI)
+    path = run_folder("student") / name
+    for content in MALFORMED:
+        path.write_bytes(content)
+        for sweep in ((), ("-m", "seed=0,1")):
+            said = cli(*sweep, "stage=student", *MINI)
+            assert said.code == 1, content
+            assert "Traceback" not in said.out + said.err
+            assert str(path) in said.out + said.err
+            assert said.err.count("\n") == 1
+            assert path.read_bytes() == content, "nothing is trained over unasked"
+    assert cli("stage=student", *MINI, "overwrite=true").code == 0
+
+
 def test_another_process_is_not_trained_over(cli, teacher):
     """The lock is another process's, as tests in one process could enter their own."""
     words = ("stage=distill", *MINI)
