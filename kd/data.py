@@ -231,14 +231,3 @@ class MNISTDataModule(LightningDataModule):
     def predict_dataloader(self) -> Batches:
         """The test images, in their own order."""
         return Batches(self.pool, self.indices["test"], EVAL_BATCH)
-
-
-def fingerprint(config: Data) -> str | None:
-    """Temporary."""
-    data = MNISTDataModule(config, 0)
-    try:
-        data.prepare_data()
-        data.setup()
-    except UserError:
-        return None
-    return data.fingerprint
