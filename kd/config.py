@@ -81,7 +81,7 @@ class Data:
     dataset: str = setting("MNIST", "a class of torchvision.datasets", str.isidentifier)
     dir: str = setting("data", "a folder", bool)
     source: str = choice("verified", "torchvision", "folder")
-    files: str | None = None
+    files: str | None = setting(None, "null or a folder", lambda v: v is None or bool(v))
     split: str = choice("official", "pooled")
     val_size: int = count(10_000)
     test_size: int = count(10_000)
@@ -366,6 +366,11 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
             "has not; give model=cnn"
+        )
+    if config.data.files is not None and config.data.source != "verified":
+        raise UserError(
+            f"data.files={config.data.files}: is taken with data.source=verified alone; here "
+            f"data.source={config.data.source} reads data.dir={config.data.dir}, so leave it out"
         )
     if config.data.augment.extra and not config.data.augment.active:
         raise UserError(

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +14,21 @@ from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from kd import mnist
 from kd.augment import Views
 from kd.config import Data, UserError
-from kd.mnist import ensure_mnist
+from kd.idx import read_parts
 from kd.seeding import generator
 
 EVAL_BATCH = 500
+CLASSES = 10
+
+# Their files are named and made as MNIST's. torchvision's own reader would prefer a file
+# ``processed/*.pt``, whatever that holds.
+LIKE_MNIST = ("MNIST", "FashionMNIST", "KMNIST")
+
+# The settings that decide which images a split has in which part.
+DECIDING = ("dataset", "dir", "source", "split", "val_size", "test_size", "seed")
 
 # images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,); of views the
 # labels are shares (batch, classes), 0 for what has none, and the indices those of labelled images
@@ -40,40 +50,102 @@ class Pool:
         return self.images.index_select(0, indices), self.labels[indices]
 
 
-@functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
 def load_pool(dataset: str, folder: str, source: str, device: torch.device) -> Pool:
-    """Read a data set of torchvision's into memory.
+    """Read a data set into memory, once for as long as its files stay as they are.
 
     Args:
         dataset: a class name in ``torchvision.datasets`` with ``data`` and ``targets``.
         folder: its root.
-        source: ``torchvision`` lets torchvision download what is missing.
+        source: ``verified`` admits MNIST's own files alone. Nothing is downloaded.
         device: where the tensors live.
 
     Raises:
-        UserError: torchvision has no such data set, or its files are missing or damaged.
+        UserError: there is no such data set, or its files are missing, damaged or altered.
     """
+    return _pool(dataset, folder, source, _state(dataset, folder), device)
+
+
+@functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
+def _pool(dataset: str, folder: str, source: str, state: tuple, device: torch.device) -> Pool:
+    images = _read(dataset, folder, source, state)
+    return Pool(
+        images=torch.from_numpy(images.pixels).unsqueeze(1).to(device).float().div_(255),
+        labels=torch.from_numpy(images.labels).to(device),
+        train_count=images.train_count,
+        digest=images.digest,
+    )
+
+
+class Images(NamedTuple):
+    """A data set as its files hold it: its training images first, then its test images."""
+
+    pixels: np.ndarray  # (samples, 28, 28), uint8
+    labels: np.ndarray  # (samples,), int64
+    train_count: int
+    digest: str
+
+
+@functools.lru_cache(maxsize=1)
+def _read(dataset: str, folder: str, source: str, state: tuple) -> Images:
+    """The images of a data set whose files are in this ``state``.
+
+    Raises:
+        UserError: there is no such data set, or its files are missing, damaged or altered.
+    """
+    if source == "verified" or dataset in LIKE_MNIST:
+        sha256 = mnist.SHA256 if source == "verified" else None
+        try:
+            parts = read_parts(Path(folder, dataset, "raw"), sha256)
+        except UserError as error:
+            raise UserError(f"data.dir={folder}: {dataset} cannot be read: {error}") from error
+    else:
+        parts = _read_torchvision(dataset, folder)
+    for pixels, labels in parts:
+        if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
+            raise UserError(
+                f"data.dir={folder}: {dataset} has {len(labels)} labels for images of shape "
+                f"{pixels.shape}; the networks here take one 28 × 28 image a label"
+            )
+    pixels = np.concatenate([pixels for pixels, _ in parts])
+    labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < CLASSES:
+        raise UserError(
+            f"data.dir={folder}: {dataset} has labels from {labels.min()} to {labels.max()}; the "
+            f"networks here know 0 to {CLASSES - 1}"
+        )
+    return Images(pixels, labels, len(parts[0][1]), digest(pixels, labels))
+
+
+def _read_torchvision(
+    dataset: str, folder: str, download: bool = False
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, of training and of test, by torchvision's own class."""
     cls = getattr(torchvision.datasets, dataset, None)
     if cls is None:
         raise UserError(f"data.dataset={dataset}: torchvision.datasets has no such class")
     try:
-        parts = [cls(folder, train=train, download=source == "torchvision") for train in (1, 0)]
-    except (RuntimeError, OSError, ValueError, AssertionError, EOFError, TypeError) as error:
+        parts = [cls(folder, train=train, download=download) for train in (True, False)]
+        return [
+            (torch.as_tensor(part.data).numpy(), torch.as_tensor(part.targets).numpy())
+            for part in parts
+        ]
+    except Exception as error:  # each class has its own ways to fail
         reason = " ".join(str(error).split()) or "damaged files"
         raise UserError(f"data.dir={folder}: {dataset} cannot be read: {reason}") from error
-    pixels = torch.cat([torch.as_tensor(part.data) for part in parts])
-    labels = torch.cat([torch.as_tensor(part.targets) for part in parts]).long()
-    if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
-        raise UserError(
-            f"data.dir={folder}: {dataset} has {len(labels)} labels for images of shape "
-            f"{tuple(pixels.shape)}; the networks here take one 28 × 28 image a label"
-        )
-    return Pool(
-        images=pixels.unsqueeze(1).to(device).float().div_(255),
-        labels=labels.to(device),
-        train_count=len(parts[0].targets),
-        digest=digest(pixels.numpy(), labels.numpy()),
-    )
+
+
+def _state(dataset: str, folder: str) -> tuple:
+    """What tells whether the files of a data set were changed: size and times of each."""
+
+    def stat(path: Path) -> tuple[int, ...]:
+        try:
+            found = path.stat()
+        except OSError:
+            return ()
+        # an old modification time can be put back, that of the last change cannot
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    return tuple((str(path), stat(path)) for path in sorted(Path(folder, dataset).glob("*/*")))
 
 
 def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[str, np.ndarray]:
@@ -116,6 +188,38 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
         rest, test = take(everything, "test_size")
     train, val = take(rest, "val_size")
     return {"train": train, "val": val, "test": test}
+
+
+def fingerprint(config: Data) -> str | None:
+    """What tells the data split of a run with these settings from any other.
+
+    It costs a look at the files' times where they are as they were at the last call.
+
+    Returns:
+        the ``fingerprint`` of :class:`MNISTDataModule`; None where the images are not at hand, for
+        nothing is downloaded.
+
+    Raises:
+        UserError: the images are at hand and the sizes of the split do not suit them.
+    """
+    state = _state(config.dataset, config.dir)
+    return _fingerprint(state, *(getattr(config, name) for name in DECIDING))
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint(state: tuple, *values: str | int) -> str | None:
+    config = Data(**dict(zip(DECIDING, values, strict=True)))
+    try:
+        images = _read(config.dataset, config.dir, config.source, state)
+    except UserError:
+        return None
+    split = split_indices(images.labels, images.train_count, config)
+    return fingerprint_of(images.digest, split)
+
+
+def fingerprint_of(pool: str, split: dict[str, np.ndarray]) -> str:
+    """The fingerprint of a split: from the pool's digest and the indices of each part."""
+    return digest(np.frombuffer(pool.encode(), np.uint8), *split.values())[:16]
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -187,15 +291,21 @@ class MNISTDataModule(LightningDataModule):
         self.pool: Pool | None = None
 
     def prepare_data(self) -> None:
-        """Get and verify MNIST's files where ``data.source=verified``."""
-        if self.config.source == "verified" and self.pool is None:
-            if self.config.dataset != "MNIST":
+        """Get the files that are missing, as ``data.source`` says how."""
+        config, root = self.config, Path(self.config.dir)
+        if config.source == "folder" or self.pool is not None:
+            return
+        if config.source == "verified":
+            if config.dataset != "MNIST":
                 raise UserError(
-                    f"data.source=verified: knows MNIST alone; for {self.config.dataset} give "
+                    f"data.source=verified: knows MNIST alone; for {config.dataset} give "
                     "data.source=torchvision or data.source=folder"
                 )
-            files = Path(self.config.files) if self.config.files else None
-            ensure_mnist(Path(self.config.dir), files)
+            mnist.ensure_mnist(root, None if config.files is None else Path(config.files))
+        elif config.dataset in LIKE_MNIST:
+            mnist.ensure_downloaded(root, config.dataset)
+        else:
+            _read_torchvision(config.dataset, config.dir, download=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them; a second call changes nothing."""
@@ -203,8 +313,7 @@ class MNISTDataModule(LightningDataModule):
             return
         self.pool = load_pool(self.config.dataset, self.config.dir, self.config.source, self.device)
         split = split_indices(self.pool.labels.cpu().numpy(), self.pool.train_count, self.config)
-        parts = [np.frombuffer(self.pool.digest.encode(), np.uint8), *split.values()]
-        self.fingerprint = digest(*parts)[:16]
+        self.fingerprint = fingerprint_of(self.pool.digest, split)
         self.indices = {
             name: torch.from_numpy(part).to(self.device) for name, part in split.items()
         }
