@@ -8,16 +8,18 @@ import pandas as pd
 
 from kd import figures, stats
 from kd.config import Config
-from kd.evaluation import comparable, fidelity_to
-from kd.files import file_hash
+from kd.evaluation import fidelity_to, scored_by
+from kd.notes import notes
 from kd.page import Section
-from kd.results import Cell, Method, Run, Study, views_of
+from kd.results import Run
+from kd.study import Cell, Method, Study, views_of
+from kd.teachers import CHECKPOINT, hash_of
 
 Place = tuple[Method, Cell]
 
 
 def by_place(study: Study) -> dict[Place, dict[int, Run]]:
-    """The runs of every cell of every method, by seed."""
+    """The runs of every cell of every method, by seed: methods, then temperatures, then alphas."""
     return {(m, cell): by_seed for m in study.methods for cell, by_seed in m.cells.items()}
 
 
@@ -33,7 +35,8 @@ def compared(study: Study) -> dict[Place, stats.Compared]:
         for key in ("test/acc", "val/acc")
     )
     alone = {place: figure("test/acc", place[0].students) for place in places}
-    return stats.compare(test, validation, alone)
+    controls = {place for place in places if place[1][1] == 1}
+    return stats.compare(test, validation, alone, controls)
 
 
 def shown(study: Study) -> Place:
@@ -52,7 +55,7 @@ def verdict(study: Study, config: Config) -> list[Section]:
     """The answer first."""
     if not study.cells:
         text = "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
-        return [Section("verdict", "Verdict", text)]
+        return [Section("verdict", "Verdict", " ".join([text, *notes(study, config)]))]
     cells = compared(study)
     found = stats.judge(cells)
     parts = [f"Distillation here: {found.word}.", found.sentence]
@@ -69,20 +72,15 @@ def verdict(study: Study, config: Config) -> list[Section]:
             (seed,) = runs.keys() & method.students.keys()
             parts.append(one_seed(runs[seed], method.students[seed]))
         parts += what_else(study, found.chosen)
-    if study.failed:
-        parts.append(f"{len(study.failed)} runs are not complete: {', '.join(study.failed)}.")
-    if study.left_out:
-        parts.append(
-            f"{study.left_out} distilled runs with other settings are listed, not compared."
-        )
-    return [Section("verdict", "Verdict", " ".join(parts))]
+    return [Section("verdict", "Verdict", " ".join([*parts, *notes(study, config)]))]
 
 
 def what_else(study: Study, chosen: Place) -> list[str]:
     """What a reader must know of the choice besides: its views, and who took no part."""
     cells, parts = compared(study), []
     if views := views_of(next(iter(by_place(study)[chosen].values()))):
-        plain = list(chosen[0].plain.values())
+        seeds = by_place(study)[chosen]
+        plain = [run for seed, run in chosen[0].plain.items() if seed in seeds]
         has = f"has {100 * mean(plain, 'test/acc'):.2f} %" if plain else "is not there to compare"
         parts.append(
             f"Its student alone sees the same views of the images ({', '.join(views)}); the one "
@@ -159,10 +157,12 @@ def maps(study: Study, config: Config) -> list[Section]:
     ]
     gains = {c: 100 * found.gain.mean for c, found in cells.items() if found.gain}
     if gains:
-        doubtful = grid({c: cells[c].p_holm >= 0.05 for c in gains})
+        doubtful = grid({c: cells[c].p_holm >= 0.05 for c in gains})  # NaN, a control's, is not
         text = (
             "Points over the student alone of the same seed. Brackets: not significant (Holm, 5 %)."
         )
+        if any(found.control for found in cells.values()):
+            text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
         drawn = figures.heat_map(
             grid(gains), "Gain over the student alone", "points", "{:+.2f}", doubtful, centred=True
         )
@@ -171,12 +171,18 @@ def maps(study: Study, config: Config) -> list[Section]:
     else:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         sections.append(Section("gain", "Paired difference to the student alone", text))
-    text = "Share of test images on which student and teacher name the same digit, in %."
+    text = (
+        "Share of test images on which student and teacher name the same digit, in %. The teacher "
+        "is the run's own, as it was when it taught."
+    )
     drawn = figures.heat_map(100 * agreed, "Agreement with the teacher", "%")
     sections.append(
         Section("agreement", "Agreement with the teacher", text, drawn, "Heat map of agreement")
     )
-    text = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
+    text = (
+        "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful. The "
+        "teacher is the run's own, as it was when it taught."
+    )
     drawn = figures.heat_map(kl, "KL to the teacher", "nats", "{:.3f}")
     sections.append(Section("kl", "Divergence from the teacher", text, drawn, "Heat map of KL"))
     return sections
@@ -194,31 +200,42 @@ def methods(study: Study, config: Config) -> list[Section]:
     rows = []
     for method in study.methods:
         mine = {place: cell for place, cell in found.items() if place[0] is method}
-        place = stats.choose(mine) or max(mine, key=lambda place: mine[place].validation)
+        place = stats.choose(mine) or max(
+            mine, key=lambda place: (not mine[place].control, mine[place].validation)
+        )
         T, alpha = place[1]
         rows.append(
             {"method": method.label, "T": T, "alpha": alpha}
             | figures_of(study, list(by_place(study)[place].values()))
             | gain_of(found[place])
         )
-    controls = {repr(views_of(runs[0])): runs for runs in map(alone, study.methods) if runs}
-    for runs in controls.values():
-        views = "".join(f", {key}={value:g}" for key, value in views_of(runs[0]).items())
-        rows.append({"method": f"student alone{views}"} | figures_of(study, runs))
-    table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False)
+    rows += [
+        {"method": f"student alone{views}"} | figures_of(study, runs)
+        for views, runs in students_alone(study).items()
+    ]
+    table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
     text = (
         "Each at the temperature and alpha that validation chooses. Gain: test accuracy less that "
         "of the student alone of the same seeds and views; p after Holm over all cells of all "
         "methods."
     )
     if study.teacher is not None:
-        text += f" Agreement and KL are to {study.teacher.name}, own ones to the run's own teacher."
+        text += f" Agreement and KL are to {study.teacher.name}."
+    if "own_kl" in table:
+        text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
     return [Section("methods", "The methods side by side", text, table=table)]
 
 
-def alone(method: Method) -> list[Run]:
-    """The students alone that a method is compared with."""
-    return list(method.students.values())
+def students_alone(study: Study) -> dict[str, list[Run]]:
+    """The students alone by their views in words, of the seeds that cells share with them."""
+    found: dict[str, dict[int, Run]] = {}
+    for method in study.methods:
+        seeds = {seed for by_seed in method.cells.values() for seed in by_seed}
+        for seed in seeds & method.students.keys() or method.students:
+            run = method.students[seed]
+            views = "".join(f", {key}={value:g}" for key, value in views_of(run).items())
+            found.setdefault(views, {})[seed] = run
+    return {views: list(by_seed.values()) for views, by_seed in found.items()}
 
 
 def figures_of(study: Study, runs: Sequence[Run]) -> dict[str, float]:
@@ -231,12 +248,13 @@ def figures_of(study: Study, runs: Sequence[Run]) -> dict[str, float]:
         "high": accuracy.high,
         "validation_accuracy": mean(runs, "val/acc"),
     }
-    if study.teacher is not None and comparable(runs[0], study.teacher):
-        scores = pd.DataFrame([fidelity_to(run, study.teacher) for run in runs]).mean()
+    scored = [fidelity_to(run, teacher) for run in runs if (teacher := scored_by(run, study))]
+    if len(scored) == len(runs):
+        scores = pd.DataFrame(scored).mean()
         row |= {"agreement": scores["agreement"], "kl": scores["kl"]}
-        for run in runs:
-            run.forget()
-    first = study.teacher and file_hash(study.teacher.folder / "model.ckpt")
+    for run in runs:
+        run.forget()
+    first = study.teacher and hash_of(study.teacher.folder / CHECKPOINT)
     if {run.metrics["teacher/sha256"] for run in runs} - {None, first}:
         own = {"own_agreement": "fidelity/agreement", "own_kl": "fidelity/kl"}
         row |= {name: mean(runs, key) for name, key in own.items()}

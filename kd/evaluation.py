@@ -14,6 +14,7 @@ from kd import fidelity
 from kd.checkpoint import load_checkpoint
 from kd.models import CLASSES, IMAGE_SHAPE, count_parameters
 from kd.results import Run
+from kd.study import Study
 
 
 def per_class(logits: Tensor, labels: Tensor) -> pd.DataFrame:
@@ -73,6 +74,17 @@ def comparable(run: Run, teacher: Run) -> bool:
     return torch.equal(run.predictions[2], teacher.predictions[2])
 
 
+def scored_by(run: Run, study: Study) -> Run | None:
+    """The study's teacher, where a run is scored against it; None where it is not.
+
+    A student whose own teacher has changed since is not: another network would take its place.
+    """
+    teacher = study.teacher
+    if teacher is None or not study.taught.unchanged(run) or not comparable(run, teacher):
+        return None
+    return teacher
+
+
 def summarise(run: Run, teacher: Run | None) -> dict[str, Any]:
     """One row of the table of all runs."""
     logits, labels, _ = run.predictions
@@ -94,6 +106,9 @@ def cost(run: Run) -> dict[str, float]:
     """Parameters, multiply-accumulates an image, bytes on disk, and CPU latency of the network.
 
     Latency: median of 50 forward passes, in milliseconds, of one image and of a batch of 1,000.
+
+    Raises:
+        UserError: ``model.ckpt`` is missing or damaged.
     """
     path = run.folder / "model.ckpt"
     network = load_checkpoint(path)

@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from kd.config import Config, UserError, flatten, relevant
 from kd.files import file_hash, lock, remove_leftovers, replacing
 
 METRICS = "metrics.json"
+MOST_BYTES = 2**20  # of metrics.json, which has a few kB
+STAGES = ("teacher", "student", "distill")  # of runs
 EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
 LOCKS = ".locks"  # the folder in a study for the locks of its runs
 FILES = ("model.ckpt", "predictions.npz")
@@ -28,18 +31,85 @@ def write_metrics(directory: Path, content: dict[str, Any]) -> None:
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:
-    """The metrics of a run; None where it is not complete.
+    """The metrics of a run, their form checked; None where it is not complete.
 
     Raises:
-        UserError: ``metrics.json`` is there but cannot be read.
+        UserError: ``metrics.json`` is there but cannot be read, or is not of a run's form.
     """
     path = directory / METRICS
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not path.is_file():
+            raise ValueError("no file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("larger than 1 MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character has no UTF-8
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
+    if wrong := malformed(content):
+        raise UserError(f"{path}: {wrong}; delete it to train again")
+    return content
+
+
+def malformed(content: Any) -> str | None:
+    """What of a run's metrics is not as it must be, in words; None where all is well."""
+    if not isinstance(content, dict):
+        return f"holds {_shortly(content)}, no metrics"
+    for key, value in content.items():
+        if not isinstance(value, PLAIN):
+            return f"{key} is {_shortly(value)}, not a plain value"
+        if key.startswith("data/augment/") and not FIGURE[0](value):
+            return f"{key} is {_shortly(value)}, not {FIGURE[1]}"
+    stage = content.get("stage")
+    for key, (fits, allowed) in (FORM | (DISTILLED if stage == "distill" else ALONE)).items():
+        if key not in content:
+            return f"has no {key}"
+        if not fits(content[key]):
+            return f"{key} is {_shortly(content[key])}, not {allowed}"
+    return None
+
+
+def _shortly(value: Any) -> str:
+    said = json.dumps(value)
+    return said if len(said) <= 40 else f"{said[:40]}…"
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    """A check that a value is a number from ``low`` to ``high``; NaN is not."""
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
+
+
+PLAIN = str | int | float | bool | None
+# What a value must be: a check, and words for it.
+FIGURE = _between(-sys.float_info.max, sys.float_info.max), "a finite number"
+SHARE = _between(0, 1), "a number from 0 to 1"
+COUNT = (lambda v: type(v) is int and v >= 0), "a whole number"
+TEXT = (lambda v: isinstance(v, str) and v != ""), "a text"
+NOTHING = (lambda v: v is None), "null"
+# What readers of a run's metrics rely on.
+FORM = {
+    "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
+    "seed": COUNT,
+    "data/fingerprint": TEXT,
+    "epochs": COUNT,
+    "val/acc": SHARE,
+    "test/acc": SHARE,
+    "test/loss": FIGURE,
+    "test/ece": FIGURE,
+    "time/fit_s": FIGURE,
+}
+DISTILLED = {
+    "teacher/checkpoint": TEXT,
+    "teacher/sha256": TEXT,
+    "kd/method": TEXT,
+    "kd/T": FIGURE,
+    "kd/alpha": SHARE,
+    "fidelity/agreement": SHARE,
+    "fidelity/kl": FIGURE,
+}
+ALONE = {"teacher/checkpoint": NOTHING, "teacher/sha256": NOTHING}
 
 
 def has_runs(study: Path) -> bool:

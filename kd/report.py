@@ -1,5 +1,6 @@
 """``stage=report``: a study's runs turned into answers, one self-contained page and its parts."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -7,16 +8,19 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from kd.comparison import maps, methods, verdict
-from kd.config import Config, validate
+from kd.config import Config, UserError, validate
 from kd.logs import set_up_logging
-from kd.page import Section, write_page
-from kd.results import Study, load_study, write_results
+from kd.notes import left_out
+from kd.page import Section, one_line, write_page
+from kd.results import write_results
 from kd.sections import all_runs, calibration, classes, costs, curves, disagreements, talk
+from kd.study import Study, load_study
 
 log = logging.getLogger(__name__)
 
 SECTIONS: list[Callable[[Study, Config], list[Section]]] = [
-    verdict, talk, methods, maps, curves, classes, calibration, disagreements, costs, all_runs,
+    verdict, left_out, talk, methods, maps, curves, classes, calibration, disagreements, costs,
+    all_runs,
 ]  # fmt: skip
 
 
@@ -28,11 +32,20 @@ def report(cfg: DictConfig) -> Path:
     """
     config = validate(cfg)
     set_up_logging(logging.INFO)
-    study = load_study(Path(config.output_dir) / config.study)
-    write_results(study.folder)
+    folder = Path(config.output_dir) / config.study
+    try:
+        study = load_study(folder)
+    except UserError:
+        with contextlib.suppress(OSError):  # Hydra made them; they go where nothing is in them
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise
+    write_results(study.folder, study.rows)
     sections = [section for build in SECTIONS for section in build(study, config)]
     target = study.folder / "report"
     write_page(sections, target, config.study)
     log.info("%s", sections[0].text)
+    for name, reason in study.refused.items():
+        log.info("left out: %s", one_line(f"{name}: {reason}"))
     log.info("report: %s", target / "index.html")
     return target / "index.html"

@@ -3,26 +3,27 @@
 What a study lacks (a teacher, a second seed, a grid) is said in its section's place.
 """
 
+import numpy as np
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import figures
 from kd.comparison import chosen_run
 from kd.config import Config, UserError
-from kd.data import load_pool
+from kd.data import Pool, load_pool
 from kd.evaluation import (
-    comparable,
     confused_pairs,
     confusion,
     cost,
     per_class,
     reliability,
+    scored_by,
     summarise,
 )
 from kd.page import Section
-from kd.results import Run, Study
+from kd.results import Run
+from kd.study import Study
 from kd.talk import compare_with_talk
 
 
@@ -40,24 +41,38 @@ def missing(study: Study, slug: str, title: str) -> list[Section]:
 def curves(study: Study, config: Config) -> list[Section]:
     """Learning curves with the epochs of best fit."""
     title = "Learning curves"
-    frames = {}
-    for name, run in pair(study).items():
-        events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0}).Reload()
-        tags = ("train/loss", "val/loss", "train/acc", "val/acc")
-        if set(tags) <= set(events.Tags()["scalars"]):
-            columns = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in tags}
-            frames[name] = pd.DataFrame(columns)
+    found = pair(study)
+    read = {name: epochs_of(run) for name, run in found.items()}
+    frames = {name: frame for name, frame in read.items() if frame is not None}
+    lost = "".join(
+        f" Those of {found[name].name} cannot be read from its events."
+        for name in found
+        if name not in frames
+    )
     if not frames:
-        return missing(study, "curves", title)
+        return [Section("curves", title, lost)] if lost else missing(study, "curves", title)
     best = {name: frame["val/loss"].idxmin() for name, frame in frames.items()}
     text = ", ".join(f"the {name} fits best after epoch {epoch}" for name, epoch in best.items())
     table = pd.concat(frames, names=["network", "epoch"]).reset_index()
     figure = figures.learning_curves(frames)
-    return [
-        Section(
-            "curves", title, f"By validation loss, {text}.", figure, f"Loss by epoch: {text}", table
-        )
-    ]
+    said = f"By validation loss, {text}.{lost}"
+    return [Section("curves", title, said, figure, f"Loss by epoch: {text}", table)]
+
+
+def epochs_of(run: Run) -> pd.DataFrame | None:
+    """A run's losses and accuracies by epoch, from TensorBoard's files; None if these are damaged.
+
+    What a damaged file raises is anybody's guess.
+    """
+    tags = ("train/loss", "val/loss", "train/acc", "val/acc")
+    try:
+        events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0}).Reload()
+        columns = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in tags}
+        frame = pd.DataFrame(columns)
+    except Exception:
+        return None
+    losses = frame[["train/loss", "val/loss"]].to_numpy(dtype=float)
+    return frame if len(frame) and np.isfinite(losses).all() else None
 
 
 def classes(study: Study, config: Config) -> list[Section]:
@@ -108,17 +123,17 @@ def disagreements(study: Study, config: Config) -> list[Section]:
     if study.teacher is None or not shown:
         return [Section("digits", title, "Needs a teacher and a student.")]
     ((name, student),) = shown.items()
-    (s, labels, indices), (t, _, theirs) = student.predictions, study.teacher.predictions
-    if not torch.equal(indices, theirs):
-        return [Section("digits", title, "Teacher and student were tested on different images.")]
+    if scored_by(student, study) is None:
+        said = "The teacher has changed, or was tested on other images than the student."
+        return [Section("digits", title, said)]
+    (s, labels, indices), (t, _, _) = student.predictions, study.teacher.predictions
     differ = (s.argmax(1) != t.argmax(1)).nonzero().flatten()
     try:
-        data = OmegaConf.load(student.folder / ".hydra" / "config.yaml").data
-        pool = load_pool(data.dataset, data.dir, data.source, torch.device("cpu"))
-    except (UserError, OSError) as error:
+        pool = pool_of(student)
+    except UserError as error:
         return [Section("digits", title, f"The images are not at hand: {error}")]
     if indices.max() >= len(pool.labels) or not torch.equal(pool.labels[indices], labels):
-        return [Section("digits", title, f"The images in {data.dir} are not those of the runs.")]
+        return [Section("digits", title, "The images in data.dir are not those of the runs.")]
     some = differ[:16]
     captions = [f"is {labels[i]}\nt {t[i].argmax()}, s {s[i].argmax()}" for i in some]
     drawn = figures.digits(pool.images[indices[some]].squeeze(1).numpy(), captions)
@@ -134,34 +149,61 @@ def disagreements(study: Study, config: Config) -> list[Section]:
     ]
 
 
+def pool_of(run: Run) -> Pool:
+    """The images that a run's configuration names.
+
+    Raises:
+        UserError: the configuration is damaged, or the images are not there.
+    """
+    content = run.read_hydra("config.yaml")
+    data = content.get("data") if isinstance(content, dict) else None
+    words = (
+        [data.get(key) for key in ("dataset", "dir", "source")] if isinstance(data, dict) else []
+    )
+    if not words or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
+    try:
+        return load_pool(*words, torch.device("cpu"))
+    except (OSError, AttributeError) as error:
+        raise UserError(f"data.dir={words[1]}: {error}") from error
+
+
 def costs(study: Study, config: Config) -> list[Section]:
     """What each network costs, so that "compressed" is a number."""
-    found = {name: cost(run) for name, run in pair(study).items()}
+    title = "What the networks cost"
+    found, lost = {}, ""
+    for name, run in pair(study).items():
+        try:
+            found[name] = cost(run)
+        except UserError as error:
+            lost += f" The {name} is not readable: {error}."
     if not found:
-        return []
+        return [Section("cost", title, lost)] if lost else []
     table = pd.DataFrame(found).rename_axis("cost").reset_index()
-    text = "CPU latency on this machine, median of 50."
+    text = f"CPU latency on this machine, median of 50.{lost}"
     if len(found) == 2:
         t, s = found["teacher"], found["student alone"]
         text = (
             f"The student has {100 * s['parameters'] / t['parameters']:.0f} % of the teacher's "
             f"parameters and 1/{t['macs'] / s['macs']:.1f} of its multiplications. {text}"
         )
-    return [Section("cost", "What the networks cost", text, table=table)]
+    return [Section("cost", title, text, table=table)]
 
 
 def all_runs(study: Study, config: Config) -> list[Section]:
     """Every run's figures: accuracy, calibration, fidelity to the teacher, controls included."""
-    teacher = study.teacher
     rows, parts, matrices = [], {}, {}
     for run in study.runs:
         logits, labels, _ = run.predictions
-        same = teacher is not None and comparable(run, teacher)
-        rows.append(summarise(run, teacher if same else None))
+        rows.append(summarise(run, scored_by(run, study)))
         parts[run.name] = per_class(logits, labels)
         matrices[run.name] = pd.DataFrame(confusion(logits, labels))
         run.forget()  # the predictions of a large study need not all stay in memory
-    of = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
+    of = "no teacher, so no fidelity"
+    if study.teacher is not None:
+        of = f"fidelity is to {study.teacher.name}"
+        if study.taught.changed:
+            of += ", and of students whose own teacher has changed there is none"
     text = f"{len(rows)} runs; {of}. By class: per_class.csv; counts: confusion.csv."
     files = {
         "per_class": pd.concat(parts, names=["run", "class"]).reset_index(),

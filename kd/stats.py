@@ -6,8 +6,9 @@ noise than either accuracy.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 from scipy import stats
@@ -38,9 +39,9 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
         values: one value a seed. One alone has no interval: it is infinite, and p is 1.
         level: coverage of the interval, between 0 and 1.
 
-    Differences that are all 0, as a cell with alpha = 1 has, give an interval of no width, p = 1.
-    Equal ones other than 0 are an accident of accuracies that come in steps of an image: they say
-    nothing of the spread, so the interval is infinite.
+    Differences that are all 0, as those of a control trained in one group with the student alone,
+    give an interval of no width, p = 1. Equal ones other than 0 are an accident of accuracies that
+    come in steps of an image: they say nothing of the spread, so the interval is infinite.
     """
     sample = np.asarray(values, dtype=float)
     n, mean = len(sample), float(sample.mean())
@@ -134,12 +135,13 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Compared:
-    """A cell of the sweep beside the student alone of the same seeds."""
+    """A cell of the sweep beside the student alone, both over the seeds that they share."""
 
-    accuracy: Estimate  # test accuracy over all its seeds
+    accuracy: Estimate  # test accuracy; over all seeds of the cell where none is shared
     gain: Estimate | None  # paired test difference; None without a common seed
-    p_holm: float  # of the gain, corrected over all cells
+    p_holm: float  # of the gain, corrected over all cells; NaN where no test is made of it
     validation: float  # mean validation accuracy: what the choice may look at
+    control: bool = False  # whether it is the student alone by its setting
 
 
 @dataclass(frozen=True)
@@ -156,51 +158,64 @@ def compare(
     test: Mapping[object, BySeed],
     validation: Mapping[object, BySeed],
     alone: Mapping[object, BySeed],
+    controls: Collection[object] = (),
 ) -> dict[object, Compared]:
     """Every cell's accuracy and its paired difference to the student alone, Holm-corrected.
 
     Args:
         test: cell → seed → test accuracy in [0, 1].
         validation: the same of the validation images.
-        alone: cell → seed → test accuracy of the student alone that is the cell's control.
+        alone: cell → seed → test accuracy of the student alone that the cell is compared with.
+        controls: the cells that are the student alone by their setting (alpha = 1), whatever their
+            results: they are shown, and nothing is tested of them.
     """
-    gains, chance = {}, {}
-    for cell, by_seed in test.items():
-        control = alone[cell]
-        common = sorted(by_seed.keys() & control.keys())
-        gains[cell] = estimate([by_seed[s] - control[s] for s in common]) if common else None
-        chance[cell] = float(np.mean([validation[cell][s] for s in common or by_seed]))
-    tested = [cell for cell, gain in gains.items() if gain and gain.n > 1 and not is_control(gain)]
+    shared = {
+        cell: sorted(seeds.keys() & alone[cell].keys()) or sorted(seeds)
+        for cell, seeds in test.items()
+    }
+    gains = {cell: gain_over(test[cell], alone[cell], cell in controls) for cell in test}
+    tested = [c for c, gain in gains.items() if gain and gain.n > 1 and c not in controls]
     corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))
+    untested = {c: math.nan if c in controls or not gain else 1.0 for c, gain in gains.items()}
     return {
         cell: Compared(
-            accuracy=estimate(list(by_seed.values())),
+            accuracy=estimate([test[cell][s] for s in seeds]),
             gain=gains[cell],
-            p_holm=corrected.get(cell, 1.0),
-            validation=chance[cell],
+            p_holm=(untested | corrected)[cell],
+            validation=fmean(validation[cell][s] for s in seeds),
+            control=cell in controls,
         )
-        for cell, by_seed in test.items()
+        for cell, seeds in shared.items()
     }
 
 
-def is_control(gain: Estimate) -> bool:
-    """Whether every difference is 0: the cell (alpha = 1) is the student alone, no test of it."""
-    return gain.sd == 0 and gain.low == gain.high
+def gain_over(cell: BySeed, alone: BySeed, control: bool) -> Estimate | None:
+    """The paired difference of a cell to the student alone; None without a common seed.
+
+    Differences of a distilled cell that are all 0 are an accident too, as other equal ones are.
+    """
+    common = sorted(cell.keys() & alone.keys())
+    if not common:
+        return None
+    gain = estimate([cell[seed] - alone[seed] for seed in common])
+    return gain if control or gain.sd != 0 else replace(gain, low=-math.inf, high=math.inf)
 
 
 def eligible(cells: Mapping[object, Compared]) -> dict[object, Compared]:
-    """The cells that a choice is made of: not the control itself, and with the most seeds.
+    """The cells that a choice is made of: no control, and with the most seeds.
 
-    Means of different seeds are no fair race.
+    Means of different seeds are no fair race. No result decides on it, only settings and seeds.
     """
-    gains = {c: found.gain for c, found in cells.items() if found.gain}
-    tested = {c: gain for c, gain in gains.items() if not is_control(gain)}
-    most = max((gain.n for gain in tested.values()), default=0)
-    return {c: cells[c] for c, gain in tested.items() if gain.n == most}
+    tested = {c: found for c, found in cells.items() if found.gain and not found.control}
+    most = max((found.gain.n for found in tested.values()), default=0)
+    return {c: found for c, found in tested.items() if found.gain.n == most}
 
 
 def choose(cells: Mapping[object, Compared]) -> object | None:
-    """The cell of the best mean validation accuracy among the eligible; None if none is."""
+    """The cell of the best mean validation accuracy among the eligible; None if none is.
+
+    Of equally good ones the first in the order given, which is that of their settings.
+    """
     among = eligible(cells)
     return max(among, key=lambda cell: among[cell].validation, default=None)
 
@@ -232,6 +247,8 @@ def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN
         )
         return Verdict("cannot tell", sentence, chosen, best)
     interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
+    if math.isinf(gain.high):
+        interval = f"the same in all {gain.n} seeds, which says nothing of their spread"
     said = (
         f"The cell chosen on validation has {points} ({interval}, p = {found.p_holm:.2g} after Holm"
     )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from kd.evaluation import Run, confused_pairs, confusion, per_class
+from kd.evaluation import confused_pairs, confusion, per_class
+from kd.results import Run
 
 TEACHER, STUDENT = 98.4, 96.3
 LOWEST_CELL, HIGHEST_CELL = 95.7, 96.8

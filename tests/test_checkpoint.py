@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from kd.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
 from kd.config import PROJECT, UserError, validate
 from kd.files import replacing
-from kd.folder import write_metrics
+from kd.folder import read_metrics, write_metrics
 from kd.models import Ensemble
 
 
@@ -149,8 +149,8 @@ def test_of_several_teachers_the_one_of_the_split_then_the_plain_one_counts(teac
     plain = Path(shutil.copytree(teacher, folder / "seed=0"))
     shutil.copytree(teacher, folder / "seed=01")  # no teacher of seed 0
     assert [p.parent.resolve() for p in find_teacher(config(), split)] == [plain]
-    write_metrics(plain, {"data/fingerprint": "another"})
-    write_metrics(teacher, {"data/fingerprint": "another"})
+    for path in (plain, teacher):
+        write_metrics(path, read_metrics(path) | {"data/fingerprint": "another"})
     assert [p.parent.resolve() for p in find_teacher(config(), split)] == [other]
 
 

@@ -1,5 +1,6 @@
 """The report: whole on a real small study, and in words where a study lacks something."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,10 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MINI
+from conftest import MINI, tree
 
-from kd.config import PROJECT
-from kd.folder import write_metrics
+import train
+from kd import stats
+from kd.comparison import compared
+from kd.config import PROJECT, Config
+from kd.folder import read_metrics, write_metrics
+from kd.notes import notes
+from kd.page import Section, markdown, write_page
+from kd.study import load_study
 
 PAGE = Path("outputs/main/report/index.html")
 PARTS = {"accuracy", "gain", "agreement", "kl", "curves", "confusion", "calibration", "digits"}
@@ -25,11 +32,27 @@ def sections(page: str) -> dict[str, str]:
     return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.S))
 
 
+@pytest.fixture(scope="session")
+def _studied(_trained, tmp_path_factory) -> Path:
+    """The outputs of a whole small study, made once."""
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copytree(_trained, folder / "outputs")
+    commands = (
+        ("stage=student", "seed=0,1"),
+        ("stage=distill", "kd.T=1,4", "kd.alpha=0.5,1", "seed=0,1"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for words in commands:
+            patch.setattr(sys, "argv", ["train.py", "-m", *words, *MINI])
+            train.main()
+    return folder / "outputs"
+
+
 @pytest.fixture
-def study(cli, teacher):
+def study(cli, teacher, _studied):
     """A teacher, two students and a 2 × 2 grid of two seeds on the small digits."""
-    cli("-m", "stage=student", *MINI, "seed=0,1")
-    cli("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0.5,1", "seed=0,1")
+    shutil.copytree(_studied, "outputs", dirs_exist_ok=True)
     return cli
 
 
@@ -170,6 +193,7 @@ def test_a_teacher_alone_is_reported(cli, teacher):
     parts = sections(PAGE.read_text())
     assert "Cannot tell: the study has no distilled run" in parts["verdict"]
     assert "Needs a teacher and a student" in parts["digits"]
+    assert not re.search(r"\b(inf|nan)\b", re.sub(r"base64,[^\"]*", "", PAGE.read_text()))
 
 
 def test_a_student_alone_is_reported(cli):
@@ -250,6 +274,369 @@ def test_the_talks_study_is_put_beside_the_talk(study):
     part = sections(Path("outputs/talk/report/index.html").read_text())["talk"]
     for point in ("98.4 %", "95.7 to 96.8 %", "along T = 1", "9 and 4, 5 and 3, 6 and 5"):
         assert point in part
+
+
+def runs_of(stage: str, pattern: str = "*") -> list[Path]:
+    return sorted(Path("outputs/main", stage).glob(pattern))
+
+
+def change(run: Path, **figures) -> None:
+    """Write other figures into a run's metrics."""
+    write_metrics(run, read_metrics(run) | figures)
+
+
+def test_a_control_is_shown_and_neither_tested_nor_chosen(study):
+    for run in runs_of("distill", "*alpha=1.0*"):  # no longer the student alone bit for bit
+        mine = read_metrics(run)
+        change(run, **{"test/acc": mine["test/acc"] + 0.005 * mine["seed"] + 0.01, "val/acc": 1.0})
+    assert study("stage=report").code == 0
+    table = pd.read_csv(PAGE.parent / "accuracy.csv")
+    assert (table["p_holm"].isna() == (table["alpha"] == 1)).all()
+    assert table["gain"].notna().all()
+    assert re.search(r"Validation chooses T = \d, alpha = 0.5:", PAGE.read_text())
+    assert "At alpha = 1 a cell is the student alone" in sections(PAGE.read_text())["gain"]
+    rows = (PAGE.parent / "report.md").read_text().splitlines()
+    assert not re.search(r"\b(inf|nan)\b", "\n".join(rows))
+
+
+def test_the_choice_is_blind_to_test_figures(study):
+    random, chosen = np.random.default_rng(0), set()
+    for _ in range(12):
+        for run in [*runs_of("distill"), *runs_of("student")]:
+            change(run, **{"test/acc": float(random.integers(0, 4)) / 3})
+        cells = compared(load_study(Path("outputs/main")))
+        place, among = stats.choose(cells), stats.eligible(cells)
+        chosen.add((place[1], tuple(cell for _, cell in among)))
+    assert len(chosen) == 1
+
+
+def test_a_teacher_that_was_trained_anew_scores_nobody(study, teacher):
+    assert study("stage=teacher", *MINI, "optim.lr=0.003").code == 0
+    fresh = next(p for p in teacher.parent.iterdir() if "optim.lr" in p.name)
+    shutil.rmtree(teacher)
+    fresh.rename(teacher)  # another configuration in the same folder
+    said = study("stage=report")
+    assert said.code == 0, said.err
+    assert "the teacher has changed" in said.out
+    parts = sections(PAGE.read_text())
+    assert "the teacher has changed" in parts["verdict"]
+    assert f"{teacher.name}/model.ckpt" in parts["verdict"]
+    assert "overwrite=true" in parts["verdict"]
+    table = pd.read_csv(PAGE.parent / "runs.csv")
+    assert "agreement" not in table, "no teacher that taught is there to score against"
+    assert "own, as it was when it taught" in parts["agreement"]
+    assert "Needs a teacher" in parts["digits"]
+
+
+@pytest.mark.slow
+def test_students_of_a_teacher_and_of_its_successor_are_two_methods(study, teacher):
+    shutil.copytree(teacher, "first")
+    study("stage=teacher", *MINI, "overwrite=true", "study=other", "seed=5")
+    (other,) = Path("outputs/other/teacher").iterdir()
+    shutil.copy(other / "model.ckpt", teacher)
+    shutil.copy(other / "predictions.npz", teacher)
+    write_metrics(teacher, read_metrics(other) | {"seed": 0, "study": "main"})
+    assert (
+        study("-m", "stage=distill", *MINI, "kd.T=2,4,8", "kd.alpha=0,0.2,0.4", "seed=0,1").code
+        == 0
+    )
+    said = study("stage=report")
+    assert said.code == 0, said.err
+    assert "the teacher has changed" in said.out
+    rows = method_rows()
+    labels = [label for label in rows.index if label.startswith("hinton")]
+    assert len(set(labels)) == 2
+    old, new = (
+        next(label for label in labels if label.endswith(f"({sha[:8]})"))
+        for sha in (sha_of(Path("first")), sha_of(teacher))
+    )
+    assert rows.loc[new, "kl"] > 0
+    assert np.isnan(rows.loc[old, "kl"])
+    assert rows.loc[old, "own_kl"] > 0, "what its runs noted of their own teacher"
+    table = pd.read_csv(PAGE.parent / "runs.csv").set_index("run")
+    assert table.loc[table.index.str.contains("T=1.0"), "agreement"].isna().all()
+    assert table.loc[table.index.str.contains("T=8.0"), "agreement"].notna().all()
+
+
+def sha_of(run: Path) -> str:
+    return hashlib.sha256((run / "model.ckpt").read_bytes()).hexdigest()
+
+
+def test_seeds_that_one_teacher_taught_before_and_after_are_no_single_method(study, teacher):
+    """Every seed has a teacher of its own there, but all of one path."""
+    for run in runs_of("distill"):
+        if read_metrics(run)["seed"] == 1:
+            change(run, **{"teacher/sha256": "f" * 64})
+    methods = load_study(Path("outputs/main")).methods
+    assert len({method.label for method in methods}) == 2
+
+
+def write_text(name: str, text: str | bytes):
+    return lambda run: (run / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def figure(**changes):
+    return lambda run: write_metrics(run, json.loads((run / "metrics.json").read_text()) | changes)
+
+
+def without(key: str):
+    def damage(run: Path) -> None:
+        found = read_metrics(run)
+        found.pop(key)
+        write_metrics(run, found)
+
+    return damage
+
+
+def arrays(**changes):
+    """Write predictions of another form."""
+
+    def damage(run: Path) -> None:
+        with np.load(run / "predictions.npz") as file:
+            parts = dict(file)
+        parts = {name: changes.get(name, lambda part: part)(part) for name, part in parts.items()}
+        np.savez(run / "predictions.npz", **{k: v for k, v in parts.items() if v is not None})
+
+    return damage
+
+
+def truncated(run: Path) -> None:
+    path = run / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def altered(run: Path) -> None:
+    path = run / "predictions.npz"
+    noted = hashlib.sha256(path.read_bytes()).hexdigest()
+    change(run, **{"predictions/sha256": noted})
+    assert load_study(Path("outputs/main")).refused == {}, "it is the noted one"
+    arrays(logits=lambda part: part + 1)(run)
+
+
+def bomb(run: Path) -> None:
+    """40 MB of zeros in 40 kB."""
+    zeros = np.zeros((1_000_000, 10), np.float32)
+    labels = np.zeros(1_000_000, np.int64)
+    np.savez_compressed(run / "predictions.npz", logits=zeros, labels=labels, indices=labels)
+
+
+def boast(run: Path) -> None:
+    """A header of a shape that the file does not have."""
+    path = run / "predictions.npz"
+    path.write_bytes(path.read_bytes().replace(b"(200, 10)", b"(999, 10)"))
+
+
+def pickled(run: Path) -> None:
+    np.savez(run / "predictions.npz", logits=np.array([{}]), labels=[0], indices=[0])
+
+
+DAMAGE = {
+    "empty object": (write_text("metrics.json", "{}"), "metrics.json: has no stage"),
+    "list": (write_text("metrics.json", "[]"), "metrics.json: holds [], no metrics"),
+    "number": (write_text("metrics.json", "5"), "metrics.json: holds 5, no metrics"),
+    "deep": (write_text("metrics.json", "[" * 100_000), "metrics.json: cannot be read"),
+    "no UTF-8": (write_text("metrics.json", b"\xff{}"), "metrics.json: cannot be read"),
+    "half a character": (figure(study="\ud800"), "metrics.json: cannot be read"),
+    "large": (write_text("metrics.json", " " * 2**21), "larger than 1 MiB"),
+    "null": (figure(**{"test/acc": None}), "test/acc is null, not a number from 0 to 1"),
+    "text": (figure(**{"val/acc": "high"}), 'val/acc is "high", not'),
+    "above 1": (figure(**{"val/acc": 1.5}), "val/acc is 1.5, not"),
+    "true": (figure(seed=True), "seed is true, not a whole number"),
+    "nested": (figure(**{"optim/lr": [1]}), "optim/lr is [1], not a plain value"),
+    "views": (figure(**{"data/augment/shift": "a"}), 'data/augment/shift is "a"'),
+    "no fidelity": (figure(**{"fidelity/kl": None}), "fidelity/kl is null"),
+    "no seed": (without("seed"), "metrics.json: has no seed"),
+    "no teacher": (figure(**{"teacher/sha256": None}), "teacher/sha256 is null, not a text"),
+    "no predictions": (lambda run: (run / "predictions.npz").unlink(), "predictions.npz: cannot"),
+    "truncated": (truncated, "predictions.npz: cannot be used"),
+    "altered": (altered, "its sha256 differs"),
+    "no zip": (write_text("predictions.npz", "text"), "predictions.npz: cannot be used"),
+    "bomb": (bomb, "logits.npy would unpack to 40,000,128 bytes"),
+    "boast": (boast, "predictions.npz: cannot be used"),
+    "pickled": (pickled, "logits are object, not float32"),
+    "one array less": (arrays(indices=lambda part: None), "holds other arrays"),
+    "other type": (arrays(labels=lambda part: part.astype(float)), "labels are float64"),
+    "other length": (
+        arrays(labels=lambda part: part[:-1]),
+        "have the shapes (200, 10), (199,), (200,)",
+    ),
+    "not finite": (arrays(logits=lambda part: part / 0), "logits are not all finite"),
+    "other classes": (arrays(labels=lambda part: part + 1), "labels are not all from 0 to 9"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_run_is_left_out_by_name(study, damage, reason):
+    run = runs_of("distill", "T=4.0,alpha=0.5,seed=1*")[0]
+    damage(run)
+    found = load_study(Path("outputs/main"))
+    ((name, said),) = found.refused.items()
+    assert name == f"distill/{run.name}"
+    assert reason in said
+    assert len(found.runs) == 10
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_damage_everywhere_is_named_on_the_page_and_in_the_terminal(study, teacher):
+    first, second, third, _ = runs_of("distill", "*alpha=0.5*")
+    (first / "metrics.json").write_text("[]")
+    truncated(second)
+    figure(**{"test/ece": None})(third)
+    (teacher / "model.ckpt").write_bytes(b"\0" * 99)
+    for path in teacher.glob("events*"):
+        path.write_bytes(bytes(reversed(path.read_bytes())))
+    for run in runs_of("distill"):
+        for file in (run / ".hydra").iterdir():
+            file.write_text("a: [" * 2000)
+    said = study("stage=report")
+    assert said.code == 0, said.err
+    page = sections(PAGE.read_text())
+    assert "3 runs are left out" in page["verdict"]
+    lines = [line for line in said.out.splitlines() if line.startswith("left out: ")]
+    for run, reason in (
+        (first, "holds []"),
+        (second, "cannot be used"),
+        (third, "test/ece is null"),
+    ):
+        assert run.name in page["left_out"]
+        assert reason in page["left_out"]
+        assert any(run.name in line and reason in line for line in lines)
+    assert "the teacher has changed" in page["verdict"]
+    assert said.out.splitlines()[-1] == f"report: {PAGE}"
+    assert "Traceback" not in said.err + said.out
+
+
+def test_unreadable_parts_are_said_in_their_sections(study, teacher):
+    """A student alone that has lost its network and its curves, digits without a configuration."""
+    for run in runs_of("student"):
+        (run / "model.ckpt").unlink()
+        for path in run.glob("events*"):
+            path.unlink()
+    for run in runs_of("distill"):
+        (run / ".hydra" / "config.yaml").write_text("data: 5")
+    assert study("stage=report").code == 0
+    page = sections(PAGE.read_text())
+    assert "The student alone is not readable" in page["cost"]
+    assert "26,698" in page["cost"]
+    assert "cannot be read from its events" in page["curves"]
+    assert "does not say where they are" in page["digits"]
+
+
+def test_where_nothing_can_be_used_a_line_says_why(cli, teacher):
+    (teacher / "metrics.json").write_text("{}")
+    said = cli("stage=report")
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert "metrics.json: has no stage" in said.err
+
+
+@pytest.mark.slow
+def test_runs_of_another_split_are_left_out_by_name(study, teacher):
+    study("stage=teacher", *MINI, "data.seed=1", "seed=3")
+    study("-m", "stage=student", *MINI, "data.seed=1", "seed=0,1,2")
+    said = study("stage=report")
+    assert said.code == 0, said.err
+    assert "4 runs are left out" in said.out
+    assert said.out.count("of another data split") == 4
+    table = pd.read_csv(PAGE.parent / "runs.csv")
+    assert not table["run"].str.contains("data.seed").any()
+    assert sections(PAGE.read_text())["left_out"].count("of another data split") == 4
+
+
+def test_without_distilled_runs_the_split_is_that_of_the_students(cli, teacher):
+    cli("stage=student", *MINI, "data.seed=1")
+    found = load_study(Path("outputs/main"))
+    assert list(found.refused) == [f"teacher/{teacher.name}"]
+    assert found.teacher is None
+    assert cli("stage=report").code == 0
+
+
+@pytest.mark.slow
+def test_seeds_without_a_student_alone_are_named_and_not_mixed_in(study):
+    words = ("kd.T=1,4", "kd.alpha=0.5,1", "seed=2,3")
+    study("-m", "stage=distill", *MINI, *words)
+    said = study("stage=report")
+    assert "run python train.py -m stage=student seed=2,3 data=mnist_mini trainer.max_" in said.out
+    table = pd.read_csv(PAGE.parent / "accuracy.csv").set_index(["T", "alpha"])
+    assert (table["seeds"] == 2).all()
+    alone = [read_metrics(run)["test/acc"] for run in runs_of("student")]
+    assert table["test_accuracy"].to_numpy() == pytest.approx(table["gain"] + np.mean(alone))
+    command = re.search(r"run (python train.py -m stage=student .*=\S+)", said.out)[1]
+    assert study(*command.split()[2:]).code == 0
+    assert "without a student alone" not in study("stage=report").out
+
+
+def test_the_command_for_missing_controls_names_study_and_views(cli, teacher):
+    views = ("data.augment.shift=2",)
+    cli("stage=distill", *MINI, *views, "seed=1", "study=other", f"teacher.checkpoint={teacher}")
+    (said,) = notes(load_study(Path("outputs/other")), Config(study="other"))
+    expected = "seed=1 data=mnist_mini trainer.max_epochs=2 data.augment.shift=2 study=other"
+    assert said.endswith(f"run python train.py -m stage=student {expected}")
+
+
+def test_a_wrong_study_leaves_nothing_behind(cli, teacher):
+    before = set(Path().rglob("*"))
+    assert cli("stage=report", "study=nowhere").code == 1
+    assert set(Path().rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_two_reports_at_once_both_work(study):
+    command = [sys.executable, str(PROJECT / "train.py"), "stage=report"]
+    Path("outputs/main/.report.new").mkdir()  # of one that was killed
+    Path("outputs/main/.report.new/stale").touch()
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
+    for process in both:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert "stale" not in {path.name for path in PAGE.parent.iterdir()}
+    assert len(list(PAGE.parent.glob("events.out.tfevents*"))) == 1
+    assert not list(Path("outputs/main").glob(".report*"))
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path):
+    target = tmp_path / "report"
+    write_page([Section("verdict", "Verdict", "old")], target, "main")
+    before = tree(target)
+    with pytest.raises(AttributeError):
+        write_page([Section("verdict", "Verdict", "new", figure="none")], target, "main")
+    assert tree(target) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"report", ".locks"}
+
+
+def test_names_cannot_become_markup(study):
+    evil = "<b>|[x](http://evil)`y`\n# h"
+    for run in runs_of("distill", "T=4*"):
+        change(run, **{"kd/method": evil, "kd/direction": "$\\frac$ \x1b[31m"})
+    said = study("stage=report")
+    assert said.code == 0, said.err
+    assert "\x1b" not in said.out
+    text = (PAGE.parent / "report.md").read_text()
+    assert "<b>" not in text
+    assert "[x](" not in text
+    assert "://evil" not in text
+    assert "`" not in text.replace("\\`", "")
+    assert not re.search(r"^# h", text, re.M)
+    (row,) = [line for line in text.splitlines() if line.startswith("| &lt;b&gt;")]
+    columns = re.split(r"(?<!\\)\|", next(x for x in text.splitlines() if x.startswith("| method")))
+    assert len(re.split(r"(?<!\\)\|", row)) == len(columns)
+    assert "<b>|" not in PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("T = 4, alpha = 0.5: -1.2 to +3 (p = 0.1).", None),
+        ("within_weight=2.0", None),
+        ("# no heading", r"\# no heading"),
+        ("1. no list", r"1\. no list"),
+        ("_no_ *stress*", r"\_no\_ \*stress\*"),
+        ("two\n\nlines", "two lines"),
+    ],
+)
+def test_markdown_shows_a_text_as_it_is(text, said):
+    assert markdown(text) == (said or text)
 
 
 @pytest.mark.slow

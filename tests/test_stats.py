@@ -1,6 +1,7 @@
 """The statistics: against scipy's own answers, and by simulation of whole studies."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from scipy import stats as scipy_stats
 
 from kd.stats import (
     bootstrap_difference,
+    choose,
+    eligible,
     estimate,
     holm,
     judge,
@@ -19,9 +22,9 @@ from kd.stats import compare as compare_each
 CELLS = [(T, alpha) for T in (1, 2, 5, 10) for alpha in (0, 0.25, 0.5, 0.75, 1)]
 
 
-def compare(test, validation, alone):
+def compare(test, validation, alone, controls=()):
     """Every cell beside one student alone."""
-    return compare_each(test, validation, dict.fromkeys(test, alone))
+    return compare_each(test, validation, dict.fromkeys(test, alone), controls)
 
 
 def study(random: np.random.Generator, seeds: int, gains: dict, run_sd=0.0015, eval_sd=0.001):
@@ -37,7 +40,7 @@ def study(random: np.random.Generator, seeds: int, gains: dict, run_sd=0.0015, e
             s: m + (random.normal(0, eval_sd) if cell[1] != 1 else 0) for s, m in means.items()
         }
         validation[cell] = {s: m + random.normal(0, eval_sd) for s, m in means.items()}
-    return compare(test, validation, alone)
+    return compare(test, validation, alone, {cell for cell in CELLS if cell[1] == 1})
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -99,27 +102,85 @@ def test_cells_are_paired_with_the_student_of_the_same_seed():
     found = compare({"a": {0: 0.91, 1: 0.97, 3: 0.1}}, {"a": {0: 1.0, 1: 0.5}}, alone)["a"]
     assert found.gain.n == 2
     assert found.gain.mean == pytest.approx(0.015)
-    assert found.accuracy.n == 3
+    assert (found.accuracy.n, found.accuracy.mean) == (2, pytest.approx(0.94)), "the same seeds"
+    assert found.validation == 0.75
     lonely = compare({"a": {5: 0.9}}, {"a": {5: 0.9}}, alone)
     assert lonely["a"].gain is None
     assert judge(lonely).word == "cannot tell"
 
 
-def test_a_cell_that_is_the_student_alone_is_no_test():
+def test_nothing_is_tested_of_a_control():
     alone = {0: 0.96, 1: 0.97, 2: 0.965}
     other = {s: a + d for (s, a), d in zip(alone.items(), (0.003, 0.0032, 0.0031), strict=True)}
-    cells = compare({"same": alone, "other": other}, {"same": alone, "other": other}, alone)
-    assert cells["same"].p_holm == 1
-    assert cells["other"].p_holm == cells["other"].gain.p < 0.05
+    rounded = {s: a + d for (s, a), d in zip(alone.items(), (1e-4, 0, 2e-4), strict=True)}
+    for control in (alone, rounded):
+        parts = {"control": control, "other": other}
+        cells = compare(parts, parts, alone, {"control"})
+        assert math.isnan(cells["control"].p_holm)
+        assert cells["control"].gain.n == 3, "it is shown"
+        assert cells["other"].p_holm == cells["other"].gain.p < 0.05
 
 
-def test_the_control_is_never_the_choice():
+def test_a_control_is_never_the_choice_whatever_its_results():
     alone = {0: 0.96, 1: 0.97}
     other = {0: 0.955, 1: 0.968}
     worse = {0: 0.90, 1: 0.91}
-    verdict = judge(compare({"same": alone, "b": other}, {"same": alone, "b": worse}, alone))
-    assert verdict.chosen == "b"
-    assert judge(compare({"same": alone}, {"same": alone}, alone)).chosen is None
+    for control in (alone, {0: 0.97, 1: 0.975}):
+        parts = {"control": control, "b": other}
+        verdict = judge(compare(parts, {"control": alone, "b": worse}, alone, {"control"}))
+        assert (verdict.chosen, verdict.best_on_test) == ("b", "b")
+        only = {"control": control}
+        assert judge(compare(only, only, alone, {"control"})).chosen is None
+
+
+def test_a_cell_that_happens_to_equal_the_student_alone_is_no_control():
+    alone = {0: 0.96, 1: 0.97}
+    cells = compare({"same": alone}, {"same": alone}, alone)
+    assert list(eligible(cells)) == ["same"]
+    assert cells["same"].p_holm == 1
+    assert judge(cells).word == "cannot tell", "equal by accident: the spread is unknown"
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_choice_and_eligible_cells_do_not_depend_on_test_figures(number):
+    random = np.random.default_rng(number)
+    coarse = random.integers(2, 40)  # accuracies in few steps: ties everywhere
+    cells = [c for c in CELLS if random.random() < 0.8] or CELLS
+    controls = {cell for cell in cells if cell[1] == 1}
+
+    def draw(seeds):
+        return {int(s): float(random.integers(0, coarse + 1) / coarse) for s in seeds}
+
+    seeds = {c: random.permutation(6)[: random.integers(1, 6)] for c in cells}
+    validation = {c: draw(seeds[c]) for c in cells}
+    alone = draw(random.permutation(6)[:4])
+    outcomes = []
+    for _ in range(20):
+        test = {c: draw(seeds[c]) for c in cells}
+        alone = draw(alone)
+        if random.random() < 0.3:  # some cells are the student alone to the last digit
+            test = {c: {s: alone.get(s, v) for s, v in by.items()} for c, by in test.items()}
+        if random.random() < 0.5:
+            test = {c: {s: random.random() for s in by} for c, by in test.items()}
+        found = compare(test, validation, alone, controls)
+        outcomes.append((choose(found), list(eligible(found)), judge(found).chosen))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+def test_of_cells_of_equal_validation_the_first_counts():
+    alone = {0: 0.5, 1: 0.5, 2: 0.5}
+    one, other = {0: 0.9, 1: 0.8, 2: 0.7}, {2: 0.9, 0: 0.7, 1: 0.8}
+    for validation in ({"a": one, "b": other}, {"a": other, "b": one}):
+        for test in ({"a": one, "b": alone}, {"a": alone, "b": one}):
+            assert choose(compare(test, validation, alone)) == "a"
+
+
+def test_no_infinity_is_said():
+    alone = {0: 0.96, 1: 0.97}
+    for seeds in (1, 2):
+        shifted = {s: alone[s] + 0.005 for s in range(seeds)}
+        sentence = judge(compare({"a": shifted}, {"a": shifted}, alone)).sentence
+        assert not re.search(r"\b(inf|nan)\b", sentence), sentence
 
 
 def test_cells_with_fewer_seeds_take_no_part_in_the_choice():
