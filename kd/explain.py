@@ -45,11 +45,3 @@ def _explain_hydra(error: BaseException) -> str:
         return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__
-
-
-def is_disk_full(error):
-    return False
-
-
-def is_out_of_memory(error):
-    return type(error).__name__ == "OutOfMemory"
