@@ -149,23 +149,26 @@ def plain(value: object) -> object:
 
 
 NUMBERS = ("0", "-1", "0.5", "1e309", "nan", "-inf", "1e38", "2147483648", "9" * 30, "9" * 5000)
-TEXTS = [
+TEXTS = (
     "", "\n", "a\nb", "a b", "\x1b[31m", "\udcff", "[" * 50 + "]" * 50, "{a:" * 50 + "1" + "}" * 50,
-    *"null true x größe 𝔄 ' \" \\ .. ../x [ ] [] [1,2] [a,b] [[1]] { } {} {a:1} ( ) 1,2".split(),
-    *"~ + ${ ${seed} ${run_subdir:} ${kd.T} ${oc.env:HOME} ${nope:} range(0,3,0) range(1,0)".split(),
-    *"glob(*) choice() choice(1,2) interval(0,1) sort(3,1) shuffle(1,2) tag(a,1) int(x)".split(),
-    *", = a=b ??? % #".split(),
-]  # fmt: skip
+    "null", "true", "x", "größe", "𝔄", "'", '"', "\\", "..", "../x", "[", "]", "[]", "[1,2]",
+    "[a,b]", "[[1]]", "{", "}", "{}", "{a:1}", "(", ")", "1,2", "~", "+", "${", "${seed}",
+    "${run_subdir:}", "${kd.T}", "${oc.env:HOME}", "${nope:}", "range(0,3,0)", "range(1,0)",
+    "glob(*)", "choice()", "choice(1,2)", "interval(0,1)", "sort(3,1)", "shuffle(1,2)", "tag(a,1)",
+    "int(x)", ",", "=", "a=b", "???", "%", "#",
+)  # fmt: skip
 FLAGS = (
-    "-m --multirun --help --hydra-help --version --cfg --cfg=job --cfg=all --resolve --info "
-    "--info=searchpath --package=x --shell-completion -sc --experimental-rerun=x --config-path=x "
-    "--config-name=x --config-dir=x --nonsense -x -- -"
-).split()
+    "-m", "--multirun", "--help", "--hydra-help", "--version", "--cfg", "--cfg=job", "--cfg=all",
+    "--resolve", "--info", "--info=searchpath", "--package=x", "--shell-completion", "-sc",
+    "--experimental-rerun=x", "--config-path=x", "--config-name=x", "--config-dir=x", "--nonsense",
+    "-x", "--", "-",
+)  # fmt: skip
 HYDRA = (
-    "hydra hydra.run.dir hydra.sweep.dir hydra.sweep.subdir hydra.sweeper.max_batch_size "
-    "hydra.sweeper.params hydra.sweeper._target_ hydra.launcher._target_ hydra.output_subdir "
-    "hydra/launcher hydra/sweeper hydra.job.chdir hydra.job.name hydra.verbose"
-).split()
+    "hydra", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+    "hydra.sweeper.max_batch_size", "hydra.sweeper.params", "hydra.sweeper._target_",
+    "hydra.launcher._target_", "hydra.output_subdir", "hydra/launcher", "hydra/sweeper",
+    "hydra.job.chdir", "hydra.job.name", "hydra.verbose",
+)  # fmt: skip
 # What the network, a long training or a folder elsewhere would answer is left out.
 NEVER = ("output_dir", "data.source", "data.dataset", "data.dir", "trainer.max_epochs")
 
@@ -189,7 +192,7 @@ def word(rng: random.Random, keys: list[str]) -> str:
 def wrong(rng: random.Random, folder: Path) -> None:
     """Whatever is typed, the answer is short, no traceback, and a refusal leaves nothing behind."""
     keys = sorted({key for key, _, _ in cases()} | NOT_SWEPT.keys())
-    keys = [key for key in keys if key not in NEVER] + HYDRA
+    keys = [key for key in keys if key not in NEVER] + list(HYDRA)
     keys += ["stage", "kd", "model", "optim", "experiment", "+experiment", "trainer", "data"]
     words = [word(rng, keys) for _ in range(rng.choice((1, 1, 2, 3)))]
     usual = ["stage=student", "data=mnist_mini", "trainer.max_epochs=1"]
