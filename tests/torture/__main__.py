@@ -30,13 +30,20 @@ KINDS = {
     "flip-events": (functools.partial(trials.flip_small, "*/*/events.*"), 1),
     "flip-table": (trials.flip_table, 1),
     "flip-group": (trials.flip_group, 1),
-    "flip-data": (trials.flip_data, 2),
+    "flip-data": (trials.flip_data, 1),
     **{f"race-{name}": (functools.partial(trials.race, name), 1) for name in trials.PAIRS},
-    "sweep": (settings.sweep, 8),
+    "sweep": (settings.sweep, 5),
     "wrong": (settings.wrong, 60),
 }
 # A report takes seconds: these kinds begin with the second round, which CI does not reach.
-LATER = {"disk-report", "flip-config", "flip-events", "race-sweep_report"}
+LATER = {
+    "disk-report",
+    "flip-config",
+    "flip-events",
+    "kill-teachers",
+    "race-alone",
+    "race-sweep_report",
+}
 
 
 def numbers(kinds: list[str], endless: bool) -> Iterator[tuple[str, int]]:

@@ -119,15 +119,18 @@ def sweep(rng: random.Random, folder: Path) -> None:
     said = " ".join(words)
     mine, its = ({n: r for n, r in runs(place).items() if "/teacher/" not in n} for place in both)
     assert mine.keys() == its.keys(), said
-    tag, logits = key.replace(".", "/"), {}
+    tag, logits, apart = key.replace(".", "/"), {}, []
     for name, run in mine.items():
         one, two = (predictions(each)["logits"] for each in (run, its[name]))
-        apart = np.linalg.norm(one - two) / np.linalg.norm(two)
+        apart.append(np.linalg.norm(one - two) / np.linalg.norm(two))
         agreeing = (one.argmax(1) == two.argmax(1)).mean()
-        assert apart < 5e-3, f"{said}: logits of {name} differ by {apart}"
         assert agreeing >= 0.99, f"{said}: predictions of {name} agree in {agreeing}"
         assert metrics(run)[tag] == metrics(its[name])[tag], f"{said}: {name}"
         logits.setdefault(plain(metrics(run)[tag]), {})[metrics(run)["seed"]] = one
+    # Rounding; but where a ReLU's input is 0 up to rounding, a seed's trainings part a little.
+    apart = sorted(map(float, apart))
+    assert apart[-1] < 2e-2, f"{said}: logits differ by {apart}"
+    assert apart[len(apart) // 2 - 1] < 1e-4, f"{said}: logits differ by {apart}"
     expected = [plain(yaml.safe_load(value)) for value in parts(values)]
     assert set(logits) == set(expected), f"{said}: metrics.json says {set(logits)}"
     if key not in MAY_AGREE | {"seed", "data.split", "data.test_size"}:
