@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench torture clean
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
@@ -14,6 +14,12 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The promises of docs/trust.md under attack: make torture SECONDS=600 SEED=3
+SECONDS ?= 600
+SEED ?= 0
+torture: .venv/installed
+	$(BIN)/python -m tests.torture --seconds $(SECONDS) --seed $(SEED)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,16 +137,18 @@ def _read_torchvision(
 
 def _state(dataset: str, folder: str) -> tuple:
     """What tells whether the files of a data set were changed: size and times of each."""
+    root = Path(folder, dataset)
 
-    def stat(path: Path) -> tuple[int, ...]:
+    def stat(name: str) -> tuple[int, ...]:
         try:
-            found = path.stat()
+            found = (root / name).stat()
         except OSError:
             return ()
         # an old modification time can be put back, that of the last change cannot
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    return tuple((str(path), stat(path)) for path in sorted(Path(folder, dataset).glob("*/*")))
+    # glob passes over what cannot be looked into
+    return tuple((name, stat(name)) for name in sorted(glob("*/*", root_dir=root)))
 
 
 def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[str, np.ndarray]:

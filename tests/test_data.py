@@ -264,6 +264,7 @@ def test_images_that_are_not_at_hand_have_no_fingerprint(own, tmp_path):
         assert fingerprint(settings(dir=nowhere, source=source)) is None
     assert fingerprint(settings(dir=str(own), source="verified")) is None  # not MNIST's own
     assert fingerprint(settings(dataset="NoSuchSet")) is None
+    assert fingerprint(settings(dir="x" * 5000)) is None
     assert not Path(nowhere).exists()
     (own / "MNIST" / "raw" / NAMES[0]).unlink()
     assert fingerprint(settings(dir=str(own))) is None

@@ -1,0 +1,219 @@
+"""Every setting swept together and one by one, and wrong commands from a grammar."""
+
+import dataclasses
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from kd.config import METHODS, MODELS, Config, flatten
+
+from .harness import check_manners, command, metrics, predictions, runs
+from .trials import M, teachers
+
+NO_RESULT = "says where or how, and no result depends on it"
+NOT_SWEPT = {
+    "study": NO_RESULT,
+    "output_dir": NO_RESULT,
+    "overwrite": NO_RESULT,
+    "keep_epochs": NO_RESULT,
+    "trainer.group_mb": NO_RESULT,
+    "data.files": NO_RESULT,
+    "data.dir": "other images are another study",
+    "data.dataset": "the small digits are all there is without a network",
+    "data.source": "the small digits are neither verified nor to be downloaded",
+    "trainer.accelerator": "there may be no GPU",
+}
+
+# key: two values, and what else the command needs. Without a stage the students are distilled.
+ALONE = "stage=student"  # another split has another teacher
+SWEPT: dict[str, tuple[str, ...]] = {
+    "stage": ("student,distill",),
+    "seed": ("0,5",),
+    "checkpoint": ("last,best", "trainer.max_epochs=6", "optim.lr=0.1"),
+    "data.split": ("official,pooled", ALONE),
+    "data.val_size": ("200,100", ALONE),
+    "data.test_size": ("200,150", ALONE, "data.split=pooled"),
+    "data.seed": ("0,1", ALONE),
+    "data.batch_size": ("32,48",),
+    "data.augment.shift": ("0,2",),
+    "data.augment.rotate": ("0,20",),
+    "data.augment.mixup": ("0,0.5",),
+    "data.augment.extra": ("0,1", "data.augment.shift=2"),
+    "model.name": ("mlp,cnn",),
+    "model.hidden": ("16,24",),
+    "model.dropout": ("0,0.3",),
+    "model.lr": ("0.005,0.02",),
+    "model.channels": ("[4],[4,8]", "model=cnn"),
+    "kd.method": ("hinton,dkd",),
+    "kd.T": ("1,3",),
+    "kd.alpha": ("0.25,1",),
+    "kd.warmup_epochs": ("0,2",),
+    "kd.stop_epoch": ("null,1",),
+    "kd.direction": ("forward,reverse",),
+    "optim.lr": ("0.004,0.02",),
+    "optim.schedule": ("cosine,constant",),
+    "optim.eps": ("1e-8,1e-3",),
+    "trainer.max_epochs": ("1,2",),
+    "teacher.seed": ("0,1",),
+    "teacher.checkpoint": ("one.ckpt,two.ckpt",),
+}
+GROUPS = {"kd.method": "kd", "model.name": "model"}
+METHOD_WORDS = {"at": ("model=cnn", "model.channels=[4,8]")}
+# Where both values may give the same: kd.T plays no part in some methods.
+MAY_AGREE = {"kd.T", "checkpoint"}
+
+
+def cases() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Every (key, values, other words); the keys of kd for every method that has them.
+
+    Raises:
+        AssertionError: a key of the schema has no entry here, or an entry is of no key.
+    """
+    found, known = [], set()
+    for model in MODELS.values():
+        known |= flatten(Config(model=model())).keys()
+    methods = {f"kd.{f.name}" for m in METHODS.values() for f in dataclasses.fields(m)}
+    weights = {key for key in methods if key.endswith("_weight")}
+    known |= methods
+    assert known == SWEPT.keys() | NOT_SWEPT.keys() | weights, (
+        f"say in {__file__} how to sweep {sorted(known ^ (SWEPT.keys() | NOT_SWEPT.keys()))}"
+    )
+    for key, (values, *words) in SWEPT.items():
+        if not key.startswith("kd.") or key in GROUPS:
+            found.append((key, values, tuple(words)))
+    for name, method in METHODS.items():
+        for field in dataclasses.fields(method):
+            key = f"kd.{field.name}"
+            if key in GROUPS:
+                continue
+            values = (
+                f"{field.default},{field.default / 2 or 1.0}" if key in weights else SWEPT[key][0]
+            )
+            found.append((key, values, (f"kd={name}", *METHOD_WORDS.get(name, ()))))
+    random.Random("cases").shuffle(found)
+    return found
+
+
+def sweep(rng: random.Random, folder: Path) -> None:
+    """Students that train together are those that train alone, whatever is swept."""
+    everything = cases()
+    key, values, words = everything[rng.number % len(everything)]
+    given = [
+        word for word in M if not word.startswith((f"{key}=", *(w.split("=")[0] for w in words)))
+    ]
+    stage = (
+        [] if key == "stage" or any(w.startswith("stage=") for w in words) else ["stage=distill"]
+    )
+    seeds = [] if key == "seed" else ["seed=0,1"]
+    words = ["-m", *stage, *given, *words, f"{GROUPS.get(key, key)}={values}", *seeds]
+    both = folder / "together", folder / "alone"
+    for place, launcher in zip(both, ([], ["hydra/launcher=basic"]), strict=True):
+        shutil.copytree(teachers(folder.parent), place)
+        for path, seed in (("one.ckpt", 0), ("two.ckpt", 1)):
+            (run,) = (place / "outputs/main/teacher").glob(f"seed={seed},*")
+            shutil.copy(run / "model.ckpt", place / path)
+        check_manners(command(place, *words, *launcher), 0)
+    said = " ".join(words)
+    mine, its = ({n: r for n, r in runs(place).items() if "/teacher/" not in n} for place in both)
+    assert mine.keys() == its.keys(), said
+    tag, logits, apart = key.replace(".", "/"), {}, []
+    for name, run in mine.items():
+        one, two = (predictions(each)["logits"] for each in (run, its[name]))
+        apart.append(np.linalg.norm(one - two) / np.linalg.norm(two))
+        agreeing = (one.argmax(1) == two.argmax(1)).mean()
+        assert agreeing >= 0.99, f"{said}: predictions of {name} agree in {agreeing}"
+        assert metrics(run)[tag] == metrics(its[name])[tag], f"{said}: {name}"
+        logits.setdefault(plain(metrics(run)[tag]), {})[metrics(run)["seed"]] = one
+    # Rounding; but where a ReLU's input is 0 up to rounding, a seed's trainings part a little.
+    apart = sorted(map(float, apart))
+    assert apart[-1] < 2e-2, f"{said}: logits differ by {apart}"
+    assert apart[len(apart) // 2 - 1] < 1e-4, f"{said}: logits differ by {apart}"
+    expected = [plain(yaml.safe_load(value)) for value in parts(values)]
+    assert set(logits) == set(expected), f"{said}: metrics.json says {set(logits)}"
+    if key not in MAY_AGREE | {"seed", "data.split", "data.test_size"}:
+        first, second = (logits[value][0] for value in expected)
+        assert not np.allclose(first, second, rtol=1e-3), f"{said}: {key} changes nothing"
+
+
+def parts(values: str) -> list[str]:
+    """The two values of a sweep; lists have commas of their own."""
+    return values.replace("],", "]|").split("|") if "]" in values else values.split(",")
+
+
+def plain(value: object) -> object:
+    """A value as metrics.json and the command line have it alike."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+NUMBERS = ("0", "-1", "0.5", "1e309", "nan", "-inf", "1e38", "2147483648", "9" * 30, "9" * 5000)
+TEXTS = (
+    "", "\n", "a\nb", "a b", "\x1b[31m", "\udcff", "[" * 50 + "]" * 50, "{a:" * 50 + "1" + "}" * 50,
+    "null", "true", "x", "größe", "𝔄", "'", '"', "\\", "..", "../x", "[", "]", "[]", "[1,2]",
+    "[a,b]", "[[1]]", "{", "}", "{}", "{a:1}", "(", ")", "1,2", "~", "+", "${", "${seed}",
+    "${run_subdir:}", "${kd.T}", "${oc.env:HOME}", "${nope:}", "range(0,3,0)", "range(1,0)",
+    "glob(*)", "choice()", "choice(1,2)", "interval(0,1)", "sort(3,1)", "shuffle(1,2)", "tag(a,1)",
+    "int(x)", ",", "=", "a=b", "???", "%", "#",
+)  # fmt: skip
+FLAGS = (
+    "-m", "--multirun", "--help", "--hydra-help", "--version", "--cfg", "--cfg=job", "--cfg=all",
+    "--resolve", "--info", "--info=searchpath", "--package=x", "--shell-completion", "-sc",
+    "--experimental-rerun=x", "--config-path=x", "--config-name=x", "--config-dir=x", "--nonsense",
+    "-x", "--", "-",
+)  # fmt: skip
+HYDRA = (
+    "hydra", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir",
+    "hydra.sweeper.max_batch_size", "hydra.sweeper.params", "hydra.sweeper._target_",
+    "hydra.launcher._target_", "hydra.output_subdir", "hydra/launcher", "hydra/sweeper",
+    "hydra.job.chdir", "hydra.job.name", "hydra.verbose",
+)  # fmt: skip
+# What the network, a long training or a folder elsewhere would answer is left out.
+NEVER = ("output_dir", "data.source", "data.dataset", "data.dir", "trainer.max_epochs")
+
+
+def word(rng: random.Random, keys: list[str]) -> str:
+    """One word: a flag, or KEY=VALUE with something wrong about it."""
+    if rng.random() < 0.15:
+        return rng.choice(FLAGS)
+    key = rng.choice(keys)
+    if rng.random() < 0.3:  # a typo
+        place = rng.randrange(len(key))
+        key = key[:place] + rng.choice(("", "x", ".", "/", "é", key[place] * 2)) + key[place + 1 :]
+    sign = rng.choice(("",) * 8 + ("+", "++", "~", "+++"))
+    value = rng.choice(NUMBERS if rng.random() < 0.4 else TEXTS)
+    if rng.random() < 0.1:
+        value += rng.choice(TEXTS)
+    equals = rng.choice(("=",) * 12 + ("", "==", " = "))
+    return f"{sign}{key}{equals}{value}"
+
+
+def wrong(rng: random.Random, folder: Path) -> None:
+    """Whatever is typed, the answer is short, no traceback, and a refusal leaves nothing behind."""
+    keys = sorted({key for key, _, _ in cases()} | NOT_SWEPT.keys())
+    keys = [key for key in keys if key not in NEVER] + list(HYDRA)
+    keys += ["stage", "kd", "model", "optim", "experiment", "+experiment", "trainer", "data"]
+    words = [word(rng, keys) for _ in range(rng.choice((1, 1, 2, 3)))]
+    usual = ["stage=student", "data=mnist_mini", "trainer.max_epochs=1"]
+    if rng.random() < 0.3:
+        usual.insert(0, "-m")
+    words = [w for w in words if not any(w.lstrip("+~").startswith(f"{key}=") for key in NEVER)]
+    said = command(folder, *usual, *words)
+    shown = f"{[each[:200] for each in words]}: "
+    try:
+        check_manners(said, 0, 1, 2)
+    except AssertionError as error:
+        raise AssertionError(f"{shown}{error}") from error
+    if said.code == 2:
+        assert "usage:" in said.err, f"{shown}{said.err[-1000:]}"
+    if said.code:
+        # A run that began and then failed has a log that says why.
+        begun = {path.parent for path in folder.rglob("train.log")}
+        allowed = {parent for run in begun for parent in (run, *run.parents)}
+        left = [path for path in folder.rglob("*") if ".locks" not in path.parts]
+        left = [p for p in left if p not in allowed and not any(b in p.parents for b in begun)]
+        assert not left, f"{shown}left behind: {[str(path.relative_to(folder)) for path in left]}"
