@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from kd import importing
 from kd.config import PROJECT
 from kd.explain import explain
+from kd.undo import forget, undo
+from kd.words import check
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")
@@ -34,6 +36,7 @@ def train(cfg: DictConfig) -> object:
 
 def fail(error: Exception) -> None:
     """End with status 1: one line for a user's mistake, a traceback for ours."""
+    undo()
     message = explain(error)
     if message is None:
         traceback.print_exception(error)
@@ -51,8 +54,9 @@ def quote_path(word: str) -> str:
 def main() -> None:
     """Run the command line, with Hydra's errors put in our words."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
-    sys.argv[1:] = [quote_path(word) for word in sys.argv[1:]]
+    forget()
     try:
+        sys.argv[1:] = check([quote_path(word) for word in sys.argv[1:]])
         train()
     except KeyboardInterrupt:
         sys.exit("interrupted")

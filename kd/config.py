@@ -37,9 +37,10 @@ def number(default: float, allowed: str, check: Any) -> Any:
     return setting(default, allowed, lambda value: math.isfinite(value) and check(value))
 
 
-def count(default: int, least: int = 1) -> Any:
-    """A whole number from ``least`` up."""
-    return setting(default, f"a whole number from {least} up", lambda value: value >= least)
+def count(default: int, least: int = 1, most: int = 1_000_000) -> Any:
+    """A whole number within bounds; ``most`` is far more than makes sense, and less than harms."""
+    allowed = f"a whole number from {least} to {most}"
+    return setting(default, allowed, lambda value: least <= value <= most)
 
 
 def seed(default: int = 0) -> Any:
@@ -53,10 +54,23 @@ def choice(default: str, *options: str) -> Any:
     return setting(default, " or ".join((default, *options)), lambda v: v in (default, *options))
 
 
+FOLDER = "a folder, without line breaks and other characters that cannot be printed"
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value can be a path: not empty, and no line break or the like in it."""
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def folder(default: str) -> Any:
+    """A folder's path."""
+    return setting(default, FOLDER, is_path)
+
+
 def is_checkpoint_choice(value: Any) -> bool:
     """Whether ``teacher.checkpoint`` is null, a path or a list of paths."""
     paths = value if isinstance(value, list) else [value]
-    return value is None or (bool(paths) and all(isinstance(p, str) and p for p in paths))
+    return value is None or (bool(paths) and all(map(is_path, paths)))
 
 
 @dataclass
@@ -66,7 +80,7 @@ class Augment:
     shift: float = number(0.0, "a number of pixels from 0 to 14", lambda v: 0 <= v <= 14)
     rotate: float = number(0.0, "a number of degrees from 0 to 180", lambda v: 0 <= v <= 180)
     mixup: float = number(0.0, "a number from 0 to 1", lambda v: 0 <= v <= 1)
-    extra: int = count(0, least=0)
+    extra: int = count(0, least=0, most=1_000)
 
     @property
     def active(self) -> bool:
@@ -79,9 +93,11 @@ class Data:
     """The data set and its split."""
 
     dataset: str = setting("MNIST", "a class of torchvision.datasets", str.isidentifier)
-    dir: str = setting("data", "a folder", bool)
+    dir: str = folder("data")
     source: str = choice("verified", "torchvision", "folder")
-    files: str | None = setting(None, "null or a folder", lambda v: v is None or bool(v))
+    files: str | None = setting(
+        None, f"null or {FOLDER}", lambda value: value is None or is_path(value)
+    )
     split: str = choice("official", "pooled")
     val_size: int = count(10_000)
     test_size: int = count(10_000)
@@ -95,7 +111,7 @@ class Model:
     """What every network has; ``lr`` is the learning rate that suits it with ``optim=adam``."""
 
     name: str = "?"
-    hidden: int = count(32)
+    hidden: int = count(32, most=100_000)
     dropout: float = number(0.1, "a number from 0 to below 1", lambda v: 0 <= v < 1)
     lr: float = number(1e-2, "a number above 0", lambda v: v > 0)
     has_maps: ClassVar[bool] = False  # whether its layers keep the image's height and width
@@ -115,8 +131,8 @@ class CNN(Model):
     name: str = "cnn"
     channels: list[int] = setting(
         [8, 16],
-        "one to four whole numbers from 1 up, as in [8,16]",
-        lambda v: 1 <= len(v) <= 4 and all(c >= 1 for c in v),
+        "one to four whole numbers from 1 to 10000, as in [8,16]",
+        lambda v: 1 <= len(v) <= 4 and all(1 <= c <= 10_000 for c in v),
     )
     has_maps: ClassVar[bool] = True
 
@@ -130,7 +146,9 @@ class Distillation:
     alpha: float = number(0.5, "a number from 0 to 1", lambda v: 0 <= v <= 1)
     warmup_epochs: int = count(0, least=0)
     stop_epoch: int | None = setting(
-        None, "null or a whole number from 1 up", lambda v: v is None or v >= 1
+        None,
+        "null or a whole number from 1 to 1000000",
+        lambda v: v is None or 1 <= v <= 1_000_000,
     )
     # Of the method: whether it compares hidden representations, if these must be equally wide, and
     # if the student's passes through a regressor where they are not; whether it compares maps.
@@ -303,14 +321,15 @@ class Config:
     stage: str = choice("teacher", "student", "distill", "report")
     study: str = setting(
         "main",
-        "a name of letters, digits, '.', '_' and '-' that does not begin with '.'",
-        lambda v: re.fullmatch(r"[\w-][\w.-]*", v),
+        "a name of 1 to 100 of the characters A-Z, a-z, 0-9, '.', '_' and '-', not beginning "
+        "with '.'",
+        lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", v),
     )
     seed: int = seed()
     checkpoint: str = choice("last", "best")
     keep_epochs: bool = False
     overwrite: bool = False
-    output_dir: str = setting("outputs", "a folder", bool)
+    output_dir: str = folder("outputs")
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=MLP)
     kd: Distillation = field(default_factory=Hinton)
@@ -348,6 +367,8 @@ def validate(cfg: DictConfig) -> Config:
     try:
         tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         raise UserError(" ".join(str(error).split("\n")[0].split())) from error
     schema = Config(
         model=_pick(MODELS, tree, "model", "name"), kd=_pick(METHODS, tree, "kd", "method")
@@ -384,7 +405,7 @@ def _pick(classes: dict[str, type], tree: dict, group: str, key: str) -> Any:
     value = node.get(key) if isinstance(node, dict) else node
     if value not in classes:
         known = ", ".join(classes)
-        raise UserError(f"{group}.{key}={value}: unknown; choose {group}=NAME from {known}")
+        raise UserError(f"{group}.{key}={shown(value)}: unknown; choose {group}=NAME from {known}")
     return classes[value]()
 
 
@@ -396,7 +417,9 @@ def _compare_keys(expected: dict, given: dict, prefix: str = "") -> None:
     for key, value in expected.items():
         if isinstance(value, dict):
             if not isinstance(given[key], dict):
-                raise UserError(f"{prefix}{key}={given[key]}: is a group of keys, not a value")
+                raise UserError(
+                    f"{prefix}{key}={shown(given[key])}: is a group of keys, not a value"
+                )
             _compare_keys(value, given[key], f"{prefix}{key}.")
 
 
@@ -424,10 +447,16 @@ def _assign(node: DictConfig, tree: dict, fields: Any, schema: Any, prefix: str 
             typed = node[spec.name]
             typed = OmegaConf.to_container(typed) if OmegaConf.is_config(typed) else typed
             good = spec.metadata.get("check", lambda _: True)(typed)
-        except (OmegaConfBaseException, TypeError):
+        except (OmegaConfBaseException, TypeError, OverflowError):
             good = False
-        if not good:
-            raise UserError(f"{key}={_text(value)}: must be {allowed}")
+        if not good or (isinstance(value, bool) != (spec.type is bool)):
+            raise UserError(f"{key}={shown(value)}: must be {allowed}")
+
+
+def shown(value: Any) -> str:
+    """A value as an error's one line shows it: nothing unprintable, and not too long."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in _text(value))
+    return text if len(text) <= 200 else f"{text[:100]}… ({len(text)} characters)"
 
 
 def _text(value: Any) -> str:
@@ -504,10 +533,29 @@ def _shorten(name: str, most: int = 80) -> str:
     return f"{safe[: most - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+_naming = False
+
+
 def _run_subdir(*, _root_: DictConfig) -> str:
     """Hydra's name for a job's folder; a wrong setting ends here and leaves no trace."""
-    return run_name(validate(_root_), list(_root_.hydra.overrides.task))
+    global _naming
+    if _naming:
+        raise UserError("${run_subdir:}: is named by the settings, and cannot be one of them")
+    _naming = True
+    try:
+        return run_name(validate(_root_), list(_root_.hydra.overrides.task))
+    finally:
+        _naming = False
 
 
+def _study_dir(*, _root_: DictConfig) -> str:
+    """Hydra's name for a sweep's folder, checked before a sweep writes there."""
+    named = [spec for spec in dataclasses.fields(Config) if spec.name in ("output_dir", "study")]
+    given = {spec.name: _root_.get(spec.name) for spec in named}
+    _assign(OmegaConf.structured(Config()), given, named, Config())
+    return f"{_root_.output_dir}/{_root_.study}"
+
+
+OmegaConf.register_new_resolver("study_dir", _study_dir, replace=True)
 OmegaConf.register_new_resolver("run_subdir", _run_subdir, replace=True)
 OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)

@@ -82,7 +82,7 @@ def test_the_talk_is_the_talks():
         ("kd.alpha=nan", "from 0 to 1"),
         ("kd.alpha=half", "kd.alpha=half: must be a number"),
         ("kd.direction=sideways", "forward or reverse"),
-        ("data.batch_size=-1", "data.batch_size=-1: must be a whole number from 1 up"),
+        ("data.batch_size=-1", "data.batch_size=-1: must be a whole number from 1 to"),
         ("data.batch_size=1.5", "whole number"),
         ("data.split=half", "official or pooled"),
         ("seed=-1", "seed=-1: must be a whole number from 0"),
