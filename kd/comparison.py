@@ -113,18 +113,11 @@ def grid(values: dict[Cell, float]) -> pd.DataFrame:
     return pd.Series(values).unstack()
 
 
-def maps(study: Study, config: Config) -> list[Section]:
-    """T × alpha maps of accuracy, paired gain, agreement and KL, and their figures as a table."""
-    if not study.cells:
-        return []
-    method, _ = shown(study)
-    cells = {cell: found for (of, cell), found in compared(study).items() if of is method}
-    of = f"{method.label}: m" if len(study.methods) > 1 else "M"
-    means = {
-        key: {c: mean(list(by.values()), key) for c, by in method.cells.items()}
-        for key in ("fidelity/agreement", "fidelity/kl")
-    }
-    table = pd.DataFrame(
+def table_of(
+    cells: dict[Cell, stats.Compared], means: dict[str, dict[Cell, float]]
+) -> pd.DataFrame:
+    """The figures of a method's cells; ``means``: its own fidelity, by its name in the metrics."""
+    return pd.DataFrame(
         {
             "T": T,
             "alpha": alpha,
@@ -143,9 +136,22 @@ def maps(study: Study, config: Config) -> list[Section]:
         }
         for (T, alpha), c in cells.items()
     )
+
+
+def maps(study: Study, config: Config) -> list[Section]:
+    """T × alpha maps of accuracy, paired gain, agreement and KL, and their figures as a table."""
+    if not study.cells:
+        return []
+    method, _ = shown(study)
+    cells = {cell: found for (of, cell), found in compared(study).items() if of is method}
+    of = f"{method.label}: m" if len(study.methods) > 1 else "M"
+    means = {
+        key: {c: mean(list(by.values()), key) for c, by in method.cells.items()}
+        for key in ("fidelity/agreement", "fidelity/kl")
+    }
+    table = table_of(cells, means)
     accuracy = grid({c: 100 * found.accuracy.mean for c, found in cells.items()})
-    kl, agreed = (grid(means[k]) for k in ("fidelity/kl", "fidelity/agreement"))
-    sections = [
+    return [
         Section(
             "accuracy",
             "Test accuracy by temperature and alpha",
@@ -153,39 +159,51 @@ def maps(study: Study, config: Config) -> list[Section]:
             figures.heat_map(accuracy, "Test accuracy", "%"),
             "Heat map of test accuracy: its numbers are in the table below it",
             table,
-        )
+        ),
+        gain_map(cells),
+        *fidelity_maps(*map(grid, means.values())),
     ]
+
+
+def gain_map(cells: dict[Cell, stats.Compared]) -> Section:
+    """T × alpha map of the paired gains."""
+    title = "Paired difference to the student alone"
     gains = {c: 100 * found.gain.mean for c, found in cells.items() if found.gain}
-    if gains:
-        doubtful = grid({c: cells[c].p_holm >= 0.05 for c in gains})  # NaN, a control's, is not
-        text = (
-            "Points over the student alone of the same seed. Brackets: not significant (Holm, 5 %)."
-        )
-        if any(found.control for found in cells.values()):
-            text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
-        drawn = figures.heat_map(
-            grid(gains), "Gain over the student alone", "points", "{:+.2f}", doubtful, centred=True
-        )
-        alt = f"Heat map of gains, {min(gains.values()):+.2f} to {max(gains.values()):+.2f} points"
-        sections.append(Section("gain", "Paired difference to the student alone", text, drawn, alt))
-    else:
+    if not gains:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
-        sections.append(Section("gain", "Paired difference to the student alone", text))
-    text = (
-        "Share of test images on which student and teacher name the same digit, in %. The teacher "
-        "is the run's own, as it was when it taught."
+        return Section("gain", title, text)
+    doubtful = grid({c: cells[c].p_holm >= 0.05 for c in gains})  # NaN, a control's, is not
+    text = "Points over the student alone of the same seed. Brackets: not significant (Holm, 5 %)."
+    if any(found.control for found in cells.values()):
+        text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
+    drawn = figures.heat_map(
+        grid(gains), "Gain over the student alone", "points", "{:+.2f}", doubtful, centred=True
     )
-    drawn = figures.heat_map(100 * agreed, "Agreement with the teacher", "%")
-    sections.append(
-        Section("agreement", "Agreement with the teacher", text, drawn, "Heat map of agreement")
-    )
-    text = (
-        "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful. The "
-        "teacher is the run's own, as it was when it taught."
-    )
-    drawn = figures.heat_map(kl, "KL to the teacher", "nats", "{:.3f}")
-    sections.append(Section("kl", "Divergence from the teacher", text, drawn, "Heat map of KL"))
-    return sections
+    alt = f"Heat map of gains, {min(gains.values()):+.2f} to {max(gains.values()):+.2f} points"
+    return Section("gain", title, text, drawn, alt)
+
+
+def fidelity_maps(agreed: pd.DataFrame, kl: pd.DataFrame) -> list[Section]:
+    """T × alpha maps of what the runs noted of their own teachers."""
+    whose = "The teacher is the run's own, as it was when it taught."
+    same = "Share of test images on which student and teacher name the same digit, in %."
+    near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
+    return [
+        Section(
+            "agreement",
+            "Agreement with the teacher",
+            f"{same} {whose}",
+            figures.heat_map(100 * agreed, "Agreement with the teacher", "%"),
+            "Heat map of agreement",
+        ),
+        Section(
+            "kl",
+            "Divergence from the teacher",
+            f"{near} {whose}",
+            figures.heat_map(kl, "KL to the teacher", "nats", "{:.3f}"),
+            "Heat map of KL",
+        ),
+    ]
 
 
 def methods(study: Study, config: Config) -> list[Section]:

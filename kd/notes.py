@@ -30,8 +30,8 @@ def notes(study: Study, config: Config) -> list[str]:
         of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
         seeds = ", ".join(map(str, methods[0].unpaired))
         parts.append(
-            f"Seeds{of} without a student alone: {seeds}. Only seeds in common are compared; "
-            f"for the others run {command}"
+            f"Seeds{of} without a student alone: {seeds}; run {command} "
+            "(only seeds in common are compared)."
         )
     if study.failed:
         parts.append(f"{len(study.failed)} runs are not complete: {', '.join(study.failed)}.")
@@ -40,7 +40,9 @@ def notes(study: Study, config: Config) -> list[str]:
             f"{study.left_out} distilled runs with other settings are listed, not compared."
         )
     if study.refused:
-        parts.append(f"{len(study.refused)} runs are left out; which and why is listed below.")
+        count = len(study.refused)
+        said = "1 run is" if count == 1 else f"{count} runs are"
+        parts.append(f"{said} left out; which and why is listed below.")
     return parts
 
 

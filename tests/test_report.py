@@ -562,7 +562,7 @@ def test_seeds_without_a_student_alone_are_named_and_not_mixed_in(study):
     assert (table["seeds"] == 2).all()
     alone = [read_metrics(run)["test/acc"] for run in runs_of("student")]
     assert table["test_accuracy"].to_numpy() == pytest.approx(table["gain"] + np.mean(alone))
-    command = re.search(r"run (python train.py -m stage=student .*=\S+)", said.out)[1]
+    command = re.search(r"run (python train.py -m stage=student .*?) \(", said.out)[1]
     assert study(*command.split()[2:]).code == 0
     assert "without a student alone" not in study("stage=report").out
 
@@ -572,7 +572,7 @@ def test_the_command_for_missing_controls_names_study_and_views(cli, teacher):
     cli("stage=distill", *MINI, *views, "seed=1", "study=other", f"teacher.checkpoint={teacher}")
     (said,) = notes(load_study(Path("outputs/other")), Config(study="other"))
     expected = "seed=1 data=mnist_mini trainer.max_epochs=2 data.augment.shift=2 study=other"
-    assert said.endswith(f"run python train.py -m stage=student {expected}")
+    assert f"run python train.py -m stage=student {expected} (only" in said
 
 
 def test_a_wrong_study_leaves_nothing_behind(cli, teacher):
