@@ -203,7 +203,7 @@ def fingerprint(config: Data) -> str | None:
         nothing is downloaded.
 
     Raises:
-        UserError: the images are at hand and the sizes of the split do not suit them.
+        UserError: the images are at hand and damaged, or the split's sizes do not suit them.
     """
     state = _state(config.dataset, config.dir)
     return _fingerprint(state, *(getattr(config, name) for name in DECIDING))
@@ -215,6 +215,8 @@ def _fingerprint(state: tuple, *values: str | int) -> str | None:
     try:
         images = _read(config.dataset, config.dir, config.source, state)
     except UserError:
+        if state and config.source != "verified":
+            raise  # damaged; verified ones are MNIST's, or fetched again
         return None
     split = split_indices(images.labels, images.train_count, config)
     return fingerprint_of(images.digest, split)

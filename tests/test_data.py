@@ -267,7 +267,8 @@ def test_images_that_are_not_at_hand_have_no_fingerprint(own, tmp_path):
     assert fingerprint(settings(dir="x" * 5000)) is None
     assert not Path(nowhere).exists()
     (own / "MNIST" / "raw" / NAMES[0]).unlink()
-    assert fingerprint(settings(dir=str(own))) is None
+    with pytest.raises(UserError, match="cannot be read"):
+        fingerprint(settings(dir=str(own)))
 
 
 def header(*lengths: int) -> bytes:
@@ -365,4 +366,7 @@ def test_a_folder_of_files_that_would_be_ignored_is_refused(cli, source):
 
 def test_no_name_is_no_folder_of_files(cli):
     said = cli("stage=student", "data.files=")
-    assert said.err == "error: data.files=: must be null or a folder\n"
+    assert said.err == (
+        "error: data.files=: must be null or a folder, without line breaks and other characters that "
+        "cannot be printed\n"
+    )
