@@ -40,13 +40,14 @@ def fail(error: Exception) -> None:
     message = explain(error)
     if message is None:
         traceback.print_exception(error)
-    sys.exit(f"error: {message or error}")
+    sys.exit(f"error: {message or str(error) or type(error).__name__}")
 
 
 def quote_path(word: str) -> str:
-    """Quote a value like ``outputs/main/teacher/seed=0/model.ckpt``: Hydra reads no bare ``=``."""
+    """Quote ``outputs/main/teacher/seed=0/model.ckpt`` or ``größe``: Hydra reads no bare ``=``."""
     key, _, value = word.partition("=")
-    plain = "=" in value and not re.search(r"['\"\\\[({$]", value)
+    odd = "=" in value or re.search(r"[^ -~]", value)
+    plain = odd and not re.search(r"['\"\\\[({$]", value)
     one_path = "," not in value or os.path.exists(value)
     return f'{key}="{value}"' if plain and one_path else word
 
@@ -59,6 +60,7 @@ def main() -> None:
         sys.argv[1:] = check([quote_path(word) for word in sys.argv[1:]])
         train()
     except KeyboardInterrupt:
+        undo()
         sys.exit("interrupted")
     except Exception as error:
         fail(error)

@@ -3,11 +3,13 @@
 Imported before anything heavy, so that ``--help`` and a mistyped key answer at once.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,7 +56,7 @@ def choice(default: str, *options: str) -> Any:
     return setting(default, " or ".join((default, *options)), lambda v: v in (default, *options))
 
 
-FOLDER = "a folder, without line breaks and other characters that cannot be printed"
+FOLDER = "a folder's path, without line breaks or other control characters"
 
 
 def is_path(value: Any) -> bool:
@@ -367,9 +369,7 @@ def validate(cfg: DictConfig) -> Config:
     try:
         tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise UserError(" ".join(str(error).split("\n")[0].split())) from error
+        raise UserError(_unresolved(error)) from error
     schema = Config(
         model=_pick(MODELS, tree, "model", "name"), kd=_pick(METHODS, tree, "kd", "method")
     )
@@ -379,6 +379,15 @@ def validate(cfg: DictConfig) -> Config:
     config = OmegaConf.to_object(typed)
     _check_together(config)
     return config
+
+
+def _unresolved(error: OmegaConfBaseException) -> str:
+    """What to say of a value ``${…}`` that stands for nothing."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, UserError):
+        link = link.__cause__ or link.__context__
+    why = " ".join(str(link or error).split("\n")[0].split())
+    return f"{error.full_key}: {why}" if error.full_key else why
 
 
 def _check_together(config: Config) -> None:
@@ -463,6 +472,8 @@ def _text(value: Any) -> str:
     """A value as one would type it on the command line."""
     if isinstance(value, list):
         return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
@@ -533,27 +544,34 @@ def _shorten(name: str, most: int = 80) -> str:
     return f"{safe[: most - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-_naming = False
+_naming: list[str] = []  # the resolvers at work
+
+
+@contextlib.contextmanager
+def _naming_by(resolver: str) -> Iterator[None]:
+    """Refuse a setting that stands for a name which is made of the settings."""
+    if _naming:
+        raise UserError(f"${{{resolver}:}} is made of the settings and cannot be one of them")
+    _naming.append(resolver)
+    try:
+        yield
+    finally:
+        _naming.clear()
 
 
 def _run_subdir(*, _root_: DictConfig) -> str:
     """Hydra's name for a job's folder; a wrong setting ends here and leaves no trace."""
-    global _naming
-    if _naming:
-        raise UserError("${run_subdir:}: is named by the settings, and cannot be one of them")
-    _naming = True
-    try:
+    with _naming_by("run_subdir"):
         return run_name(validate(_root_), list(_root_.hydra.overrides.task))
-    finally:
-        _naming = False
 
 
 def _study_dir(*, _root_: DictConfig) -> str:
     """Hydra's name for a sweep's folder, checked before a sweep writes there."""
     named = [spec for spec in dataclasses.fields(Config) if spec.name in ("output_dir", "study")]
-    given = {spec.name: _root_.get(spec.name) for spec in named}
+    with _naming_by("study_dir"):
+        given = {spec.name: _root_.get(spec.name) for spec in named}
     _assign(OmegaConf.structured(Config()), given, named, Config())
-    return f"{_root_.output_dir}/{_root_.study}"
+    return f"{given['output_dir']}/{given['study']}"
 
 
 OmegaConf.register_new_resolver("study_dir", _study_dir, replace=True)

@@ -91,11 +91,15 @@ def _explain_hydra(error: BaseException) -> str:
     if found := re.match(r"Could not override '([^']*)'", text):
         if found[1] == "experiment":
             return "experiment: give it with a plus, as in +experiment=talk"
+        if found[1].startswith("hydra."):
+            return f"{found[1]}: no such key; python train.py --cfg hydra shows Hydra's own"
         known = {*flatten(Config(model=CNN())), "stage"}
         known |= {key for method in METHODS.values() for key in flatten(Config(kd=method()))}
         return unknown_key(found[1], sorted(known))
     if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
+    if found := re.match(r"Error merging override (.*)", text):
+        return f"{shown(found[1])}: is of a type that this key does not take"
     if found := re.match(r"Sweep parameters '(.*)' requires --multirun", text):
         return f"{found[1]}: several values; add -m to sweep over them"
     lines = [line.strip() for line in text.split("\n") if line.strip()]

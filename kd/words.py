@@ -7,6 +7,7 @@ to run. Like ``kd.config`` imported before anything heavy.
 import argparse
 import decimal
 import math
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -45,7 +46,18 @@ KEYS = {  # of Hydra's, with all below them
     "hydra.job.chdir": PLACED,
     "hydra.searchpath": FROM_CONF,
 }
-OPEN = ("hydra.launcher.", "hydra.sweeper.", "hydra.job.", "hydra.mode", "hydra.verbose")
+OPEN = ("hydra.launcher.", "hydra.sweeper.", "hydra.mode", "hydra.verbose")
+VALUES = {  # what Hydra checks by an assertion, or by a message that helps nobody
+    "hydra.mode": ("RUN or MULTIRUN", lambda v: v in ("RUN", "MULTIRUN")),
+    "hydra.verbose": (
+        "true, false or the names of loggers",
+        lambda v: isinstance(v, bool | str) or (isinstance(v, list) and v),
+    ),
+    "hydra.sweeper.max_batch_size": (
+        "null or a whole number from 1 up",
+        lambda v: v is None or (type(v) is int and v > 0),
+    ),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,11 +98,13 @@ def check(arguments: list[str]) -> list[str]:
     for flag, why in FLAGS.items():
         if getattr(given, flag) is not None:
             raise UserError(f"--{flag.replace('_', '-')}: not to be had here: {why}")
-    if given.resolve and not (given.cfg or given.help):
-        raise UserError("--resolve: goes with --cfg, as in --cfg job --resolve")
+    if given.resolve and given.cfg not in ("job", "all") and not given.help:
+        raise UserError("--resolve: goes with --cfg job or --cfg all")
     if given.shell_completion:
-        if not any(re.fullmatch("(install|uninstall|query)=.+", word) for word in given.words):
-            raise UserError("--shell-completion: goes with install=SHELL, as in install=bash")
+        # Only the shell itself asks, and says by COMP_LINE what is to be completed.
+        known = "(install|uninstall|query)" if "COMP_LINE" in os.environ else "(install|uninstall)"
+        if not re.fullmatch(f"{known}=(bash|fish|zsh)", " ".join(given.words)):
+            raise UserError("--shell-completion: goes with install=SHELL: bash, fish or zsh")
     else:
         overrides = [_read(word) for word in given.words]
         for override in overrides:
@@ -116,6 +130,8 @@ def _read(word: str) -> Override:
         deepest = max(deepest, depth)
     if deepest > DEEPEST:
         raise UserError(f"{key}: brackets within brackets, {deepest} deep, cannot be read")
+    if not key:
+        raise UserError(f"{shown(word)!r}: is no KEY=VALUE")
     try:
         (override,) = OverridesParser.create().parse_overrides([word])
     except ValueError as error:  # Python's limit of a number's digits
@@ -164,10 +180,10 @@ def _check_keys(override: Override) -> None:
             )
         if key.startswith("hydra.sweeper.params."):
             raise UserError(f"{key}: give the values by themselves, as in -m seed=0,1")
-        if key == "hydra.sweeper.max_batch_size" and not (
-            value is None or (type(value) is int and value > 0)
-        ):
-            raise UserError(f"{key}={shown(value)}: must be null or a whole number from 1 up")
+        if key in VALUES and not VALUES[key][1](value):
+            raise UserError(f"{key}={shown(value)}: must be {VALUES[key][0]}")
+        if isinstance(value, str) and "${" in value:  # might come to hold _target_
+            raise UserError(f"{key}={shown(value)}: takes a plain value, without ${{…}}")
     if override.is_delete() or not root.startswith(OPEN) or root == "hydra.sweeper.params":
         keys = ", ".join(f"{key}…" if key.endswith(".") else key for key in OPEN)
         raise UserError(f"{told}: not to be set here; of Hydra's own keys these are: {keys}")
@@ -190,7 +206,7 @@ def _check_choices(override: Override) -> None:
                 f"{group}={shown(choice)}: no such choice; it is the name of a file in conf/{group}"
             )
     if group.startswith("hydra/") and not isinstance(value, str):
-        raise UserError(f"{group}={shown(value)}: takes the name of one choice")
+        raise UserError(f"{shown(override.input_line)}: takes the name of one choice")
 
 
 def _is_group(key: str) -> bool:
@@ -202,7 +218,8 @@ def _check_sweep(overrides: list[Override]) -> None:
     lengths = {override.get_key_element(): _length(override) for override in overrides}
     runs = math.prod(lengths.values())
     if runs > MOST:
-        raise UserError(f"{runs} runs: more than {MOST} in one sweep; give fewer values")
+        number = str(runs) if runs < 10**9 else "billions of"
+        raise UserError(f"{number} runs: more than {MOST} in one sweep; give fewer values")
     if runs > MANY:
         least, most = (_span(runs * seconds) for seconds in TRAINED)
         print(
@@ -235,7 +252,7 @@ def _length(override: Override) -> int:
 
 def _range_length(value: RangeSweep, word: str) -> int:
     numbers = (value.start, value.stop, value.step)
-    if not value.step or not all(map(math.isfinite, numbers)):
+    if not value.step or not all(-math.inf < number < math.inf for number in numbers):
         raise UserError(f"{word}: never ends; give finite numbers, and a step that is not 0")
     with decimal.localcontext(decimal.Context(Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)):
         start, stop, step = map(decimal.Decimal, numbers)

@@ -1,5 +1,8 @@
 """Wrong commands: one line that helps, status 1, no traceback, and all that was there intact."""
 
+import errno
+import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,8 @@ import torch
 from conftest import MINI, tree
 
 from kd.config import PROJECT
+from kd.explain import explain, is_disk_full
+from kd.words import check
 
 DISTILL = ("stage=distill", *MINI)
 
@@ -56,13 +61,218 @@ TYPOS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), [t[1:] for t in TYPOS], ids=[t[0] for t in TYPOS])
+STUDY = "must be a name of 1 to 100 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
+PRINTED = "without line breaks or other control characters"
+PLACES = "output_dir=FOLDER and study=NAME say where runs lie"
+CODE = "would run code by its name"
+HYDRA = "not to be set here"
+GROUP = "it is the name of a file in conf/experiment"
+BATCHES = "hydra.sweeper.max_batch_size"
+
+# (words, what the one line must say): of what Hydra would do by itself, and of odd values
+ODD = [
+    *((f"{plus}hydra.run.dir=v", PLACES) for plus in ("", "+", "++", "~")),
+    *((f"{plus}hydra.run={{dir:v}}", PLACES) for plus in ("", "+", "++")),
+    *((f"{word}", PLACES) for word in ("hydra={run:{dir:v}}", "+hydra={sweep:{dir:v}}")),
+    *((f"-m hydra.sweep.{key}=v", PLACES) for key in ("dir", "subdir")),
+    ("-m hydra.sweep={dir:v}", PLACES),
+    ("+data@hydra.run=mnist", "data@hydra.run: a choice has its place"),
+    ("hydra.output_subdir=v", "hydra.output_subdir: not to be set here"),
+    ("hydra.job.chdir=true", "hydra.job.chdir: not to be set here"),
+    ("hydra.job={chdir:true}", "hydra.job.chdir: not to be set here"),
+    ("hydra.runtime.output_dir=v", HYDRA),
+    ("hydra.job_logging.handlers.file.filename=v", HYDRA),
+    ("hydra.searchpath=[pkg://antigravity]", "hydra.searchpath: not to be set here: choices come"),
+    *(
+        (f"{plus}hydra.{node}._target_=os.mkdir", f"hydra.{node}._target_: {CODE}")
+        for plus in ("", "+", "++")
+        for node in ("launcher", "sweeper", "callbacks.x", "job_logging.x")
+    ),
+    ("-m hydra.launcher={_target_:os.mkdir}", CODE),
+    ("-m +hydra.launcher.x=[{_target_:os.mkdir}]", CODE),
+    ("-m hydra.launcher={n:1},{_target_:os.mkdir}", CODE),
+    ("-m +hydra.launcher.x=${y}", "takes a plain value"),
+    ("hydra.launcher=null", HYDRA),
+    ("~hydra.launcher", HYDRA),
+    ("+x._target_=os.mkdir", "x: no such key"),
+    ("+model._target_=os.mkdir", "model._target_: no such key"),
+    ("-m +hydra.sweeper.params={hydra.run.dir:v}", "give the values by themselves"),
+    ("-m hydra.sweeper.params=3", "hydra.sweeper.params: not to be set here"),
+    *((f"-m seed=1,2 {BATCHES}={n}", f"{BATCHES}={n}: must be null or") for n in (0, -1, "x")),
+    ("hydra.mode=FOO", "hydra.mode=FOO: must be RUN or MULTIRUN"),
+    ("hydra.verbose=3", "hydra.verbose=3: must be true"),
+    ("hydra.sweeper.nothing=3", "hydra.sweeper.nothing: no such key"),
+    ("+experiment=../../tests/evil", GROUP),
+    ("+experiment=/etc/evil", GROUP),
+    ("+experiment=[talk,../evil]", GROUP),
+    ("-m +experiment=talk,../evil", GROUP),
+    ("hydra/launcher=nothing", "hydra/launcher=nothing: no such choice; choose from basic"),
+    ("--experimental-rerun x", "--experimental-rerun: not to be had here"),
+    ("--config-path x", "--config-path: not to be had here: choices come from conf/"),
+    ("--config-name x", "--config-name: not to be had here: choices come from conf/"),
+    ("-cd x", "--config-dir: not to be had here: choices come from conf/"),
+    ("--config-dir", "--config-dir/-cd: expected one argument"),
+    ("--bogus", "unrecognized arguments: --bogus"),
+    ("--resolve", "--resolve: goes with --cfg job"),
+    ("--shell-completion", "--shell-completion: goes with install=SHELL"),
+    ("--shell-completion query=bash", "--shell-completion: goes with install=SHELL"),
+    ("--cfg job -m", "--multirun/-m: not allowed with argument --cfg"),
+    ("stage=[a,b]", "stage=[a,b]: takes one choice; to sweep: -m stage=a,b"),
+    ("=3", "is no KEY=VALUE"),
+    ("model.hidden=1000000000", "model.hidden=1000000000: must be a whole number from 1 to 100000"),
+    ("data.batch_size=1000001", "data.batch_size=1000001: must be a whole number from 1 to"),
+    ("trainer.max_epochs=1000001", "trainer.max_epochs=1000001: must be a whole number from 1 to"),
+    ("data.val_size=1000001", "data.val_size=1000001: must be a whole number from 1 to"),
+    ("model=cnn model.channels=[10001]", "model.channels=[10001]: must be"),
+    ("-m seed=range(0,3,0)", "seed=range(0,3,0): never ends"),
+    ("-m kd.T=range(0,1,0.0)", "never ends"),
+    ("-m kd.T=range(0,inf)", "never ends"),
+    ("-m kd.T=range(0,1,nan)", "never ends"),
+    ("-m kd.T=range(0,1,1e-300)", "billions of runs: more than 100000"),
+    ("-m seed=range(0,1001) kd.T=range(1,101)", "100100 runs: more than 100000 in one sweep"),
+    ("-m seed=range(3,3)", "seed=range(3,3): holds no value"),
+    ("-m seed=range(3,0)", "seed=range(3,0): holds no value"),
+    ("-m kd=glob(zz*)", "kd=glob(zz*): holds no value"),
+    ("-m seed=glob(*)", "seed=glob(*): only choices of a group can be matched"),
+    ("-m seed=choice()", "seed=choice(): cannot be read"),
+    ("-m seed=interval(0,1)", "seed=interval(0,1): has no end"),
+    ("seed=range(0,3)", "seed=range(0,3): several values; add -m"),
+    (f"seed=1{'0' * 5000}", "(5006 characters): cannot be read: the number is too long"),
+    (f"seed=1{'0' * 4000}", "(4001 characters): must be a whole number from 0"),
+    (f"kd.T={'[' * 10_000}{']' * 10_000}", "kd.T: brackets within brackets, 10000 deep"),
+    ("kd.T=${kd.T}", "kd.T: Recursive interpolation"),
+    ("kd.T=${optim.nothing}", "kd.T: Interpolation key 'optim.nothing' not found"),
+    ("seed=${run_subdir:}", "seed: ${run_subdir:} is made of the settings"),
+    ("study=${study_dir:}", "${study_dir:} is made of the settings"),
+    ("seed=${hydra:run.dir}", "is made of the settings"),
+    *((f"keep_epochs={word}", f"keep_epochs={word}: must be true or false") for word in (2, "yes")),
+    ("kd.T=true", "kd.T=true: must be a number"),
+    *(
+        (f"{m}study={name}", f"study={name}: {STUDY}")
+        for m in ("", "-m ")
+        for name in ("größe", "a/b", ".a", "a" * 101)
+    ),
+    ("-m study=a,../x", f"study=../x: {STUDY}"),
+    ("study='a\nb'", f"study=a\\nb: {STUDY}"),
+    ("study=a\nb", f"study=a\\nb: {STUDY}"),
+    ("study='a\n'", f"study=a\\n: {STUDY}"),
+    ("output_dir='a\nb'", PRINTED),
+    ("output_dir='a\0b'", PRINTED),
+    ("-m output_dir=a\x1bb", PRINTED),
+    ("output_dir=\udcff", PRINTED),
+    ("data.dir='a\nb'", PRINTED),
+    ("data.files='a\0b'", PRINTED),
+    ("teacher.checkpoint='a\0b'", "teacher.checkpoint=a\\x00b: must be null, a file or a list"),
+    ("teacher.checkpoint=['a\nb']", "teacher.checkpoint=[a\\nb]: must be null, a file or a list"),
+    (f"output_dir={'a' * 300}", "File name too long"),
+    ("-m stage=distill hydra/launcher=basic kd.T=0,1", "kd.T=0: must be a number above 0"),
+]
+WRONG = [*TYPOS, *((f"{words[:40]!a}", words.split(" "), said) for words, said in ODD)]
+
+
+@pytest.mark.parametrize(("words", "expected"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
 def test_a_wrong_setting(cli, words, expected):
     said = cli(*words)
     assert said.code == 1
     assert said.out == ""
     one_line(said.err, expected)
-    assert not list(Path().rglob("*.log")), "nothing was started"
+    assert not list(Path().iterdir()), "nothing is left behind"
+
+
+def test_a_refused_sweep_leaves_an_earlier_ones_file(cli):
+    folder = Path("outputs/main")
+    folder.mkdir(parents=True)
+    for words in (["seed=1,-1"], ["hydra/launcher=basic", "seed=-1,1"], ["kd=hinton,hintom"]):
+        assert cli("-m", "stage=student", *words).code == 1
+        assert not list(folder.iterdir())
+    (folder / "multirun.yaml").write_text("of an earlier sweep")
+    assert cli("-m", "stage=student", "seed=1,-1").code == 1
+    assert tree(Path()) == {"outputs/main/multirun.yaml": b"of an earlier sweep"}
+
+
+def test_a_refused_report_leaves_no_folder(cli):
+    Path("mine").mkdir()
+    one_line(cli("stage=report", "output_dir=mine/a/b").err, "no complete run to report")
+    assert list(Path().rglob("*")) == [Path("mine")]
+
+
+def test_yaml_from_elsewhere_runs_no_code(cli):
+    """A file of choices may name functions that Hydra calls."""
+    hydra = "hydra: {callbacks: {x: {_target_: os.mkdir, path: code_ran}}}\n"
+    Path("evil.yaml").write_text(f"# @package _global_\n{hydra}")
+    outside = "../" * len(PROJECT.parts) + str(Path("evil").absolute())
+    for words in ([f"+experiment={outside}"], ["--config-dir=.", "+experiment=evil"]):
+        assert cli("stage=report", *words).code == 1
+    assert [path.name for path in Path().iterdir()] == ["evil.yaml"]
+
+
+def test_hydras_harmless_flags_and_keys_go_on(cli):
+    assert "seed: 3" in cli("seed=3", "--cfg", "job").out
+    assert "T: 2.0" in cli("--cfg=job", "--resolve", "stage=distill").out
+    for flags in (["--hydra-help"], ["--info"], ["--info", "plugins"], ["--version"], ["--run"]):
+        assert check(flags) == flags
+    said = cli("-m", "hydra.sweeper.max_batch_size=2", "seed=1,-1")
+    one_line(said.err, "seed=-1: must be")
+
+
+def test_flags_may_follow_words():
+    assert check(["seed=1", "-m", "kd.T=1,2"]) == ["-m", "seed=1", "kd.T=1,2"]
+
+
+def test_a_large_sweep_is_counted_before_it_is_listed(capsys):
+    check(["-m", "seed=range(0,1000)"])
+    assert capsys.readouterr().out == ""
+    check(["-m", "kd.T=range(1,100000)"])
+    said = capsys.readouterr().out
+    assert said.startswith("99999 runs: about 83 minutes until the first begins, then 83 minutes")
+    assert said.count("\n") == 1
+    check(["hydra.mode=MULTIRUN", "kd=glob(*)", "seed=shuffle(range(0,100))", "kd.T=2,3"])
+    assert capsys.readouterr().out.startswith("2600 runs: about 2 minutes")
+
+
+def chained(*errors: BaseException) -> BaseException:
+    """The first error, which came of the second, and so on."""
+    for effect, cause in itertools.pairwise(errors):
+        effect.__cause__ = cause
+    return errors[0]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch calls its own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_out_of_memory_says_what_to_make_smaller(error):
+    said = explain(chained(ValueError("while training"), error))
+    assert all(key in said for key in ("data.batch_size", "model.hidden", "trainer.group_mb"))
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(n, os.strerror(n), "f") for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_a_line(error):
+    whole = chained(RuntimeError("in the end"), error)
+    assert is_disk_full(whole)
+    said = explain(whole)
+    assert said.startswith("no room left on the device (")
+    assert ("(f)" in said) == isinstance(error, OSError)
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied", "f"))
 
 
 def one_line(said: str, expected: str) -> None:
