@@ -366,7 +366,5 @@ def test_a_folder_of_files_that_would_be_ignored_is_refused(cli, source):
 
 def test_no_name_is_no_folder_of_files(cli):
     said = cli("stage=student", "data.files=")
-    assert said.err == (
-        "error: data.files=: must be null or a folder, without line breaks and other characters that "
-        "cannot be printed\n"
-    )
+    assert said.err.startswith("error: data.files=: must be null or a folder")
+    assert said.err.count("\n") == 1
