@@ -148,14 +148,18 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
     folder = Path(config.output_dir) / config.study / "teacher"
     seed = f"seed={config.teacher.seed}"
     complete: dict[Path, dict[str, Any]] = {}
+    damaged: list[UserError] = []
     for path in folder.glob(f"{seed}*/{METRICS}"):
         try:
             complete[path.parent] = read_metrics(path.parent) or {}
         except UserError as error:  # one damaged teacher does not take the others along
             log.warning("left out: %s", error)
+            damaged.append(error)
     mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
     fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
     chosen = [path for path in fitting if path.name == seed] or fitting
+    if not chosen and damaged:
+        raise damaged[0]
     if not chosen:
         command = ["python train.py", "stage=teacher", *words]
         if config.study != "main" and not any("experiment=" in word for word in words):

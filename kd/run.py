@@ -163,12 +163,14 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
     """The metrics of the run if it is complete and need not be trained again.
 
     Raises:
-        UserError: it is a run of other settings, data or teacher.
+        UserError: it is a run of other settings, data or teacher, or ``data.files`` is wrong.
     """
     if config.overwrite:
         return None
     before = read_metrics(directory)
     if before is not None:
+        if config.data.files is not None:  # they are checked whether they are needed or not
+            MNISTDataModule(config.data, config.seed).prepare_data()
         refuse_other_settings(config, directory, before, fingerprint(config.data))
     return before
 

@@ -1,5 +1,6 @@
 """The command line as tests call it, and a trained teacher to copy."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from typing import NamedTuple
 import pytest
 
 import train
+
+# Before torch is imported, here and in the commands that tests start: the networks are too small
+# for two threads, which would only wait for each other beside the tests of the other core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MINI = ("data=mnist_mini", "trainer.max_epochs=2")
 

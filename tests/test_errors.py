@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import MINI, tree
 
+from kd.checkpoint import content_digest
 from kd.config import PROJECT
 from kd.explain import explain, is_disk_full
 from kd.words import check
@@ -314,7 +315,7 @@ def malicious_checkpoint(teacher: Path) -> list[str]:
 def teacher_of_another_architecture(teacher: Path) -> list[str]:
     content = torch.load(teacher / "model.ckpt", weights_only=True)
     content["model"]["hidden"] = 64
-    torch.save(content, "wide.ckpt")
+    torch.save(content | {"sha256": content_digest(content)}, "wide.ckpt")
     return ["teacher.checkpoint=wide.ckpt"]
 
 

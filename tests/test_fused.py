@@ -76,6 +76,7 @@ def study(cli, teacher):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "words"),
     [
@@ -93,6 +94,7 @@ def test_together_as_one_by_one(study, method, words):
     assert_equal_up_to_rounding(together, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "words"),
     [
@@ -110,6 +112,7 @@ def test_schedules_views_and_regressors_together_as_one_by_one(study, method, wo
     assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].needs_maps])
 def test_every_method_together_as_one_by_one(study, method):
     sweep = ("stage=distill", f"kd={method}", "kd.alpha=0.2,0.6", "optim.lr=0.001")
@@ -134,6 +137,7 @@ def test_when_the_teacher_stops_is_a_number_of_a_cell(study):
     assert distance(by_stop[2], by_stop[None]) > 0.01
 
 
+@pytest.mark.slow
 def test_together_as_one_by_one_on_the_pooled_split(cli, study):
     words = ("data.split=pooled", "data.val_size=100", "data.test_size=200")
     for name in ("together", "alone"):
@@ -151,6 +155,7 @@ def test_students_alone_train_together_over_seeds(study):
     assert len({metrics(run)["test/loss"] for run in together.values()}) == 3
 
 
+@pytest.mark.slow
 def test_the_company_does_not_matter(study):
     pair = study("pair", "stage=distill", "kd.T=2,5", "kd.alpha=0.5")
     many = study("many", "stage=distill", "kd.T=7,5,3,2", "kd.alpha=0.9,0.5,0", "seed=1,0")
@@ -170,6 +175,7 @@ def test_without_labels_weight_the_temperature_is_nothing(study):
         assert metrics(run)["test/loss"] == metrics(same[0])["test/loss"]
 
 
+@pytest.mark.slow
 def test_every_run_has_every_file_and_curve(study):
     sweep = ("stage=distill", "kd.T=1,4", "seed=0,1")
     together, alone = study("together", *sweep), study("alone", *sweep, "hydra/launcher=basic")
@@ -268,6 +274,7 @@ def interrupted(interrupt):
     assert not runs("main")
 
 
+@pytest.mark.slow
 def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher):
     words = ("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd=hint", "seed=0,1")
     words += ("model.hidden=16", "kd.warmup_epochs=5", "kd.stop_epoch=7", "data.augment.mixup=1")

@@ -193,6 +193,7 @@ def test_the_same_command_twice_gives_the_same_files(cli, teacher):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_what_ran_before(cli, teacher):
     words = ("stage=distill", *MINI, f'teacher.checkpoint="{teacher}"')
     cli(*words, "study=alone", "kd.T=4", "kd.alpha=0")
@@ -302,7 +303,7 @@ def test_malformed_files_of_a_complete_run_are_named(cli, name):
     path = run_folder("student") / name
     for content in MALFORMED:
         path.write_bytes(content)
-        for sweep in ((), ("-m", "seed=0,1")):
+        for sweep in ((), ("-m", "seed=0,1"))[: 1 + (content in MALFORMED[:2])]:
             said = cli(*sweep, "stage=student", *MINI)
             assert said.code == 1, content
             assert "Traceback" not in said.out + said.err

@@ -192,7 +192,9 @@ def stop_at(monkeypatch, count: int) -> None:
     monkeypatch.setattr(kd.run, "write_metrics", write)
 
 
-@pytest.mark.parametrize("moment", [2, 5, 9])
+@pytest.mark.parametrize(
+    "moment", [5, *(pytest.param(other, marks=pytest.mark.slow) for other in (2, 9))]
+)
 def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monkeypatch, moment):
     from kd import grouping
 
@@ -211,6 +213,7 @@ def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monke
         assert (same / "model.ckpt").read_bytes() == (run / "model.ckpt").read_bytes()
 
 
+@pytest.mark.slow
 def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypatch):
     from kd import unfinished
 
