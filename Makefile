@@ -7,8 +7,7 @@ BIN := .venv/bin
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
-	$(BIN)/python train.py stage=student
-	$(BIN)/python train.py -m stage=distill kd.T=1,2,5,10 kd.alpha=0,0.25,0.5,0.75,1
+	$(BIN)/python train.py -m stage=student,distill kd.T=1,2,5,10 kd.alpha=0,0.25,0.5,0.75,1
 	$(BIN)/python train.py stage=report
 	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
 
