@@ -211,8 +211,8 @@ def clear(directory: Path) -> None:
             path.unlink()
     for name in (METRICS, *FILES):
         remove_leftovers(directory / name)
-    for path in (directory / ".hydra").glob("*.yaml"):
-        remove_leftovers(path)
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        remove_leftovers(directory / ".hydra" / name)
     shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 

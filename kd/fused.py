@@ -287,7 +287,7 @@ class FusedModule(LightningModule):
         """Go on where the group was."""
         saved = checkpoint["group"]
         self.compiles = saved["compiles"]
-        torch.set_num_threads(saved["threads"])
+        use_threads(saved["threads"])
         self.history, self.kept, self.spent = saved["history"], saved["kept"], saved["seconds"]
         for generator, state in zip(self.generators(), saved["generators"], strict=True):
             generator.set_state(state.cpu())
@@ -355,7 +355,7 @@ def train_group(
     try:
         trainer.fit(module, ckpt_path=before, weights_only=True)
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
         for logger in loggers:  # an open file and a thread each, until the run is finished
             with contextlib.suppress(OSError):  # what could not be written was said before
                 logger.experiment.close()
@@ -375,6 +375,12 @@ def train_group(
         own = material if config.stage == "distill" else without_teacher
         shares.append(Together(own, fitted, lines, next(filter(None, errors), None)))
     return shares
+
+
+def use_threads(count: int) -> None:
+    """Have torch use so many threads; where it does already, its pool is left alone."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def refuse_too_large(planned: Planned, lead: Config) -> None:

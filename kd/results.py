@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 
 from kd.config import UserError
-from kd.files import replacing
-from kd.folder import METRICS, STAGES, read_metrics
+from kd.files import lock, remove_leftovers, replacing
+from kd.folder import LOCKS, METRICS, STAGES, read_metrics
 from kd.predictions import read_predictions
 
 log = logging.getLogger(__name__)
@@ -68,10 +68,12 @@ def write_results(study: Path, rows: Sequence[Row] | None = None) -> Path:
     rows = read_study(study) if rows is None else rows
     columns = list(dict.fromkeys(key for row in rows for key in row))
     path = study / "results.csv"
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    with lock(study / LOCKS / "results.lock"):
+        remove_leftovers(path)
+        with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
     return path
 
 

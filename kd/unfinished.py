@@ -108,8 +108,9 @@ def replace(study: Path, old: Iterable[Planned], new: Iterable[Planned]) -> None
 
 
 def _forget(study: Path, group: Planned) -> None:
-    for path in (study / FOLDER).glob(f"{group.name}*"):
-        path.unlink(missing_ok=True)
+    for pattern in (f"{group.name}*", f".{group.name}*"):
+        for path in (study / FOLDER).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def tidy(study: Path) -> None:
