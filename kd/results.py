@@ -19,6 +19,7 @@ from kd.predictions import read_predictions
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+RESULTS = "results.csv"
 MOST_BYTES = 2**16  # of a file of Hydra's, which has a few kB
 
 
@@ -67,7 +68,7 @@ def write_results(study: Path, rows: Sequence[Row] | None = None) -> Path:
     """
     rows = read_study(study) if rows is None else rows
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    path = study / "results.csv"
+    path = study / RESULTS
     with lock(study / LOCKS / "results.lock"):
         remove_leftovers(path)
         with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:

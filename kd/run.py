@@ -33,6 +33,7 @@ from kd.explain import explain
 from kd.files import file_hash, replacing
 from kd.folder import (
     EPOCHS,
+    METRICS,
     busy,
     clear,
     hashes,
@@ -53,7 +54,7 @@ from kd.models import (
     layer_table,
 )
 from kd.modules import Classifier, DistillModule, StudentModule, TeacherModule
-from kd.results import write_results
+from kd.results import RESULTS, write_results
 from kd.teaching import check_method, regressor_width, teach, watches
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def run(
     shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
 
     if (before := find_complete(config, directory)) is not None:
-        return skip(before, shown)
+        return skip(before, shown, quiet)
     with contextlib.ExitStack() as held:
         write_log = held.enter_context(train_log())
         try:  # a run that is refused leaves nothing behind
@@ -136,7 +137,7 @@ def run(
             if together is None:  # else whoever trained it holds the folder
                 held.enter_context(lock_run(directory))
             if (before := find_complete(config, directory)) is not None:
-                return skip(before, shown)  # another process has been faster
+                return skip(before, shown, quiet)  # another process has been faster
         except Timeout as error:
             raise UserError(busy(shown)) from error
         finally:
@@ -175,8 +176,13 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
     return before
 
 
-def skip(before: dict[str, Any], shown: Path) -> Outcome:
-    """Say that the run is complete."""
+def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
+    """Say that the run is complete, and see that the table of its study knows it."""
+    table = shown.parents[1] / RESULTS
+    if not quiet and (
+        not table.exists() or table.stat().st_mtime_ns < (shown / METRICS).stat().st_mtime_ns
+    ):
+        write_results(table.parent)
     log.info(
         "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
     )

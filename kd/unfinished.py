@@ -2,8 +2,9 @@
 
 Rounding depends on the size of a group, so a group is taken up again as it was planned.
 ``<study>/unfinished/plan.json`` lists the groups of the study's sweeps from before their training
-until their last run is complete. Beside it lie, for each group, its state after the latest epoch
-(``NAME-EPOCH.ckpt``) and the digest of that file (``NAME.json``).
+until their last run is complete; a copy stands in where it is damaged. Beside it lie, for each
+group, its state after the latest epoch (``NAME-EPOCH.ckpt``) and the digest of that file
+(``NAME.json``).
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from kd.folder import LOCKS, is_complete, lock_run
 log = logging.getLogger(__name__)
 
 FOLDER = "unfinished"
+PLANS = ("plan.json", "plan.copy.json")
 
 Cell = tuple[tuple[str, float | None], ...]
 
@@ -61,14 +63,21 @@ class Planned:
 
 def read(study: Path) -> list[Planned]:
     """The groups that the study's plan lists; a plan that cannot be read lists none."""
-    path = study / FOLDER / "plan.json"
-    try:
-        return [_parse(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        log.warning("%s: cannot be read (%s); unfinished groups start anew", path, error)
-        return []
+    damaged = None
+    for name in PLANS:
+        path = study / FOLDER / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["sha256"] != digest(content["groups"]):
+                raise ValueError("its digest does not match")
+            return [_parse(entry) for entry in content["groups"]]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            damaged = f"{path}: cannot be read ({error})"
+    if damaged:
+        log.warning("%s; unfinished groups start anew", damaged)
+    return []
 
 
 def _parse(entry: dict[str, Any]) -> Planned:
@@ -84,17 +93,20 @@ def _parse(entry: dict[str, Any]) -> Planned:
 def _editing(study: Path) -> Iterator[list[Planned]]:
     """The plan, written back when the block ends; one process at a time."""
     with lock(study / LOCKS / "plan.lock"):
-        path = study / FOLDER / "plan.json"
-        before = read(study)
-        groups = list(before)
+        paths = [study / FOLDER / name for name in PLANS]
+        groups = read(study)
         yield groups
         if groups:
-            with replacing(path) as beside:
-                beside.write_text(json.dumps([asdict(group) for group in groups]) + "\n")
+            listed = [asdict(group) for group in groups]
+            text = json.dumps({"groups": listed, "sha256": digest(listed)}) + "\n"
+            for path in paths:
+                with replacing(path) as beside:
+                    beside.write_text(text)
         else:
-            path.unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty, or not there
-                path.parent.rmdir()
+                paths[0].parent.rmdir()
 
 
 def replace(study: Path, old: Iterable[Planned], new: Iterable[Planned]) -> None:
@@ -136,10 +148,11 @@ def tidy(study: Path) -> None:
                     folder / group.name,
                     len(group.seeds) * len(group.cells),
                 )
-        remove_leftovers(folder / "plan.json")
+        for name in PLANS:
+            remove_leftovers(folder / name)
         known = {group.name for group in plan}
         for path in folder.iterdir():
-            if path.name != "plan.json" and path.name.lstrip(".")[:16] not in known:
+            if path.name not in PLANS and path.name.lstrip(".")[:16] not in known:
                 log.warning("%s: belongs to no group in training; removed", path)
                 path.unlink(missing_ok=True)
 

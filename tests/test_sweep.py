@@ -221,14 +221,15 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
     stop_at(monkeypatch, 1)
     cli(*words)
     (state,) = Path("outputs/main/unfinished").glob("*.ckpt")
-    note = next(p for p in state.parent.glob("*.json") if p.name != "plan.json")
-    plan = state.with_name("plan.json")
-    kept = {path: path.read_bytes() for path in (state, note, plan)}
+    note = state.with_name(f"{state.name.split('-')[0]}.json")
+    plans = [state.with_name("plan.json"), state.with_name("plan.copy.json")]
+    kept = {path: path.read_bytes() for path in (state, note, *plans)}
     flipped = bytearray(kept[state])
     flipped[len(flipped) // 2] ^= 1
+    other = kept[plans[0]].replace(b"[0, 1]", b"[0, 2]")
     for damage in (
         {state: bytes(flipped)}, {state: b""}, {note: b"{}"}, {note: b"[" * 100_000},
-        {plan: b'{"group": 5}'}, {plan: b"[5]"}, {plan: b"[]"}, {plan: b"\xff"},
+        *(dict.fromkeys(plans, plan) for plan in (other, b'{"group": 5}', b"[5]", b"\xff")),
     ):  # fmt: skip
         for path, content in (kept | damage).items():
             path.write_bytes(content)
@@ -237,6 +238,10 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
         assert "Traceback" not in said.out + said.err
         assert re.search("removed|start anew", said.out), damage
         assert "going on" not in said.out
+    for path, content in (kept | {plans[0]: other}).items():
+        path.write_bytes(content)
+    stop_at(monkeypatch, 1)
+    assert "going on" in cli(*words).out, "the copy stands in"
     for path in list(state.parent.iterdir()):
         path.unlink()
     for path, content in kept.items():

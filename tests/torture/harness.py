@@ -38,13 +38,14 @@ class Said(NamedTuple):
 
 def warm() -> None:
     """Import all that a command imports; nothing may compute here, since children are forked."""
+    # One thread in every child, and no call that would make a pool for the children to inherit.
+    os.environ["OMP_NUM_THREADS"] = "1"
     gc.disable()
     for name in ("torch", "train", "kd", "hydra_plugins.sweep_launcher"):
         importlib.import_module(name)
     for module in pkgutil.walk_packages(sys.modules["kd"].__path__, "kd."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    sys.modules["torch"].set_num_threads(1)
     gc.freeze()
     gc.enable()
 
