@@ -6,6 +6,7 @@ imported at its top is paid at every start, so nothing heavy is.
 
 import contextlib
 import logging
+import resource
 import time
 import traceback
 from collections import Counter
@@ -55,6 +56,11 @@ class Job:
     alone: str = ""  # why it has none
     lock: Any = None  # of its run's folder, while its group trains
     result: JobReturn | None = None
+    waits: bool = False  # it failed for want of memory or of the folder, and may go on later
+
+    def put_off(self, error: Exception) -> None:
+        """Fail the job for now: what is trained of its group is kept."""
+        self.result, self.waits = failure(error), True
 
     @property
     def study(self) -> Path:
@@ -174,7 +180,8 @@ class SweepLauncher(BasicLauncher):
                 write_results(study)
         for group in groups:
             study = jobs[group.lead].study
-            if unfinished.ended(study, group.planned, [job.directory for job in jobs]):
+            settled = [job.directory for job in jobs if not job.waits]
+            if unfinished.ended(study, group.planned, settled):
                 unfinished.replace(study, [group.planned], [])
 
     def _plan(self, jobs: Sequence[Job], console: Console) -> list["Group"]:
@@ -232,19 +239,27 @@ class SweepLauncher(BasicLauncher):
         """Train a group and note each job's share of it; where that fails, why they have none.
 
         Raises:
-            UserError: another process trains one of its runs, or no room is left to write.
+            OSError: no room is left to write.
         """
-        from kd import fused
-        from kd.folder import busy, lock_run
+        from kd import fused, unfinished
+        from kd.folder import busy, is_complete, lock_run
 
-        members = [jobs[index] for index in group.members]
-        for job in members:
-            job.lock = lock_run(job.directory)
+        members = []
+        for job in (jobs[index] for index in group.members):
+            lock = lock_run(job.directory)
             try:
-                job.lock.acquire()
-            except Timeout as error:
-                job.lock = None
-                raise UserError(busy(job.directory)) from error
+                lock.acquire()
+            except Timeout:
+                job.put_off(UserError(busy(job.directory)))
+                continue
+            if is_complete(job.directory) and not job.config.overwrite:
+                lock.release()  # another process has been faster: the run is skipped
+                continue
+            job.lock = lock
+            members.append(job)
+        if not members:
+            return
+        unfinished.replace(members[0].study, [], [group.planned])
         try:
             shares = fused.train_group(
                 group.planned,
@@ -257,13 +272,8 @@ class SweepLauncher(BasicLauncher):
             if is_disk_full(error):
                 raise
             if is_out_of_memory(error):  # one by one they would take hours: say how to go on
-                if not isinstance(error, UserError):
-                    error = UserError(
-                        f"out of memory in a group of {len(members)} students; give a smaller "
-                        f"trainer.group_mb (it is {members[0].config.trainer.group_mb})"
-                    )
                 for job in members:
-                    job.result = failure(error)
+                    job.put_off(out_of_memory(error, members, group))
                 return
             # each job by itself then meets the error, or does without the group
             reason = explain(error)
@@ -307,14 +317,15 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[int]) -> set[int
     Raises:
         UserError: it is all of the sweep.
     """
-    from kd.grouping import common_digest
     from kd.run import find_material
 
-    errors: dict[tuple[Path, str], Exception | None] = {}
+    deciding = ("stage", "data.", "teacher.", "model.", "trainer.accelerator", "kd.method")
+    errors: dict[str, Exception | None] = {}
     refused = set()
     for index in sorted(missing):
         job = jobs[index]
-        key = job.study, common_digest(job.config)
+        settings = {k: v for k, v in relevant(job.config).items() if k.startswith(deciding)}
+        key = f"{job.study} {settings}"
         if key not in errors:
             errors[key] = None
             try:
@@ -345,6 +356,20 @@ def refuse_busy(jobs: Iterable[Job]) -> None:
             raise UserError(busy(job.directory)) from error
 
 
+def out_of_memory(error: Exception, members: Sequence[Job], group: "Group") -> UserError:
+    """What to say of a group that the memory has no room for, and how to go on."""
+    from kd.unfinished import has_state
+
+    what = f"out of memory in a group of {len(members)} students"
+    if isinstance(error, UserError):
+        what = str(error)
+    size = f"trainer.group_mb (it is {members[0].config.trainer.group_mb})"
+    how = f"give a smaller {size}"
+    if has_state(members[0].study, group.planned):  # which has its size
+        how = f"free some and give the same command, or overwrite=true with a smaller {size}"
+    return UserError(f"{what}; {how}")
+
+
 def failure(error: Exception) -> JobReturn:
     """What a job gives back that failed before it began."""
     result = JobReturn()
@@ -354,9 +379,7 @@ def failure(error: Exception) -> JobReturn:
 
 def allow_many_files() -> None:
     """Raise the limit of open files: each run of a group has a lock and its curves' file."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
+    with contextlib.suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
             warnings.simplefilter("ignore")
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing: no file can swell
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("packed in an unusual way")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of the reader
         raise UserError(

@@ -90,7 +90,8 @@ def what_else(study: Study, chosen: Place) -> list[str]:
     absent = [method.label for method in study.methods if method not in racing]
     if absent:
         parts.append(
-            f"No part in this take, for want of a student alone trained alike or of seeds: "
+            "Not considered, because no student alone was trained alike or because they have "
+            "fewer seeds: "
             f"{'; '.join(absent)}."
         )
     return parts

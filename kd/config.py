@@ -395,11 +395,11 @@ def _check_together(config: Config) -> None:
     if config.stage == "distill" and config.kd.needs_maps and not config.model.has_maps:
         raise UserError(
             f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
-            "has not; give model=cnn"
+            "does not have; give model=cnn"
         )
     if config.data.files is not None and config.data.source != "verified":
         raise UserError(
-            f"data.files={config.data.files}: is taken with data.source=verified alone; here "
+            f"data.files={config.data.files}: works only with data.source=verified; here "
             f"data.source={config.data.source} reads data.dir={config.data.dir}, so leave it out"
         )
     if config.data.augment.extra and not config.data.augment.active:

@@ -14,7 +14,9 @@ from kd.config import CNN, METHODS, Config, OutOfMemory, UserError, flatten, sho
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says, in a RuntimeError, of a file it cannot write, and of memory it cannot have.
 UNWRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d|No space left")
-UNALLOCATED = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+UNALLOCATED = re.compile(
+    r"can't allocate memory|can't start new thread|not enough memory|out of memory", re.IGNORECASE
+)
 
 
 def explain(error: BaseException) -> str | None:

@@ -185,7 +185,7 @@ def refuse_other_settings(
     ]
     if before["teacher/checkpoint"] and not differing:
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more
-            if before["teacher/sha256"] != hashes(before["teacher/checkpoint"].split(os.pathsep)):
+            if before["teacher/sha256"] != hashes(teacher_paths(before)):
                 differing = ["the teacher (it was trained anew since)"]
     if split is not None and before["data/fingerprint"] != split and not differing:
         differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
@@ -196,6 +196,12 @@ def refuse_other_settings(
             f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
             "give study=NEW to keep it, or overwrite=true to replace it"
         )
+
+
+def teacher_paths(metrics: dict[str, Any]) -> list[str]:
+    """The checkpoints that taught a distilled run: one, or those of an ensemble."""
+    paths = metrics["teacher/checkpoint"]
+    return paths.split(os.pathsep) if ":" in metrics["teacher/sha256"] else [paths]
 
 
 def hashes(paths: Iterable[Path | str]) -> str:

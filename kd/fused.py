@@ -393,8 +393,8 @@ def refuse_too_large(planned: Planned, lead: Config) -> None:
     needed = students * student_bytes(lead)
     if free is not None and needed > free:
         raise OutOfMemory(
-            f"trainer.group_mb={lead.trainer.group_mb}: a group of {students} students needs about "
-            f"{needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; give a smaller one"
+            f"a group of {students} students needs about {needed / 2**20:.0f} MB and "
+            f"{free / 2**20:.0f} MB are free"
         )
 
 

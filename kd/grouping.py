@@ -23,7 +23,6 @@ class Group(NamedTuple):
     planned: Planned
     lead: int  # a job that has all settings which they share
     members: list[int]  # that are to be trained
-    begun: bool  # by an earlier attempt
 
 
 def cell_of(config: Config, lead: Config) -> Cell:
@@ -82,7 +81,7 @@ def plan(
             continue
         common = common_digest(config)
         for of, planned in earlier:
-            usable = planned.common == common and (
+            usable = (planned.common, planned.version) == (common, unfinished.version()) and (
                 planned.group_mb == config.trainer.group_mb or unfinished.has_state(of, planned)
             )
             if of != study or not usable or config.overwrite:
@@ -90,7 +89,7 @@ def plan(
             runs = set(planned.runs)
             members = [i for i in kin if i in left and unfinished.run_name(directories[i]) in runs]
             if members:
-                groups.append(Group(planned, lead, members, begun=True))
+                groups.append(Group(planned, lead, members))
                 left -= set(members)
         fresh, lonely = _fresh(configs, directories, [i for i in kin if i in left], lead)
         groups += fresh
@@ -119,7 +118,7 @@ def _fresh(
                 runs=tuple(unfinished.run_name(directories[index]) for index in members),
                 version=unfinished.version(),
             )
-            groups.append(Group(planned, lead, members, begun=False))
+            groups.append(Group(planned, lead, members))
         elif len(by_student) == 1:
             alone[members[0]] = "no other job differs in seed and numbers of kd alone"
         else:

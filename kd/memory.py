@@ -19,7 +19,8 @@ def available_bytes() -> int | None:
     with contextlib.suppress(OSError, ValueError):  # ValueError: "max", that is without a limit
         group = Path("/sys/fs/cgroup")
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(limit - used)
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - used + int(stat.get("inactive_file", 0)))  # a cache makes way
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     with contextlib.suppress(OSError, ValueError, IndexError):
         if limit != resource.RLIM_INFINITY:

@@ -34,10 +34,12 @@ def notes(study: Study, config: Config) -> list[str]:
             "(only seeds in common are compared)."
         )
     if study.failed:
-        parts.append(f"{len(study.failed)} runs are not complete: {', '.join(study.failed)}.")
+        one = len(study.failed) == 1
+        runs = "1 run is" if one else f"{len(study.failed)} runs are"
+        parts.append(f"{runs} not complete: {', '.join(study.failed)}.")
     if study.left_out:
         parts.append(
-            f"{study.left_out} distilled runs with other settings are listed, not compared."
+            f"Distilled runs with other settings are listed, not compared: {study.left_out}."
         )
     if study.refused:
         count = len(study.refused)

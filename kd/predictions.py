@@ -84,7 +84,7 @@ def _read_array(file: IO[bytes], size: int, name: str, dtype: np.dtype) -> np.nd
     if found != dtype:
         raise ValueError(f"{name} are {found}, not {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise ValueError(f"{name} have shape {shape}, for which the file has not the bytes")
+        raise ValueError(f"{name} have shape {shape}, which does not match its size")
     flat = np.frombuffer(bytearray(file.read()), dtype)
     return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
 

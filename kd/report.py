@@ -1,6 +1,5 @@
 """``stage=report``: a study's runs turned into answers, one self-contained page and its parts."""
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from omegaconf import DictConfig
 
 from kd.comparison import maps, methods, verdict
 from kd.config import Config, UserError, validate
+from kd.folder import remove_empty
 from kd.logs import set_up_logging
 from kd.notes import left_out
 from kd.page import Section, one_line, write_page
@@ -36,11 +36,9 @@ def report(cfg: DictConfig) -> Path:
     try:
         study = load_study(folder)
     except UserError:
-        with contextlib.suppress(OSError):  # Hydra made them; they go where nothing is in them
-            folder.rmdir()
-            folder.parent.rmdir()
+        remove_empty(folder, levels=2)  # Hydra made them
         raise
-    write_results(study.folder, study.rows)
+    write_results(study.folder, say=False)
     sections = [section for build in SECTIONS for section in build(study, config)]
     target = study.folder / "report"
     write_page(sections, target, config.study)

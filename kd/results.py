@@ -2,7 +2,6 @@
 
 import csv
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,17 +58,17 @@ def read_study(study: Path) -> list[Row]:
     return rows
 
 
-def write_results(study: Path, rows: Sequence[Row] | None = None) -> Path:
+def write_results(study: Path, say: bool = True) -> Path:
     """Rebuild ``results.csv`` of a study from its runs' metrics: accuracies in [0, 1].
 
     Args:
         study: its folder.
-        rows: the metrics, where they are read already.
+        say: which runs are left out.
     """
-    rows = read_study(study) if rows is None else rows
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     path = study / RESULTS
-    with lock(study / LOCKS / "results.lock"):
+    with lock(study / LOCKS / "results.lock"):  # read within: the last to write knows all
+        rows = read_study(study) if say else scan(study)[0]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
         remove_leftovers(path)
         with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)

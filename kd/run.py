@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from kd import fidelity
 from kd.callbacks import KeepWeights, ShowProgress
 from kd.checkpoint import find_teacher, load_teacher, save_checkpoint
-from kd.config import PROJECT, Config, UserError, relevant, validate
+from kd.config import PROJECT, Config, OutOfMemory, UserError, relevant, validate
 from kd.data import Batches, MNISTDataModule, fingerprint
 from kd.explain import explain
 from kd.files import file_hash, replacing
@@ -44,7 +44,9 @@ from kd.folder import (
     save_hydra,
     write_metrics,
 )
+from kd.grouping import student_bytes
 from kd.logs import log_hyperparameters, set_up_logging, train_log
+from kd.memory import available_bytes
 from kd.models import (
     Network,
     Seen,
@@ -212,6 +214,12 @@ def find_material(config: Config, overrides: Iterable[str]) -> Material:
         UserError: one of them is not to be had, or does not fit.
     """
     accelerator = choose_accelerator(config.trainer.accelerator)
+    needed, free = student_bytes(config), available_bytes()
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"a student needs about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; "
+            "make data.batch_size or model.hidden smaller"
+        )
     data = MNISTDataModule(config.data, config.seed, accelerator.device)
     data.prepare_data()
     data.setup()
@@ -301,7 +309,7 @@ def finish(config: Config, material: Material, fitted: Fitted, directory: Path) 
 
 
 def refuse_infinite(fitted: Fitted, logits: Tensor) -> None:
-    """Make sure that a trained network has learned something.
+    """Make sure that a trained network is finite throughout.
 
     Raises:
         UserError: a weight, a loss or a logit is not finite.

@@ -149,7 +149,7 @@ def load_study(folder: Path) -> Study:
         folder=folder,
         rows=rows,
         runs=runs,
-        failed=unfinished(folder),
+        failed=incomplete(folder),
         teacher=teacher,
         teachers=by_seed,
         taught=teachers,
@@ -196,7 +196,7 @@ def of_one_split(runs: list[Run], refused: dict[str, str]) -> list[Run]:
     return [run for run in runs if run.metrics["data/fingerprint"] == split]
 
 
-def unfinished(folder: Path) -> list[str]:
+def incomplete(folder: Path) -> list[str]:
     """The runs that began and did not end."""
     logs = [path for stage in STAGES for path in folder.glob(f"{stage}/*/train.log")]
     return sorted(

@@ -3,13 +3,12 @@
 A path says little: the network that lies there may have been trained anew since.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd.files import file_hash
-from kd.folder import read_metrics
+from kd.folder import read_metrics, teacher_paths
 from kd.results import Run
 
 CHECKPOINT = "model.ckpt"
@@ -17,11 +16,10 @@ CHECKPOINT = "model.ckpt"
 
 def taught_by(run: Run) -> list[tuple[Path, str]]:
     """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
-    paths, hashes = run.metrics["teacher/checkpoint"], run.metrics["teacher/sha256"]
+    hashes = run.metrics["teacher/sha256"]
     if hashes is None:
         return []
-    several = ":" in hashes
-    pairs = zip(paths.split(os.pathsep) if several else [paths], hashes.split(":"), strict=False)
+    pairs = zip(teacher_paths(run.metrics), hashes.split(":"), strict=False)
     return [(Path(path), sha) for path, sha in pairs]
 
 

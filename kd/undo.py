@@ -1,7 +1,7 @@
 """A command that is refused leaves nothing behind: Hydra makes folders before a run is looked at.
 
 Hydra makes a run's folder before the run begins, and a sweep's ``multirun.yaml`` before a job of it
-is composed. :class:`Before` sees what was there earlier, :func:`undo` brings that back.
+is composed. :class:`Before` sees what was there earlier, :func:`undo` restores it.
 """
 
 import contextlib

@@ -136,10 +136,13 @@ def tidy(study: Path) -> None:
         return
     with _editing(study) as plan:
         for group in list(plan):
-            if all(is_complete(study / run) for run in group.runs):
+            complete = all(is_complete(study / run) for run in group.runs)
+            if not (complete or group.version != version()) or _in_use(study, group):
+                continue
+            if complete:
                 plan.remove(group)
                 _forget(study, group)
-            elif group.version != version() and not _in_use(study, group):
+            else:
                 plan.remove(group)
                 _forget(study, group)
                 log.warning(
@@ -159,11 +162,13 @@ def tidy(study: Path) -> None:
 
 def _in_use(study: Path, group: Planned) -> bool:
     """Whether another process trains the group."""
-    try:
-        with lock_run(study / group.runs[0]):
-            return False
-    except Timeout:
-        return True
+    for run in group.runs:
+        try:
+            with lock_run(study / run):
+                pass
+        except Timeout:
+            return True
+    return False
 
 
 def save(

@@ -47,7 +47,7 @@ KEYS = {  # of Hydra's, with all below them
     "hydra.searchpath": FROM_CONF,
 }
 OPEN = ("hydra.launcher.", "hydra.sweeper.", "hydra.mode", "hydra.verbose")
-VALUES = {  # what Hydra checks by an assertion, or by a message that helps nobody
+VALUES = {  # what Hydra checks with an assertion, or an unhelpful message
     "hydra.mode": ("RUN or MULTIRUN", lambda v: v in ("RUN", "MULTIRUN")),
     "hydra.verbose": (
         "true, false or the names of loggers",
@@ -92,12 +92,12 @@ def check(arguments: list[str]) -> list[str]:
     Says how many runs a large sweep holds.
 
     Raises:
-        UserError: a flag or a word is not to be had here, or a sweep has no end.
+        UserError: a flag or a word is not available here, or a sweep has no end.
     """
     given = _parser().parse_intermixed_args(arguments)
     for flag, why in FLAGS.items():
         if getattr(given, flag) is not None:
-            raise UserError(f"--{flag.replace('_', '-')}: not to be had here: {why}")
+            raise UserError(f"--{flag.replace('_', '-')}: not available here: {why}")
     if given.resolve and given.cfg not in ("job", "all") and not given.help:
         raise UserError("--resolve: goes with --cfg job or --cfg all")
     if given.shell_completion:

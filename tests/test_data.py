@@ -359,7 +359,7 @@ def test_other_data_sets_are_torchvisions(own):
 def test_a_folder_of_files_that_would_be_ignored_is_refused(cli, source):
     said = cli("stage=student", "data=mnist_mini", f"data.source={source}", "data.files=mine")
     assert said.code == 1
-    assert said.err.startswith("error: data.files=mine: is taken with data.source=verified alone")
+    assert said.err.startswith("error: data.files=mine: works only with data.source=verified")
     assert said.err.count("\n") == 1
     assert not list(Path().iterdir())
 

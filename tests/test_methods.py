@@ -97,7 +97,9 @@ def test_attention_transfer_compares_block_by_block():
 def test_attention_transfer_needs_feature_maps(cli, teacher):
     said = cli("stage=distill", *MINI, "kd=at")
     assert said.code == 1
-    one_line(said.err, "kd.method=at: compares feature maps, which model=mlp has not; give model=c")
+    one_line(
+        said.err, "kd.method=at: compares feature maps, which model=mlp does not have; give model=c"
+    )
     cli("stage=student", *MINI)
     (student,) = Path("outputs/main/student").iterdir()
     said = cli("stage=distill", *MINI, "kd=at", "model=cnn", f"teacher.checkpoint={student}")

@@ -122,7 +122,7 @@ def test_other_settings_are_listed_but_not_compared(study):
     study("stage=distill", *MINI, "optim.lr=0.1")
     study("stage=report")
     page = PAGE.read_text()
-    assert "1 distilled runs with other settings are listed, not compared" in page
+    assert "Distilled runs with other settings are listed, not compared: 1." in page
     assert "optim.lr=0.1" in sections(page)["runs"]
 
 
@@ -231,7 +231,7 @@ def test_runs_that_failed_are_named(study):
     path = next(Path("outputs/main/distill").glob("T=4.0,alpha=0.5,seed=1*"))
     (path / "metrics.json").unlink()
     assert study("stage=report").code == 0
-    assert f"1 runs are not complete: distill/{path.name}" in sections(PAGE.read_text())["verdict"]
+    assert f"1 run is not complete: distill/{path.name}" in sections(PAGE.read_text())["verdict"]
 
 
 def test_a_study_without_its_teacher_is_reported(study, teacher):

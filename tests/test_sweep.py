@@ -272,7 +272,7 @@ def test_a_group_too_large_for_the_memory_names_it(cli, teacher, monkeypatch):
     said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
     assert said.code == 1
     assert said.out.count("a group of 3 students needs about") == 3
-    assert "trainer.group_mb=128" in said.out
+    assert "trainer.group_mb (it is 128)" in said.out
     assert "Traceback" not in said.out + said.err
 
 
@@ -350,3 +350,61 @@ def test_a_killed_sweep_ends_like_an_undisturbed_one(cli, teacher, moment):
 def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
     """A curve as TensorBoard reads it."""
     return [(e.step, e.value) for e in EventAccumulator(str(run)).Reload().Scalars(tag)]
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_kept(cli, teacher, monkeypatch):
+    """The plan was made before; the run is complete when its group has its turn."""
+
+    cli("-m", "stage=student", *MINI, "seed=0,1", "study=other")
+
+    def finish_one(*arguments):
+        run = Path("outputs/main/student/seed=1,data=mnist_mini,trainer.max_epochs=2")
+        if not run.exists():
+            shutil.copytree(Path("outputs/other/student", run.name), run)
+            finish_one.before = (run / "model.ckpt").stat().st_mtime_ns
+        return healthy(*arguments)
+
+    from kd import unfinished
+
+    healthy = unfinished.replace
+    monkeypatch.setattr(unfinished, "replace", finish_one)
+    said = cli("-m", "stage=student", *MINI, "seed=0,1")
+    assert said.code == 0, said.err
+    assert said.out.count("complete already, skipped") == 1
+    (kept,) = Path("outputs/main/student").glob("seed=1*/model.ckpt")
+    assert kept.stat().st_mtime_ns == finish_one.before
+
+
+def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkeypatch):
+    words = ("-m", "stage=student", *MINI, "seed=0,1")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 1)
+        cli(*words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kd.fused.available_bytes", lambda: 2**20)
+        said = cli(*words)
+    assert said.out.count("free some and give the same command, or overwrite=true with") == 2
+    assert "an earlier attempt ended after epoch 2: going on" in cli(*words).out
+
+
+def test_a_run_that_is_busy_fails_alone(cli, teacher, monkeypatch):
+    from filelock import Timeout
+
+    from kd import folder
+
+    def lock_run(directory):
+        lock = healthy(directory)
+        if "seed=1," in directory.name and Path("outputs/main/unfinished").exists():
+
+            def refuse(*_, **__):
+                raise Timeout(str(directory))
+
+            lock.acquire = refuse
+        return lock
+
+    healthy = folder.lock_run
+    monkeypatch.setattr(folder, "lock_run", lock_run)
+    said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
+    assert said.code == 1
+    assert "2 of 3 runs complete" in said.out
+    assert said.out.count("another process is training this run") == 1
