@@ -128,7 +128,11 @@ def load_study(folder: Path) -> Study:
     rows, refused = scan(folder)
     runs = of_one_split(readable((Run(folder / row["run"], row) for row in rows), refused), refused)
     if not runs:
-        why = "".join(f" ({name} is left out: {reason})" for name, reason in refused.items())
+        why = "".join(
+            f" ({name} is left out: {reason})" for name, reason in list(refused.items())[:3]
+        )
+        if len(refused) > 3:
+            why += f" (and {len(refused) - 3} more)"
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher{why}"
         )

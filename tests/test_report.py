@@ -681,6 +681,7 @@ def test_a_large_study_is_reported_in_time_and_size(study):
         shutil.copy(source / "model.ckpt", target)
         found = json.loads((source / "metrics.json").read_text())
         write_metrics(target, found | {"test/acc": accuracy, "val/acc": accuracy} | changes)
+        note(target)
 
     for seed in range(5):
         put(control, f"seed={seed}", seed=seed)
