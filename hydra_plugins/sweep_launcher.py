@@ -240,6 +240,7 @@ class SweepLauncher(BasicLauncher):
 
         Raises:
             OSError: no room is left to write.
+            UserError: the memory has no room for all of the sweep.
         """
         from kd import fused, unfinished
         from kd.folder import busy, is_complete, lock_run
@@ -272,8 +273,11 @@ class SweepLauncher(BasicLauncher):
             if is_disk_full(error):
                 raise
             if is_out_of_memory(error):  # one by one they would take hours: say how to go on
+                failed = out_of_memory(error, members, group)
+                if len(members) == len(jobs):
+                    raise failed from error
                 for job in members:
-                    job.put_off(out_of_memory(error, members, group))
+                    job.put_off(failed)
                 return
             # each job by itself then meets the error, or does without the group
             reason = explain(error)

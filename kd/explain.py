@@ -12,11 +12,14 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from kd.config import CNN, METHODS, Config, OutOfMemory, UserError, flatten, shown, unknown_key
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch says, in a RuntimeError, of a file it cannot write, and of memory it cannot have.
+# What torch says of a file it cannot write, and of memory it cannot have, be it while it is loaded.
 UNWRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d|No space left")
 UNALLOCATED = re.compile(
-    r"can't allocate memory|can't start new thread|not enough memory|out of memory", re.IGNORECASE
+    r"can'?(no)?t allocate memory|can't start new thread|not enough memory|out of memory|"
+    r"failed to map segment|error return without exception set",
+    re.IGNORECASE,
 )
+MAY_LACK_MEMORY = (RuntimeError, ImportError, SystemError, OSError)
 
 
 def explain(error: BaseException) -> str | None:
@@ -66,7 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(
         isinstance(link, MemoryError | OutOfMemory)
         or type(link).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
-        or (isinstance(link, RuntimeError) and UNALLOCATED.search(str(link)))
+        or (isinstance(link, MAY_LACK_MEMORY) and UNALLOCATED.search(str(link)))
         for link in _chain(error)
     )
 

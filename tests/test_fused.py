@@ -330,8 +330,8 @@ def test_a_group_that_runs_out_of_memory_says_how_to_go_on(cli, teacher, monkeyp
     monkeypatch.setattr(fused.FusedModule, "training_step", full)
     said = cli("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd.T=2,3")
     assert said.code == 1
-    assert said.out.count("FAILED: out of memory in a group of 2 students") == 2
-    assert "trainer.group_mb" in said.out
+    assert said.err.startswith("error: out of memory in a group of 2 students; ")
+    assert "trainer.group_mb" in said.err
     assert "Traceback" not in said.out + said.err
 
 
