@@ -30,7 +30,9 @@ def explain(error: BaseException) -> str | None:
 
 def _explain(error: BaseException) -> str | None:
     if is_disk_full(error):
-        files = (link.filename for link in _chain(error) if isinstance(link, OSError))
+        # Of a copy the second name is the one that found no room.
+        failed = (link for link in _chain(error) if isinstance(link, OSError))
+        files = (link.filename2 or link.filename for link in failed)
         file = next(filter(None, files), "the output's")
         return (
             f"no room left on the device ({file}); free some and give the same command again: "
