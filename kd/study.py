@@ -7,7 +7,7 @@ from typing import Any
 
 from kd.config import UserError
 from kd.folder import METRICS, STAGES
-from kd.results import Row, Run, scan, shortened
+from kd.results import Run, scan, shortened
 from kd.teachers import Teachers, by_teacher, find_teachers, run_of, taught_by, told
 
 Cell = tuple[float, float]  # temperature, alpha
@@ -43,7 +43,6 @@ class Study:
     """
 
     folder: Path
-    rows: list[Row]  # the metrics of all complete runs, those of other splits too
     runs: list[Run]
     failed: list[str]
     teacher: Run | None  # of the largest method whose teacher is still there; of none, the first
@@ -151,7 +150,6 @@ def load_study(folder: Path) -> Study:
         teacher = by_seed[min(by_seed)] if by_seed else None
     return Study(
         folder=folder,
-        rows=rows,
         runs=runs,
         failed=incomplete(folder),
         teacher=teacher,
