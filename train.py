@@ -11,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from kd import importing
-from kd.config import PROJECT
-from kd.explain import explain
-from kd.undo import forget, undo
-from kd.words import check
+from kd.config.command_line import check
+from kd.config.messages import explain
+from kd.config.schema import PROJECT
+from kd.config.undo import forget, undo
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")
@@ -24,9 +24,9 @@ def train(cfg: DictConfig) -> object:
         # torch and Lightning load here: help and typos need neither
         with importing():
             if cfg.stage == "report":
-                from kd.report import report as run
+                from kd.report.build import report as run
             else:
-                from kd.run import run
+                from kd.training.run import run
         return run(cfg)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -30,12 +30,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from kd.callbacks import KeepWeights
-from kd.config import PROJECT, Config, validate
-from kd.data import MNISTDataModule
-from kd.models import build_model
-from kd.modules import StudentModule, TeacherModule
-from kd.run import choose_accelerator, make_logger, make_trainer
+from kd.config.schema import PROJECT, Config, validate
+from kd.data.module import MNISTDataModule
+from kd.models.network import build_model
+from kd.training.callbacks import KeepWeights
+from kd.training.modules import StudentModule, TeacherModule
+from kd.training.run import choose_accelerator, make_logger, make_trainer
 
 
 def tutorial_network(stage: str) -> nn.Sequential:

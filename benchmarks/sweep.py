@@ -35,13 +35,13 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
-from kd import fused
-from kd.config import CNN, PROJECT, Config, validate
-from kd.data import MNISTDataModule
-from kd.grouping import student_bytes
-from kd.models import Seen, build_model, count_parameters
-from kd.run import Accelerator, Material, choose_accelerator
-from kd.stack import wide_product
+from kd.config.schema import CNN, PROJECT, Config, validate
+from kd.data.module import MNISTDataModule
+from kd.models.network import Seen, build_model, count_parameters
+from kd.sweeps import module as fused
+from kd.sweeps.grouping import student_bytes
+from kd.sweeps.stack import wide_product
+from kd.training.run import Accelerator, Material, choose_accelerator
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 TALK = (

@@ -5,14 +5,14 @@ import torch
 from conftest import MINI
 from test_run import metrics, run_folder
 
-from kd.augment import Views
-from kd.config import CNN, MLP, PROJECT, Augment, Data, Hinton, Optim
-from kd.data import MNISTDataModule
-from kd.fidelity import count_right
-from kd.losses import cross_entropy
-from kd.models import build_model
-from kd.modules import DistillModule
-from kd.results import read_study
+from kd.config.schema import CNN, MLP, PROJECT, Augment, Data, Hinton, Optim
+from kd.data.module import MNISTDataModule
+from kd.data.views import Views
+from kd.methods.losses import cross_entropy
+from kd.metrics import count_right
+from kd.models.network import build_model
+from kd.training.modules import DistillModule
+from kd.training.results import read_study
 
 
 def module(**augment: float) -> MNISTDataModule:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from kd.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
-from kd.config import PROJECT, UserError, validate
+from kd.config.schema import PROJECT, UserError, validate
 from kd.files import replacing
-from kd.folder import read_metrics, write_metrics
-from kd.models import Ensemble
+from kd.models.network import Ensemble
+from kd.training.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
+from kd.training.run_folder import read_metrics, write_metrics
 
 
 @pytest.fixture

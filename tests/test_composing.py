@@ -7,8 +7,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from kd.composing import copying
-from kd.config import PROJECT
+from kd.config.schema import PROJECT
+from kd.sweeps.job_configs import copying
 
 JOBS = [
     *(["stage=distill", f"kd.T={T}", f"kd.alpha={a}", "seed=1"] for T in (1, 2.5) for a in (0, 1)),

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from kd.config import PROJECT, UserError, flatten, relevant, run_name, validate
+from kd.config.schema import PROJECT, UserError, flatten, relevant, run_name, validate
 
 CONF = PROJECT / "conf"
 CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))

@@ -13,9 +13,10 @@ import torch
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import ToTensor
 
-from kd import idx, mnist
-from kd.config import PROJECT, Data, UserError
-from kd.data import MNISTDataModule, digest, fingerprint, split_indices
+from kd.config.schema import PROJECT, Data, UserError
+from kd.data import idx
+from kd.data import mnist_files as mnist
+from kd.data.module import MNISTDataModule, digest, fingerprint, split_indices
 from kd.files import file_hash
 
 MINI = str(PROJECT / "tests" / "mnist_mini")
@@ -254,7 +255,7 @@ def test_altered_labels_are_seen_in_the_same_process(own, source):
 def test_one_computation_serves_all_jobs(monkeypatch):
     expected = fingerprint(settings())
     monkeypatch.setattr(idx, "read_idx", None)
-    monkeypatch.setattr("kd.data.split_indices", None)
+    monkeypatch.setattr("kd.data.module.split_indices", None)
     assert fingerprint(settings(batch_size=7)) == expected
 
 

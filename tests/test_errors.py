@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import MINI, tree
 
-from kd.checkpoint import content_digest
-from kd.config import PROJECT
-from kd.explain import explain, is_disk_full
-from kd.words import check
+from kd.config.command_line import check
+from kd.config.messages import explain, is_disk_full
+from kd.config.schema import PROJECT
+from kd.training.checkpoint import content_digest
 
 DISTILL = ("stage=distill", *MINI)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from kd.checkpoint import save_checkpoint
-from kd.config import PROJECT, validate
-from kd.evaluation import (
+from kd.config.schema import PROJECT, validate
+from kd.models.network import build_model
+from kd.report.evaluation import (
     confused_pairs,
     confusion,
     cost,
@@ -17,8 +17,8 @@ from kd.evaluation import (
     per_class,
     reliability,
 )
-from kd.models import build_model
-from kd.results import Run
+from kd.training.checkpoint import save_checkpoint
+from kd.training.results import Run
 
 
 def logits_of(predicted: list[int], sure: float = 5.0) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_cases import cases, check, tensors
 
-from kd.fidelity import (
+from kd.metrics import (
     accuracy,
     agreement,
     ensemble_logits,

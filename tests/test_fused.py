@@ -9,8 +9,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import fused, methods
-from kd.config import METHODS
+from kd.config.schema import METHODS
+from kd.methods import base as methods
+from kd.sweeps import module as fused
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
 FILES = {".hydra", "metrics.json", "model.ckpt", "predictions.npz", "train.log", "hparams.yaml"}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from kd import grouping
-from kd.config import PROJECT, Config, validate
+from kd.config.schema import PROJECT, Config, validate
+from kd.sweeps import grouping
 
 
 def config(*words: str) -> Config:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from golden_cases import cases, check
 
-from kd import losses
-from kd.losses import cross_entropy, distillation_loss, kd_loss
+from kd.methods import losses
+from kd.methods.losses import cross_entropy, distillation_loss, kd_loss
 
 DTYPES = [torch.float64, torch.float32]
 TEMPERATURES = [1.0, 2.0, 4.0, 10.0]

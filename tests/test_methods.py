@@ -8,10 +8,10 @@ import torch
 from conftest import MINI
 from test_errors import one_line
 
-from kd.config import CNN, METHODS, MLP, Hinton
-from kd.methods import method_loss, weights_at
-from kd.models import Seen, build_model
-from kd.results import read_study
+from kd.config.schema import CNN, METHODS, MLP, Hinton
+from kd.methods.base import method_loss, weights_at
+from kd.models.network import Seen, build_model
+from kd.training.results import read_study
 
 
 def complete(study: str = "main") -> list[Path]:

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import MNIST
 
-from kd import mnist
-from kd.config import PROJECT, UserError
+from kd.config.schema import PROJECT, UserError
+from kd.data import mnist_files as mnist
 from kd.files import file_hash
 
 MINI_RAW = PROJECT / "tests" / "mnist_mini" / "MNIST" / "raw"

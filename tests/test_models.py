@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from kd.config import CNN, MLP
-from kd.models import Dropout, Ensemble, build_model, count_parameters, layer_table
+from kd.config.schema import CNN, MLP
+from kd.models.network import Dropout, Ensemble, build_model, count_parameters, layer_table
 
 NETWORKS = [CNN(), MLP()]
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kd.callbacks import KeepWeights
-from kd.config import CNN, MLP, PROJECT, Data, Hinton, Optim
-from kd.data import MNISTDataModule
-from kd.models import Seen, build_model
-from kd.modules import (
+from kd.config.schema import CNN, MLP, PROJECT, Data, Hinton, Optim
+from kd.data.module import MNISTDataModule
+from kd.models.network import Seen, build_model
+from kd.training.callbacks import KeepWeights
+from kd.training.modules import (
     Classifier,
     DistillModule,
     StudentModule,

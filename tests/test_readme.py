@@ -6,7 +6,7 @@ import shlex
 import pytest
 from test_config import composed
 
-from kd.config import PROJECT, validate
+from kd.config.schema import PROJECT, validate
 from train import quote_path
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")

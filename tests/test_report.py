@@ -15,13 +15,13 @@ import pytest
 from conftest import MINI, tree
 
 import train
-from kd import stats
-from kd.comparison import compared
-from kd.config import PROJECT, Config
-from kd.folder import read_metrics, write_metrics
-from kd.notes import notes
-from kd.page import Section, markdown, write_page
-from kd.study import load_study
+from kd.config.schema import PROJECT, Config
+from kd.report import stats
+from kd.report.comparison import compared
+from kd.report.notes import notes
+from kd.report.page import Section, markdown, write_page
+from kd.report.study import load_study
+from kd.training.run_folder import read_metrics, write_metrics
 
 PAGE = Path("outputs/main/report/index.html")
 PARTS = {"accuracy", "gain", "agreement", "kl", "curves", "confusion", "calibration", "digits"}

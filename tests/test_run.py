@@ -15,11 +15,11 @@ import torch
 import yaml
 from conftest import MINI, tree
 
-from kd import fidelity
-from kd.checkpoint import load_checkpoint
-from kd.config import PROJECT
-from kd.data import load_pool
+from kd import metrics as fidelity
+from kd.config.schema import PROJECT
+from kd.data.module import load_pool
 from kd.files import file_hash
+from kd.training.checkpoint import load_checkpoint
 
 FILES = {
     ".hydra/config.yaml",
@@ -255,7 +255,7 @@ def test_a_network_that_is_no_number_is_no_result(cli, sweep):
 
 
 def test_weights_that_are_no_numbers_fail_whatever_the_loss(cli, monkeypatch):
-    from kd.callbacks import KeepWeights
+    from kd.training.callbacks import KeepWeights
 
     def spoil(self, *arguments):
         healthy(self, *arguments)
@@ -321,8 +321,8 @@ def test_another_process_is_not_trained_over(cli, teacher):
     (run / "metrics.json").unlink()
     before = tree(run)
     code = (
-        "import sys, pathlib, kd.folder\n"
-        f"with kd.folder.lock_run(pathlib.Path({str(run.absolute())!r})):\n"
+        "import sys, pathlib, kd.training.run_folder\n"
+        f"with kd.training.run_folder.lock_run(pathlib.Path({str(run.absolute())!r})):\n"
         "    print('locked', flush=True)\n"
         "    sys.stdin.read()"
     )

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kd.config import PROJECT
+from kd.config.schema import PROJECT
 
 
 def seconds(*words: str) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from kd.stats import (
+from kd.report.stats import (
     bootstrap_difference,
     choose,
     eligible,
@@ -17,7 +17,7 @@ from kd.stats import (
     mcnemar,
     seeds_needed,
 )
-from kd.stats import compare as compare_each
+from kd.report.stats import compare as compare_each
 
 CELLS = [(T, alpha) for T in (1, 2, 5, 10) for alpha in (0, 0.25, 0.5, 0.75, 1)]
 

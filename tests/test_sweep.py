@@ -15,8 +15,8 @@ import torch
 from conftest import MINI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd.config import PROJECT
-from kd.folder import write_metrics
+from kd.config.schema import PROJECT
+from kd.training.run_folder import write_metrics
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -96,9 +96,9 @@ def test_a_failing_job_fails_alone(cli, teacher):
 
 def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch):
     """Not a user's mistake: a bug in one cell must not take the others along."""
-    import kd.run
+    import kd.training.run
 
-    healthy = kd.run.evaluate
+    healthy = kd.training.run.evaluate
 
     def broken(logits, labels):
         if broken.calls == 1:
@@ -108,7 +108,7 @@ def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch)
         return healthy(logits, labels)
 
     broken.calls = 0
-    monkeypatch.setattr(kd.run, "evaluate", broken)
+    monkeypatch.setattr(kd.training.run, "evaluate", broken)
     said = cli("-m", "stage=distill", *MINI, "kd.T=1,2,3")
     assert said.code == 1
     assert "FAILED: ZeroDivisionError: a bug of ours" in said.out
@@ -179,7 +179,7 @@ def test_students_alone_train_where_the_teacher_is_missing(cli):
 
 def stop_at(monkeypatch, count: int) -> None:
     """Have Ctrl-C come when the ``count``-th run of the process is about to be complete."""
-    import kd.run
+    import kd.training.run
 
     calls = iter(range(1, 10_000))
 
@@ -188,15 +188,15 @@ def stop_at(monkeypatch, count: int) -> None:
             raise KeyboardInterrupt
         healthy(*arguments)
 
-    healthy = kd.run.write_metrics
-    monkeypatch.setattr(kd.run, "write_metrics", write)
+    healthy = kd.training.run.write_metrics
+    monkeypatch.setattr(kd.training.run, "write_metrics", write)
 
 
 @pytest.mark.parametrize(
     "moment", [5, *(pytest.param(other, marks=pytest.mark.slow) for other in (2, 9))]
 )
 def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monkeypatch, moment):
-    from kd import grouping
+    from kd.sweeps import grouping
 
     monkeypatch.setattr(grouping, "student_bytes", lambda _: 2**20)
     words = ("-m", "stage=student", *MINI, "seed=range(0,11)", "trainer.group_mb=3")
@@ -215,7 +215,7 @@ def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monke
 
 @pytest.mark.slow
 def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypatch):
-    from kd import unfinished
+    from kd.sweeps import unfinished
 
     words = ("-m", "stage=student", *MINI, "seed=0,1")
     stop_at(monkeypatch, 1)
@@ -248,7 +248,7 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
         path.write_bytes(content)
     (state.parent / "odd.ckpt").write_bytes(b"")
     monkeypatch.setattr(unfinished, "version", lambda: "of other code")
-    monkeypatch.setattr("kd.run.write_metrics", write_metrics)
+    monkeypatch.setattr("kd.training.run.write_metrics", write_metrics)
     said = cli(*words)
     assert "2 students of other code or another torch were in training; removed" in said.out
     assert "odd.ckpt: belongs to no group in training; removed" in said.out
@@ -268,7 +268,7 @@ def test_overwrite_starts_anew(cli, teacher, monkeypatch):
 
 
 def test_a_group_too_large_for_the_memory_names_it(cli, teacher, monkeypatch):
-    monkeypatch.setattr("kd.fused.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("kd.sweeps.module.available_bytes", lambda: 2**20)
     said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
     assert said.code == 1
     assert "a group of 3 students needs about" in said.err
@@ -365,7 +365,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(cli, teacher, mon
             finish_one.before = (run / "model.ckpt").stat().st_mtime_ns
         return healthy(*arguments)
 
-    from kd import unfinished
+    from kd.sweeps import unfinished
 
     healthy = unfinished.replace
     monkeypatch.setattr(unfinished, "replace", finish_one)
@@ -382,7 +382,7 @@ def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkey
         stop_at(patch, 1)
         cli(*words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd.fused.available_bytes", lambda: 2**20)
+        patch.setattr("kd.sweeps.module.available_bytes", lambda: 2**20)
         said = cli(*words)
     assert "free some and give the same command, or overwrite=true with" in said.err
     assert "an earlier attempt ended after epoch 2: going on" in cli(*words).out
@@ -391,7 +391,7 @@ def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkey
 def test_a_run_that_is_busy_fails_alone(cli, teacher, monkeypatch):
     from filelock import Timeout
 
-    from kd import folder
+    from kd.training import run_folder as folder
 
     def lock_run(directory):
         lock = healthy(directory)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kd.config import METHODS
-from kd.stack import make_gradients
-from kd.tracing import traced
+from kd.config.schema import METHODS
+from kd.sweeps.stack import make_gradients
+from kd.sweeps.tracing import traced
 
 STUDENTS, HIDDEN, BATCH, CLASSES = 3, 4, 6, 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from kd.config import METHODS, MODELS, Config, flatten
+from kd.config.schema import METHODS, MODELS, Config, flatten
 
 from .harness import check_manners, command, metrics, predictions, runs
 from .trials import M, teachers

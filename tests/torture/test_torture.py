@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kd.config import PROJECT
+from kd.config.schema import PROJECT
 from tests.torture import settings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from kd.config import PROJECT, flatten
+from kd.config.schema import PROJECT, flatten
 
 from .harness import (
     Said,

@@ -1,0 +1,125 @@
+"""The page of a report: its sections, and how they become files."""
+
+import base64
+import io
+import math
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from kd.files import lock
+
+
+@dataclass
+class Section:
+    """One part of the report; its words are one line, whatever the names in them."""
+
+    slug: str
+    title: str
+    text: str
+    figure: Figure | None = None
+    alt: str = ""
+    table: pd.DataFrame | None = None
+    files: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables beside the page
+    image: str = ""  # the figure as base64 PNG, once drawn
+
+    def __post_init__(self) -> None:
+        """Keep line breaks and control characters of foreign names out of page and terminal."""
+        self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
+
+
+def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
+    """Write ``index.html``, ``report.md``, every figure and every table, in place of old ones.
+
+    One process at a time writes, beside the old report, which stays until the new one is whole.
+
+    Args:
+        sections: of the page, in their order.
+        target: the folder.
+        study: its name, for the title.
+    """
+    fresh, old = target.with_name(".report.new"), target.with_name(".report.old")
+    with lock(target.parent / ".locks" / "report.lock"):
+        for left in target.parent.glob(".report*"):  # by a process that was killed
+            remove(left)
+        try:
+            fresh.mkdir()
+            write_files(sections, fresh, study)
+            if os.path.lexists(target):
+                target.rename(old)
+            fresh.rename(target)
+        finally:
+            remove(fresh)
+            remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, or a file, or a link; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
+    """Write the files of a report into an empty folder."""
+    with SummaryWriter(str(folder)) as board:
+        for section in sections:
+            if section.figure is not None:
+                drawn = io.BytesIO()
+                section.figure.savefig(drawn, format="png", dpi=110)
+                pixels = np.asarray(Image.open(drawn).convert("RGB"))
+                board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
+                (folder / f"{section.slug}.png").write_bytes(drawn.getvalue())
+                section.image = base64.b64encode(drawn.getvalue()).decode()
+            shown = {} if section.table is None else {section.slug: section.table}
+            for name, table in {**section.files, **shown}.items():
+                table.replace([math.inf, -math.inf], math.nan).to_csv(
+                    folder / f"{name}.csv", index=False
+                )
+    environment = Environment(
+        loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"cell": cell_text, "markdown": markdown}
+    for template, name in (("report.html", "index.html"), ("report.md", "report.md")):
+        text = environment.get_template(template).render(sections=sections, study=study)
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def one_line(text: str) -> str:
+    """The text with a space for every run of white space or of what cannot be printed."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+# What Markdown reads as markup: anywhere, around a word, at the beginning of a block.
+ANYWHERE = r"[\\`*\[\]|~$]"
+AROUND = r"(?<![^\W_])_|_(?![^\W_])"
+BEGINNING = r"^(?:#{1,6}|[+-])(?= )|^-(?=[-=])|(?<=^\d)[.)](?= )"
+
+
+def markdown(text: Any) -> str:
+    """A text that Markdown shows as it is, in a paragraph as in a cell of a table."""
+    said = re.sub(f"{ANYWHERE}|{AROUND}|{BEGINNING}", r"\\\g<0>", one_line(str(text)))
+    said = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return said.replace("://", ":\\/\\/")  # else a link of its own accord
+
+
+def cell_text(value: Any) -> str:
+    """A table's value for the eye; a dash for what cannot be told."""
+    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    large = isinstance(value, int | np.integer) and abs(value) >= 10_000
+    return f"{value:,}" if large else one_line(str(value))

@@ -1,0 +1,219 @@
+"""Which jobs of a sweep train together: those that differ in seed and numbers of ``kd`` alone."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kd.config.schema import PLACES, Config, flatten, relevant
+from kd.data.module import EVAL_BATCH
+from kd.models.network import CLASSES, build_model, count_parameters
+from kd.sweeps import unfinished
+from kd.sweeps.unfinished import Cell, Planned
+
+# Why the jobs of other networks run one by one: convolutions in a stack are grouped convolutions,
+# which take a CPU longer than one network after another. benchmarks/sweep.py teachers measures it.
+FUSABLE_MODEL = "mlp"
+
+
+class Group(NamedTuple):
+    """Jobs that train together, by their place in the sweep."""
+
+    planned: Planned
+    lead: int  # a job that has all settings which they share
+    members: list[int]  # that are to be trained
+
+
+def cell_of(config: Config, lead: Config) -> Cell:
+    """The numbers of a student's method, as (name, value); none in a group without a teacher.
+
+    At alpha = 1 the others play no part. There they are the defaults, so that jobs which differ in
+    them alone share one student, and have its results to the last bit. The student alone is that
+    student too.
+
+    Args:
+        config: of the student.
+        lead: of its group.
+    """
+    if lead.stage != "distill":
+        return ()
+    taught = config.stage == "distill" and config.kd.alpha < 1
+    kd = config.kd if taught else type(lead.kd)(alpha=1.0)
+    names = [field.name for field in dataclasses.fields(kd) if field.type is not str]
+    return tuple((name, getattr(kd, name)) for name in names)
+
+
+def plan(
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    missing: Collection[int],
+    earlier: Iterable[tuple[Path, Planned]] = (),
+) -> tuple[list[Group], dict[int, str]]:
+    """Decide which jobs of a sweep train together.
+
+    Groups that an earlier attempt began are taken up as they were; then the jobs that are left make
+    groups, each the full grid of some seeds and cells that fits in ``trainer.group_mb``.
+
+    Args:
+        configs: of all jobs of the sweep.
+        directories: of their runs.
+        missing: the jobs that are to be trained.
+        earlier: the study and the plan of each group that is unfinished.
+
+    Returns:
+        the groups, and why each of the other missing jobs trains alone.
+    """
+    groups: list[Group] = []
+    alone: dict[int, str] = {}
+    left = set(missing)
+    earlier = list(earlier)
+    for kin in _kin(configs, directories, left, earlier):
+        lead = kin[0]
+        config, study = configs[lead], directories[lead].parents[1]
+        reason = None
+        if config.model.name != FUSABLE_MODEL:
+            reason = f"model={config.model.name} is no faster in a stack"
+        elif config.keep_epochs:
+            reason = "keep_epochs=true keeps more than a group's file has"
+        if reason:
+            alone |= {index: reason for index in kin if index in left}
+            continue
+        common = common_digest(config)
+        for of, planned in earlier:
+            usable = (planned.common, planned.version) == (common, unfinished.version()) and (
+                planned.group_mb == config.trainer.group_mb or unfinished.has_state(of, planned)
+            )
+            if of != study or not usable or config.overwrite:
+                continue
+            runs = set(planned.runs)
+            members = [i for i in kin if i in left and unfinished.run_name(directories[i]) in runs]
+            if members:
+                groups.append(Group(planned, lead, members))
+                left -= set(members)
+        fresh, lonely = _fresh(configs, directories, [i for i in kin if i in left], lead)
+        groups += fresh
+        alone |= lonely
+    return groups, alone
+
+
+def _fresh(
+    configs: Sequence[Config], directories: Sequence[Path], jobs: Sequence[int], lead: int
+) -> tuple[list[Group], dict[int, str]]:
+    """Groups of jobs that may train together and have not begun, and why others train alone."""
+    groups, alone, config = [], {}, configs[lead]
+    by_student: dict[tuple[int, Cell], list[int]] = {}
+    for index in jobs:
+        student = configs[index].seed, cell_of(configs[index], config)
+        by_student.setdefault(student, []).append(index)
+    limit = config.trainer.group_mb * 2**20
+    for seeds, cells in _grids(by_student, student_bytes(config), limit):
+        members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
+        if len(members) > 1:
+            planned = Planned(
+                common=common_digest(config),
+                group_mb=config.trainer.group_mb,
+                seeds=tuple(seeds),
+                cells=tuple(cells),
+                runs=tuple(unfinished.run_name(directories[index]) for index in members),
+                version=unfinished.version(),
+            )
+            groups.append(Group(planned, lead, members))
+        elif len(by_student) == 1:
+            alone[members[0]] = "no other job differs in seed and numbers of kd alone"
+        else:
+            alone[members[0]] = f"trainer.group_mb={config.trainer.group_mb} has no room for two"
+    return groups, alone
+
+
+def _kin(
+    configs: Sequence[Config],
+    directories: Sequence[Path],
+    missing: Collection[int],
+    earlier: Iterable[tuple[Path, Planned]],
+) -> list[list[int]]:
+    """The jobs that may train together, the first of each lot being able to lead it.
+
+    Students alone join the first distillation that shares their settings, if it has to be trained:
+    there they are what it has at alpha = 1, to the last bit.
+    """
+    begun = {planned.common for _, planned in earlier}
+    kin: dict[str, list[int]] = {}
+    for index, config in enumerate(configs):
+        kin.setdefault(json.dumps(in_common(config) | _places(config)), []).append(index)
+    hosts: dict[str, str] = {}
+    for key, indices in kin.items():
+        lead = configs[indices[0]]
+        if lead.stage == "distill" and (
+            common_digest(lead) in begun or any(index in missing for index in indices)
+        ):
+            hosts.setdefault(_without_teacher(lead), key)
+    for key in list(kin):
+        lead = configs[kin[key][0]]
+        host = hosts.get(_without_teacher(lead)) if lead.stage == "student" else None
+        if host is not None:
+            kin[host] += kin.pop(key)
+    return list(kin.values())
+
+
+def _places(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if key in PLACES}
+
+
+def _without_teacher(config: Config) -> str:
+    """The settings of a student that are not its teacher's or its method's doing."""
+    settings = in_common(config) | _places(config)
+    return json.dumps(
+        {
+            k: v
+            for k, v in settings.items()
+            if k != "stage" and not k.startswith(("kd.", "teacher."))
+        }
+    )
+
+
+def in_common(config: Config) -> dict[str, Any]:
+    """The settings that students must have in common to train together."""
+    own = {"seed"} | {f"kd.{name}" for name, _ in cell_of(config, config)}
+    return {key: value for key, value in relevant(config).items() if key not in own}
+
+
+def common_digest(config: Config) -> str:
+    """What stands for :func:`in_common` in a plan."""
+    return unfinished.digest(in_common(config))
+
+
+def _grids(
+    jobs: Iterable[tuple[int, Cell]], each: int, limit: int
+) -> Iterator[tuple[Sequence[int], Sequence[Cell]]]:
+    """Cover the (seed, cell) pairs with full grids of at most ``limit`` bytes, ``each`` a pair."""
+    cells_of: dict[int, list[Cell]] = {}
+    for seed, cell in jobs:
+        cells_of.setdefault(seed, []).append(cell)
+    seeds_of: dict[tuple[Cell, ...], list[int]] = {}
+    for seed, cells in cells_of.items():
+        seeds_of.setdefault(tuple(sorted(cells, key=repr)), []).append(seed)
+    most = max(1, limit // each)
+    for cells, seeds in seeds_of.items():
+        for some_cells in _parts(cells, most):
+            for some_seeds in _parts(seeds, max(1, most // len(some_cells))):
+                yield some_seeds, some_cells
+
+
+def _parts(items: Sequence, most: int) -> Iterator[Sequence]:
+    """Split into as few parts as possible, of about equal length."""
+    count = -(-len(items) // most)
+    for part in range(count):
+        yield items[part * len(items) // count : (part + 1) * len(items) // count]
+
+
+def student_bytes(config: Config) -> int:
+    """About how much memory a student of a group takes, in bytes."""
+    parameters = count_parameters(build_model(config.model, seed=0))
+    # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
+    values = 6 * parameters
+    batch = config.data.batch_size * (1 + config.data.augment.extra)
+    values += max(batch, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
+    if config.stage == "distill":
+        values += config.kd.cubes * batch**3
+    return 4 * values

@@ -1,0 +1,186 @@
+"""Safe saving and loading of what a run leaves, and finding the teacher."""
+
+import dataclasses
+import hashlib
+import logging
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kd.config.schema import MODELS, Config, Model, UserError
+from kd.files import replacing
+from kd.models.network import Ensemble, Network, build_model, describe
+from kd.training.run_folder import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2  # 2: with a digest of its content
+
+
+def save_checkpoint(
+    path: Path, weights: dict[str, torch.Tensor], config: Config, split: str, epoch: int
+) -> None:
+    """Save a network with what is needed to rebuild it and to judge it as a teacher.
+
+    Args:
+        path: of the file; replaced at once.
+        weights: the network's ``state_dict``.
+        config: the run's configuration.
+        split: the fingerprint of the data split it was trained on.
+        epoch: the epoch the weights come from, counted from 1.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "stage": config.stage,
+        "seed": config.seed,
+        "model": describe(config.model),
+        "split": split,
+        "epoch": epoch,
+        "state_dict": {key: value.cpu() for key, value in weights.items()},
+    }
+    content["sha256"] = content_digest(content)
+    with replacing(path) as beside:
+        torch.save(content, beside)
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """sha256 of what a checkpoint holds, in hexadecimal: names, shapes and bytes of its tensors.
+
+    torch's files have checksums that nobody checks on reading.
+    """
+    plain = {key: content[key] for key in sorted(content.keys() - {"state_dict", "sha256"})}
+    summed = hashlib.sha256(repr(plain).encode())
+    for name, tensor in sorted(content["state_dict"].items()):
+        summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        summed.update(tensor.contiguous().numpy().tobytes())
+    return summed.hexdigest()
+
+
+def load_checkpoint(path: Path, split: str | None = None) -> Network:
+    """Rebuild the network of a ``model.ckpt``, in evaluation mode.
+
+    Args:
+        path: the file. Only tensors and plain values are read from it: no code in it runs.
+        split: the fingerprint of the data split in use; None accepts any.
+
+    Raises:
+        UserError: the file is missing, damaged, not a checkpoint of this project, of another
+            architecture than it says, or its network was trained on another split.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
+    content = _read(path)
+    try:
+        shape = _model_settings(content["model"])
+        network = build_model(shape, seed=0)
+        network.load_state_dict(content["state_dict"], strict=True)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit the architecture it names "
+            f"({content.get('model')}); train it again"
+        ) from error
+    if split is not None and content.get("split") != split:
+        raise UserError(
+            f"{path}: was trained on another data split ({content.get('split')}, this run has "
+            f"{split}), so its training images may be this run's test images; use the same "
+            "data.split and data.seed, or train a teacher with these"
+        )
+    return network.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, checked to be what was saved."""
+    try:
+        with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
+            warnings.simplefilter("ignore")
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing: no file can swell
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("packed in an unusual way")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of the reader
+        raise UserError(
+            f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
+            "load; train the teacher again with python train.py stage=teacher"
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found == 1:
+        raise UserError(
+            f"{path}: of an older version, without a digest that tells whether it is damaged; "
+            "train it again"
+        )
+    if found != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project; give a run's model.ckpt")
+    try:
+        intact = content["sha256"] == content_digest(content)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path}: damaged (its digest does not match); train it again")
+    return content
+
+
+def _model_settings(saved: dict[str, Any]) -> Model:
+    cls = MODELS[saved["name"]]
+    sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
+    return cls(**{key: saved[key] for key in sizes})
+
+
+def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[Path]:
+    """The checkpoints that a distillation learns from: several make an ensemble.
+
+    ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
+    teacher of ``teacher.seed``. Of several, those of the run's own split count, and of these the
+    one whose folder says nothing but its seed.
+
+    Args:
+        config: of the distillation.
+        split: the fingerprint of its data split.
+        words: the command's words that a teacher's command must share, for the message.
+
+    Raises:
+        UserError: there is none, or more than one could be meant.
+    """
+    given = config.teacher.checkpoint
+    if given is not None:
+        paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
+        return [path / "model.ckpt" if path.is_dir() else path for path in paths]
+    folder = Path(config.output_dir) / config.study / "teacher"
+    seed = f"seed={config.teacher.seed}"
+    complete: dict[Path, dict[str, Any]] = {}
+    damaged: list[UserError] = []
+    for path in folder.glob(f"{seed}*/{METRICS}"):
+        try:
+            complete[path.parent] = read_metrics(path.parent) or {}
+        except UserError as error:  # one damaged teacher does not take the others along
+            log.warning("left out: %s", error)
+            damaged.append(error)
+    mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
+    fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
+    chosen = [path for path in fitting if path.name == seed] or fitting
+    if not chosen and damaged:
+        raise damaged[0]
+    if not chosen:
+        command = ["python train.py", "stage=teacher", *words]
+        if config.study != "main" and not any("experiment=" in word for word in words):
+            command.append(f"study={config.study}")
+        if config.teacher.seed:
+            command.append(f"seed={config.teacher.seed}")
+        raise UserError(
+            f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
+            f"{' '.join(command)}"
+        )
+    if len(chosen) > 1:
+        names = ", ".join(str(path) for path in chosen)
+        raise UserError(f"several teachers of {seed}: {names}; give teacher.checkpoint=FOLDER")
+    return [chosen[0] / "model.ckpt"]
+
+
+def load_teacher(paths: list[Path], split: str) -> nn.Module:
+    """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
+    networks = [load_checkpoint(path, split) for path in paths]
+    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()

@@ -1,0 +1,234 @@
+"""A run's folder: is it complete, and of these settings; what makes way for a new attempt."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from kd.config.schema import Config, UserError, flatten, relevant
+from kd.files import file_hash, lock, remove_leftovers, replacing
+
+METRICS = "metrics.json"
+MOST_BYTES = 2**20  # of metrics.json, which has a few kB
+STAGES = ("teacher", "student", "distill")  # of runs
+EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
+LOCKS = ".locks"  # the folder in a study for the locks of its runs
+FILES = ("model.ckpt", "predictions.npz")
+
+
+def write_metrics(directory: Path, content: dict[str, Any]) -> None:
+    """Write a run's ``metrics.json``: from now on it is complete."""
+    with replacing(directory / METRICS) as beside:
+        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_metrics(directory: Path) -> dict[str, Any] | None:
+    """The metrics of a run, their form checked; None where it is not complete.
+
+    Raises:
+        UserError: ``metrics.json`` is there but cannot be read, or is not of a run's form.
+    """
+    path = directory / METRICS
+    if not path.exists():
+        return None
+    try:
+        if not path.is_file():
+            raise ValueError("no file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("larger than 1 MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a character has no UTF-8
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it to train again") from error
+    if wrong := malformed(content):
+        raise UserError(f"{path}: {wrong}; delete it to train again")
+    return content
+
+
+def malformed(content: Any) -> str | None:
+    """What of a run's metrics is not as it must be, in words; None where all is well."""
+    if not isinstance(content, dict):
+        return f"holds {_shortly(content)}, no metrics"
+    for key, value in content.items():
+        if not isinstance(value, PLAIN):
+            return f"{key} is {_shortly(value)}, not a plain value"
+        if key.startswith("data/augment/") and not FIGURE[0](value):
+            return f"{key} is {_shortly(value)}, not {FIGURE[1]}"
+    stage = content.get("stage")
+    for key, (fits, allowed) in (FORM | (DISTILLED if stage == "distill" else ALONE)).items():
+        if key not in content:
+            return f"has no {key}"
+        if not fits(content[key]):
+            return f"{key} is {_shortly(content[key])}, not {allowed}"
+    return None
+
+
+def _shortly(value: Any) -> str:
+    said = json.dumps(value)
+    return said if len(said) <= 40 else f"{said[:40]}…"
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    """A check that a value is a number from ``low`` to ``high``; NaN is not."""
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and low <= v <= high
+
+
+PLAIN = str | int | float | bool | None
+# What a value must be: a check, and words for it.
+FIGURE = _between(-sys.float_info.max, sys.float_info.max), "a finite number"
+SHARE = _between(0, 1), "a number from 0 to 1"
+COUNT = (lambda v: type(v) is int and v >= 0), "a whole number"
+TEXT = (lambda v: isinstance(v, str) and v != ""), "a text"
+NOTHING = (lambda v: v is None), "null"
+# What readers of a run's metrics rely on.
+FORM = {
+    "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
+    "seed": COUNT,
+    "data/fingerprint": TEXT,
+    "epochs": COUNT,
+    "val/acc": SHARE,
+    "test/acc": SHARE,
+    "test/loss": FIGURE,
+    "test/ece": FIGURE,
+    "time/fit_s": FIGURE,
+}
+DISTILLED = {
+    "teacher/checkpoint": TEXT,
+    "teacher/sha256": TEXT,
+    "kd/method": TEXT,
+    "kd/T": FIGURE,
+    "kd/alpha": SHARE,
+    "fidelity/agreement": SHARE,
+    "fidelity/kl": FIGURE,
+}
+ALONE = {"teacher/checkpoint": NOTHING, "teacher/sha256": NOTHING}
+
+
+def has_runs(study: Path) -> bool:
+    """Whether a run of the study is complete."""
+    return any(study.glob(f"*/*/{METRICS}"))
+
+
+def lock_run(directory: Path) -> contextlib.AbstractContextManager:
+    """Keep a run's folder to this process, until the block or the process ends.
+
+    Raises:
+        filelock.Timeout: on entering, if another process has it.
+    """
+    study = directory.parents[1]
+    return lock(study / LOCKS / directory.relative_to(study), wait=False)
+
+
+def busy(directory: Path) -> str:
+    """What to say of a run that another process trains."""
+    return (
+        f"{directory}: another process is training this run; wait for it to end, or give study=NEW"
+    )
+
+
+def remove_empty(directory: Path, levels: int = 3) -> None:
+    """Remove a folder that was made for nothing, and those above it that are empty then.
+
+    Args:
+        directory: the folder.
+        levels: how many folders at most; 3 are a run's, its stage's and its study's.
+    """
+    for folder in (directory, *directory.parents)[:levels]:
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a run has ended there."""
+    return (directory / METRICS).exists()
+
+
+def refuse_other_settings(
+    config: Config, directory: Path, before: dict[str, Any], split: str | None
+) -> None:
+    """Make sure that the complete run in ``directory`` is the one the configuration asks for.
+
+    Args:
+        config: what is asked for.
+        directory: of the run.
+        before: its metrics.
+        split: the fingerprint of the data as they are now; None where they are not at hand.
+
+    Raises:
+        UserError: naming the settings that differ, or the teacher or the images if these have
+            changed since.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    try:
+        saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+        if "stage" not in saved:
+            raise ValueError("it holds no configuration of a run")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: cannot be read ({reason}); overwrite=true trains again"
+        ) from error
+    # What the run does not say, because the setting is younger, had its default.
+    saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
+    differing = [
+        f"{key} ({saved[key]} there, {value} here)"
+        for key, value in relevant(config).items()
+        if saved[key] != value
+    ]
+    if before["teacher/checkpoint"] and not differing:
+        with contextlib.suppress(OSError):  # a complete run needs its teacher no more
+            if before["teacher/sha256"] != hashes(teacher_paths(before)):
+                differing = ["the teacher (it was trained anew since)"]
+    if split is not None and before["data/fingerprint"] != split and not differing:
+        differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
+    if config.keep_epochs and not (directory / EPOCHS).is_dir():
+        differing.append("keep_epochs (false there, true here)")
+    if differing:
+        raise UserError(
+            f"{directory}: holds a complete run of other settings: {', '.join(differing)}; "
+            "give study=NEW to keep it, or overwrite=true to replace it"
+        )
+
+
+def teacher_paths(metrics: dict[str, Any]) -> list[str]:
+    """The checkpoints that taught a distilled run: one, or those of an ensemble."""
+    paths = metrics["teacher/checkpoint"]
+    return paths.split(os.pathsep) if ":" in metrics["teacher/sha256"] else [paths]
+
+
+def hashes(paths: Iterable[Path | str]) -> str:
+    """sha256 of the files, joined by colons."""
+    return ":".join(file_hash(Path(path)) for path in paths)
+
+
+def clear(directory: Path) -> None:
+    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
+    (directory / METRICS).unlink(missing_ok=True)
+    for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
+        for path in directory.glob(pattern):
+            path.unlink()
+    for name in (METRICS, *FILES):
+        remove_leftovers(directory / name)
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        remove_leftovers(directory / ".hydra" / name)
+    shutil.rmtree(directory / EPOCHS, ignore_errors=True)
+
+
+def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:
+    """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
+    contents = {
+        "config.yaml": OmegaConf.structured(config),
+        "hydra.yaml": OmegaConf.create({"hydra": hydra}),
+        "overrides.yaml": hydra.overrides.task,
+    }
+    for name, content in contents.items():
+        with replacing(folder / name) as beside:
+            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
