@@ -1,24 +1,13 @@
-"""Does knowledge distillation work here, and if not, why not?"""
+"""Does knowledge distillation work here, and if not, why not?
 
-import gc
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+From Python: :func:`kd.run`, :func:`kd.sweep` and :func:`kd.load_study`.
+"""
 
+from kd._startup import exports
+from kd.errors import UserError
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """For the first import of torch and Lightning: saves two of the five seconds it takes.
+__all__ = ["UserError", "load_study", "run", "sweep"]
 
-    Half a million objects come into being that live until the end, and the garbage collector would
-    search them again and again for what is no longer used, at the end of the program once more.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+__getattr__ = exports(
+    __name__, {"run": "kd.api", "sweep": "kd.api", "load_study": "kd.report.study"}
+)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, their digests, and locks that end with a process."""
+"""Where things lie; files written whole or not at all; digests; locks that end with a process."""
 
 import contextlib
 import hashlib
@@ -9,6 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+PACKAGE = Path(__file__).resolve().parent
+# Installed, the package carries conf/ and the small digits; in a checkout they lie beside it.
+INSTALLED = (PACKAGE / "conf").is_dir()
+PROJECT = PACKAGE if INSTALLED else PACKAGE.parent
+CONF = PROJECT / "conf"
+MINI = PACKAGE / "mnist_mini" if INSTALLED else PROJECT / "tests" / "mnist_mini"
+
+
+def data_dir() -> Path:
+    """The folder for data sets: the checkout's, or ``data`` in the working directory."""
+    return Path("data") if INSTALLED else PROJECT / "data"
 
 
 @contextmanager

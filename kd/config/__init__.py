@@ -1,1 +1,20 @@
-"""The package ``kd.config``."""
+"""The settings: their schema, how they are checked and shown, and how runs are named by them.
+
+May import ``kd.models``, ``kd.methods`` and the small modules at the top of ``kd``; importing it
+loads no torch.
+"""
+
+from kd.config.messages import explain
+from kd.config.naming import run_name
+from kd.config.schema import Config, flatten, relevant, sweepable_settings
+from kd.config.validation import validate
+
+__all__ = [
+    "Config",
+    "explain",
+    "flatten",
+    "relevant",
+    "run_name",
+    "sweepable_settings",
+    "validate",
+]

@@ -22,7 +22,8 @@ from hydra.core.override_parser.types import (
     RangeSweep,
 )
 
-from kd.config.schema import PROJECT, UserError, shown
+from kd.errors import UserError, shown
+from kd.files import CONF
 
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
@@ -86,6 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def quote_path(word: str) -> str:
+    """Quote ``outputs/main/teacher/seed=0/model.ckpt`` or ``größe``: Hydra reads no bare ``=``.
+
+    >>> quote_path("teacher.checkpoint=runs/seed=0")
+    'teacher.checkpoint="runs/seed=0"'
+    """
+    key, _, value = word.partition("=")
+    odd = "=" in value or re.search(r"[^ -~]", value)
+    plain = odd and not re.search(r"['\"\\\[({$]", value)
+    one_path = "," not in value or os.path.exists(value)
+    return f'{key}="{value}"' if plain and one_path else word
+
+
 def check(arguments: list[str]) -> list[str]:
     """The same arguments, flags first, as Hydra wants them; all checked that can be by itself.
 
@@ -94,6 +108,7 @@ def check(arguments: list[str]) -> list[str]:
     Raises:
         UserError: a flag or a word is not available here, or a sweep has no end.
     """
+    arguments = [quote_path(argument) for argument in arguments]
     given = _parser().parse_intermixed_args(arguments)
     for flag, why in FLAGS.items():
         if getattr(given, flag) is not None:
@@ -210,7 +225,7 @@ def _check_choices(override: Override) -> None:
 
 
 def _is_group(key: str) -> bool:
-    return "/" in key or (PROJECT / "conf" / key).is_dir()
+    return "/" in key or (CONF / key).is_dir()
 
 
 def _check_sweep(overrides: list[Override]) -> None:
@@ -237,7 +252,7 @@ def _length(override: Override) -> int:
     if isinstance(value, IntervalSweep):
         raise UserError(f"{word}: has no end; range(START,STOP,STEP) sweeps over an interval")
     if isinstance(value, Glob):
-        folder = PROJECT / "conf" / override.key_or_group
+        folder = CONF / override.key_or_group
         if not folder.is_dir():
             raise UserError(f"{word}: only choices of a group can be matched, as in kd=glob(*)")
         length = len(value.filter([path.stem for path in folder.glob("*.yaml")]))

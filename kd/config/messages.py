@@ -9,16 +9,11 @@ from collections.abc import Iterator
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from kd.config.schema import (
-    CNN,
-    METHODS,
-    Config,
-    OutOfMemory,
-    UserError,
-    flatten,
-    shown,
-    unknown_key,
-)
+from kd.config.schema import Config, flatten
+from kd.config.validation import unknown_key
+from kd.errors import OutOfMemory, UserError, shown
+from kd.methods import METHODS
+from kd.models.cnn import CNN
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says of a file it cannot write, and of memory it cannot have, be it while it is loaded.

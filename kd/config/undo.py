@@ -33,7 +33,7 @@ class Before(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Keep a sweep's file from now on: it has begun."""
-        _written.clear()
+        keep()
 
 
 def _note(folder: Path) -> None:
@@ -45,6 +45,11 @@ def _note(folder: Path) -> None:
 def forget() -> None:
     """Start anew: nothing of an earlier command is undone."""
     _missing.clear()
+    _written.clear()
+
+
+def keep() -> None:
+    """Keep a sweep's file from now on: its jobs have begun."""
     _written.clear()
 
 

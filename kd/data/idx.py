@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from kd.config.schema import UserError
+from kd.errors import UserError
 
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
 PARTS = ("train", "t10k")

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.config.schema import UserError
 from kd.data.idx import NAMES, open_plain, write_idx
+from kd.errors import UserError
 from kd.files import file_hash, lock
 
 log = logging.getLogger(__name__)

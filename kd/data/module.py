@@ -15,10 +15,11 @@ from pytorch_lightning import LightningDataModule
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from kd.config.schema import Data, UserError
+from kd.config.schema import Data
 from kd.data import mnist_files as mnist
 from kd.data.idx import read_parts
 from kd.data.views import Views
+from kd.errors import UserError
 from kd.seeding import generator
 
 EVAL_BATCH = 500
@@ -260,6 +261,10 @@ class Batches:
     def __len__(self) -> int:
         """How many batches an epoch has."""
         return -(-len(self.indices) // self.batch_size)
+
+    def generators(self) -> list[torch.Generator]:
+        """What draws random numbers: the order, and the views."""
+        return [*filter(None, (self.order, self.views and self.views.generator))]
 
     def epoch(self) -> Tensor:
         """The indices (samples,) in the order of the next epoch."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config.schema import Augment
-from kd.models.network import CLASSES
+from kd.models.base import CLASSES
 from kd.seeding import generator
 
 

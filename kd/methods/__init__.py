@@ -1,1 +1,62 @@
-"""The package ``kd.methods``."""
+"""The distillation methods, one per file: settings with bounds, loss and term.
+
+A method is found by its file being here, or by the full name of a module of the user's own.
+The package may import the small modules at the top of ``kd``; importing it loads no torch.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from kd.fields import find_settings, modules_of, one_of
+from kd.methods.base import Distillation, cross_entropy, weighted_loss, weights_at
+
+_HERE = sys.modules[__name__]
+METHODS: dict[str, type[Distillation]] = {
+    name: find_settings(f"{__name__}.{name}", Distillation, f"kd.method={name}")
+    for name in modules_of(_HERE)
+}
+
+
+def find_method(name: Any) -> type[Distillation]:
+    """The settings of a method, by the name of its file here or of a module of the user's own.
+
+    Raises:
+        UserError: there is none, or its module cannot be imported.
+    """
+    if isinstance(name, str) and "." in name:
+        return find_settings(name, Distillation, f"kd.method={name}")
+    if name not in METHODS:
+        raise one_of(METHODS, name, "kd.method")
+    return METHODS[name]
+
+
+def _public(name: str) -> dict[str, Callable[..., Any]]:
+    """What a method's file defines and does not keep to itself."""
+    module = import_module(f"{__name__}.{name}")
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+_found = {key: value for name in METHODS for key, value in _public(name).items()}
+globals().update(_found)
+
+
+def __getattr__(name: str) -> Any:
+    """Tell type checkers that this package has names which only its files know."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "METHODS",
+    "Distillation",
+    "cross_entropy",
+    "find_method",
+    "weighted_loss",
+    "weights_at",
+    *_found,
+]

@@ -1,117 +1,97 @@
-"""The methods: which losses a student learns by, of what it and its teacher see.
+"""What the methods have in common: the form of their training loss, its numbers and checks.
 
-Every method enters a training in one form, ``alpha · CE + (1 − alpha) · term``.
+Every method enters a training as ``alpha · CE + (1 − alpha) · term``.
 """
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from kd.config.schema import (
-    AT,
-    DIST,
-    DKD,
-    DTKD,
-    RKD,
-    Distillation,
-    Hinton,
-    LogitStd,
-    OfHidden,
-)
-from kd.methods.losses import (
-    at_loss,
-    cc_loss,
-    cosine_loss,
-    cross_entropy,
-    dist_loss,
-    dkd_loss,
-    dtkd_loss,
-    hint_loss,
-    kd_loss,
-    logit_std_kd_loss,
-    pkt_loss,
-    rkd_angle_loss,
-    rkd_distance_loss,
-    sp_loss,
-)
-from kd.models.network import Seen
+from kd._startup import lazy
+from kd.fields import count, number, setting, sweepable
+from kd.outputs import Outputs
 
-Term = Callable[[Seen, Seen, Tensor, Any], Tensor]
+if TYPE_CHECKING:
+    import torch.nn.functional as F
+    from torch import Tensor
+else:
+    F = lazy("torch.nn.functional")
 
 
-def _hinton(student: Seen, teacher: Seen, labels: Tensor, kd: Hinton) -> Tensor:
-    return kd_loss(student.logits, teacher.logits, kd.T, kd.direction)
+def temperature(default: float) -> Any:
+    """A field for T, the temperature."""
+    return sweepable(number(default, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3))
 
 
-def _dkd(student: Seen, teacher: Seen, labels: Tensor, kd: DKD) -> Tensor:
-    if labels.ndim == 2:  # shares: the largest counts, and the teacher's class where there is none
-        known = labels.sum(-1, keepdim=True) > 0
-        labels = torch.where(known, labels, teacher.logits).max(dim=-1).indices
-    weights = kd.target_weight, kd.nontarget_weight
-    return dkd_loss(student.logits, teacher.logits, labels, kd.T, *weights)
+def label_weight(default: float) -> Any:
+    """A field for alpha, the weight of the labels."""
+    return sweepable(number(default, "a number from 0 to 1", lambda v: 0 <= v <= 1))
 
 
-def _dtkd(student: Seen, teacher: Seen, labels: Tensor, kd: DTKD) -> Tensor:
-    dynamic = dtkd_loss(student.logits, teacher.logits, kd.T)
-    static = kd_loss(student.logits, teacher.logits, kd.T)
-    return kd.dynamic_weight * dynamic + kd.static_weight * static
+def weight(default: float) -> Any:
+    """A field for a weight within a method's term: 0 or more."""
+    return sweepable(number(default, "a number from 0 up", lambda v: v >= 0))
 
 
-def _logit_std(student: Seen, teacher: Seen, labels: Tensor, kd: LogitStd) -> Tensor:
-    return kd.term_weight * logit_std_kd_loss(student.logits, teacher.logits, kd.T)
+def warmup(default: int) -> Any:
+    """A field for the number of epochs over which the term's weight rises from 0."""
+    return sweepable(count(default, least=0))
 
 
-def _dist(student: Seen, teacher: Seen, labels: Tensor, kd: DIST) -> Tensor:
-    weights = kd.between_weight, kd.within_weight
-    return dist_loss(student.logits, teacher.logits, kd.T, *weights)
+def stop() -> Any:
+    """A field for the epoch after which the labels teach alone, or null."""
+    allowed = "null or a whole number from 1 to 1000000"
+    return sweepable(setting(None, allowed, lambda v: v is None or 1 <= v <= 1_000_000))
 
 
-def _rkd(student: Seen, teacher: Seen, labels: Tensor, kd: RKD) -> Tensor:
-    distance = rkd_distance_loss(student.hidden, teacher.hidden)
-    angle = rkd_angle_loss(student.hidden, teacher.hidden)
-    soft = kd_loss(student.logits, teacher.logits, kd.T)
-    return kd.distance_weight * distance + kd.angle_weight * angle + kd.kd_weight * soft
+@dataclass
+class Distillation:
+    """The settings of a method: temperature, weight of the labels, and when the teacher takes part.
+
+    A method derives from this class, in a module of its own, adds its numbers and defines
+    :meth:`term`.
+    """
+
+    method: str = ""
+    T: float = temperature(1.0)
+    alpha: float = label_weight(0.5)
+    warmup_epochs: int = warmup(0)
+    stop_epoch: int | None = stop()
+    # Whether the method compares hidden representations, if these must be equally wide, and if the
+    # student's passes through a regressor where they are not; whether it compares feature maps.
+    needs_hidden: ClassVar[bool] = False
+    needs_same_width: ClassVar[bool] = False
+    regresses: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+    # How many times batch³ numbers a student takes while it trains.
+    cubes: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        """Name the method after its module."""
+        module = type(self).__module__
+        self.method = self.method or module.removeprefix(f"{__package__}.")
+
+    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """The method's term, a scalar that differentiates in the student alone.
+
+        Args:
+            student: its outputs for a batch.
+            teacher: the teacher's outputs for it, constants.
+            labels: (batch,) class numbers, or shares as in :func:`cross_entropy`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no term")
 
 
-def _of_hidden(loss: Callable[[Tensor, Tensor], Tensor]) -> Term:
-    """The term of a loss on hidden representations that has one weight."""
-
-    def term(student: Seen, teacher: Seen, labels: Tensor, kd: OfHidden) -> Tensor:
-        return kd.term_weight * loss(student.hidden, teacher.hidden)
-
-    return term
-
-
-def _at(student: Seen, teacher: Seen, labels: Tensor, kd: AT) -> Tensor:
-    pairs = zip(student.maps, teacher.maps, strict=True)
-    return kd.term_weight * torch.stack([at_loss(ours, theirs) for ours, theirs in pairs]).sum()
-
-
-# kd.method → its term, a function of (student, teacher, labels, settings of conf/kd).
-TERMS: dict[str, Term] = {
-    "hinton": _hinton,
-    "dkd": _dkd,
-    "dtkd": _dtkd,
-    "logit_std": _logit_std,
-    "dist": _dist,
-    "rkd": _rkd,
-    "sp": _of_hidden(sp_loss),
-    "pkt": _of_hidden(pkt_loss),
-    "cc": _of_hidden(cc_loss),
-    "hint": _of_hidden(hint_loss),
-    "cosine": _of_hidden(cosine_loss),
-    "at": _at,
-    "function_matching": _hinton,
-}
+# The numbers that act through `weights_at`; all other sweepable ones reach the term as tensors.
+SCHEDULED = ("alpha", "warmup_epochs", "stop_epoch")
 
 
 def weights_at(kd: Distillation, epochs: float) -> tuple[float, float]:
     """The weights of the labels and of the term at a time of the training.
 
-    alpha and 1 − alpha; while the method warms up, the term's grows to that (Zhao et al. 2022);
-    after ``kd.stop_epoch`` the labels teach alone (Cho & Hariharan 2019, arXiv:1910.01348).
+    They are alpha and 1 − alpha. While the method warms up, the term's grows to that (Zhao et al.
+    2022); after ``kd.stop_epoch`` the labels teach alone (Cho & Hariharan 2019, arXiv:1910.01348).
 
     Args:
         kd: the method and its numbers.
@@ -123,22 +103,68 @@ def weights_at(kd: Distillation, epochs: float) -> tuple[float, float]:
     return kd.alpha, (1 - kd.alpha) * warmth
 
 
-def method_loss(
-    student: Seen,
-    teacher: Seen,
+def weighted_loss(
+    student_logits: Tensor,
     labels: Tensor,
-    kd: Distillation,
+    term: Tensor,
     weights: tuple[float | Tensor, float | Tensor],
 ) -> Tensor:
-    """The training loss of a distilled student: cross-entropy and the chosen method's term.
+    """The loss of a distilled student: ``alpha · CE(student, labels) + (1 − alpha) · term``.
 
     Args:
-        student: what the student makes of a batch.
-        teacher: what the teacher makes of it, constants.
+        student_logits: (batch, classes).
         labels: (batch,) class numbers, or shares as in :func:`cross_entropy`.
-        kd: the method and its numbers, of ``conf/kd``.
+        term: of the method, a scalar.
         weights: of the labels and of the term; see :func:`weights_at`.
     """
-    own, taught = weights
-    term = TERMS[kd.method](student, teacher, labels, kd)
-    return own * cross_entropy(student.logits, labels) + taught * term
+    of_labels, of_term = weights
+    return of_labels * cross_entropy(student_logits, labels) + of_term * term
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean of −log softmax(logits)[label], in nats; of :func:`log_softmax` for its speed.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,) class numbers; or (batch, classes) shares of each class, which sum to 1 in
+            an image with a label and to 0 in one without, which then does not count.
+
+    >>> import torch
+    >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))  # log 2
+    tensor(0.6931)
+    """
+    if labels.ndim == logits.ndim:
+        return -(labels * log_softmax(logits)).sum() / labels.sum()
+    return -log_softmax(logits).gather(-1, labels.unsqueeze(-1)).mean()
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the softmax over the last dimension, (batch, classes).
+
+    It is computed across the batch: torch's kernel is ten times faster there than along so few
+    classes, and the logits of stacked students lie that way in memory.
+    """
+    return F.log_softmax(logits.transpose(-1, -2), dim=-2).transpose(-1, -2)
+
+
+def hidden_of(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+    """The hidden representations of student and teacher.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    if student.hidden is None or teacher.hidden is None:
+        raise ValueError("the method compares hidden representations, and one network has none")
+    return student.hidden, teacher.hidden
+
+
+def check_batches(student: Tensor, teacher: Tensor, widths: bool = False) -> None:
+    """Make sure that two tensors have one batch, and one shape where ``widths`` must agree.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if len(student) != len(teacher) or (widths and student.shape != teacher.shape):
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not fit"
+        )

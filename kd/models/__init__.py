@@ -1,1 +1,44 @@
-"""The package ``kd.models``."""
+"""The networks, one per file: settings with bounds, and how the network is built of them.
+
+A network is found by its file being here. The package may import ``kd.methods`` and the small
+modules at the top of ``kd``; importing it loads no torch.
+"""
+
+import sys
+from typing import Any
+
+from kd._startup import exports
+from kd.fields import find_settings, modules_of, one_of
+from kd.models.base import CLASSES, IMAGE_SHAPE, Model
+
+__all__ = [
+    "CLASSES",
+    "IMAGE_SHAPE",
+    "MODELS",
+    "Ensemble",
+    "Model",
+    "Network",
+    "build_model",
+    "count_parameters",
+    "find_model",
+]
+
+_TORCH = ("Ensemble", "Network", "build_model", "count_parameters")
+__getattr__ = exports(__name__, dict.fromkeys(_TORCH, "kd.models.network"))
+
+MODELS: dict[str, type[Model]] = {
+    name: find_settings(f"{__name__}.{name}", Model, f"model.name={name}")
+    for name in modules_of(sys.modules[__name__])
+    if name != "network"
+}
+
+
+def find_model(name: Any) -> type[Model]:
+    """The settings of a network, by the name of its file here.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in MODELS:
+        raise one_of(MODELS, name, "model.name")
+    return MODELS[name]

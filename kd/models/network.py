@@ -1,31 +1,21 @@
-"""The networks, by name: the talk's teacher (``cnn``) and student (``mlp``).
+"""What networks are made of: features, one hidden layer, logits; and ensembles of them.
 
 ``network(images)`` gives logits; ``network.see(images)`` the representations below them as well.
 """
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.config.schema import CNN, MLP, Model
 from kd.metrics import ensemble_logits
+from kd.models.base import CLASSES, Model
+from kd.outputs import Outputs
 from kd.seeding import generator
 
-IMAGE_SHAPE = (1, 28, 28)
-CLASSES = 10
-
-
-class Seen(NamedTuple):
-    """What a network makes of a batch."""
-
-    logits: Tensor  # (batch, classes)
-    hidden: Tensor | None  # (batch, width), after ReLU, before dropout; an ensemble has none
-    maps: tuple[Tensor, ...] = ()  # of each block of convolutions, (batch, channels, side, side)
+Drawn = TypeVar("Drawn", bound=nn.Module)
 
 
 class Dropout(nn.Module):
@@ -49,12 +39,15 @@ class Dropout(nn.Module):
 
     def mask(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """The next mask: 0 where a unit is dropped, 1 / (1 − share) elsewhere."""
+        kept = torch.empty(shape, device=device)
+        kept.bernoulli_(1 - self.share, generator=self.generator_on(device))
+        return kept.div_(1 - self.share)
+
+    def generator_on(self, device: torch.device) -> torch.Generator:
+        """What draws the masks."""
         if self.generator is None or self.generator.device.type != device.type:
             self.generator = generator(self.seed, "dropout", device)
-        kept = torch.empty(shape, device=device).bernoulli_(
-            1 - self.share, generator=self.generator
-        )
-        return kept.div_(1 - self.share)
+        return self.generator
 
     def extra_repr(self) -> str:
         """What ``print(network)`` shows of it."""
@@ -76,6 +69,22 @@ class MaxPool2d(nn.MaxPool2d):
         return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
+Layer = Callable[[Tensor], Tensor]
+
+
+def classify(features: Tensor, dense: Layer, dropout: Layer, output: Layer) -> Outputs:
+    """One hidden layer with ReLU and dropout, and the logits: of one network, or of a stack.
+
+    Args:
+        features: what the hidden layer takes.
+        dense: the hidden layer's weights and bias.
+        dropout: of its units.
+        output: the weights and bias of the logits.
+    """
+    hidden = F.relu(dense(features))
+    return Outputs(output(dropout(hidden)), hidden)
+
+
 class Network(nn.Module):
     """Features, one hidden layer with ReLU and dropout, logits."""
 
@@ -86,48 +95,29 @@ class Network(nn.Module):
         self.dropout = Dropout(config.dropout, seed)
         self.output = nn.Linear(config.hidden, CLASSES)
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> Outputs:
         """(batch, 1, 28, 28) in [0, 1] → logits, and the representations they come from."""
         maps, features = [], images
         for layer in self.features:
             features = layer(features)
             if isinstance(layer, nn.ReLU):
                 maps.append(features)
-        hidden = F.relu(self.dense(features))
-        return Seen(self.output(self.dropout(hidden)), hidden, tuple(maps))
+        outputs = classify(features, self.dense, self.dropout, self.output)
+        return outputs._replace(maps=tuple(maps))
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
         return self.see(images).logits
 
 
-def _cnn(config: CNN, seed: int) -> Network:
-    layers: list[nn.Module] = []
-    inputs, side = IMAGE_SHAPE[0], IMAGE_SHAPE[1]
-    for outputs in config.channels:
-        # ReLU and maximum commute: after the pooling, ReLU has a quarter of the work.
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), MaxPool2d(), nn.ReLU()]
-        inputs, side = outputs, side // 2
-    features = nn.Sequential(*layers, nn.Flatten())
-    network = Network(features, inputs * side * side, config, seed)
-    return network.to(memory_format=torch.channels_last)  # the faster layout for CPU convolutions
-
-
-def _mlp(config: MLP, seed: int) -> Network:
-    return Network(nn.Sequential(nn.Flatten()), math.prod(IMAGE_SHAPE), config, seed)
-
-
-BUILDERS = {"cnn": _cnn, "mlp": _mlp}
-
-
 def build_model(config: Model, seed: int) -> Network:
     """A fresh network: Glorot-uniform weights, zero biases, drawn from the seed's own generator.
 
     Args:
-        config: its settings; ``config.name`` chooses the network.
+        config: its settings.
         seed: of initial weights and dropout masks.
     """
-    return _draw(BUILDERS[config.name](config, seed), generator(seed, "weights"))
+    return _draw(config.build(seed), generator(seed, "weights"))
 
 
 def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
@@ -135,7 +125,7 @@ def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
     return _draw(nn.Linear(width, wanted), generator(seed, "regressor"))
 
 
-def _draw(network: nn.Module, weights: torch.Generator) -> Any:
+def _draw(network: Drawn, weights: torch.Generator) -> Drawn:
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter, generator=weights)
@@ -155,34 +145,11 @@ class Ensemble(nn.Module):
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
         return ensemble_logits(torch.stack([member(images) for member in self.members], dim=1))
 
-    def see(self, images: Tensor) -> Seen:
+    def see(self, images: Tensor) -> Outputs:
         """(batch, 1, 28, 28) in [0, 1] → logits; members' hidden representations have no mean."""
-        return Seen(self(images), None)
+        return Outputs(self(images))
 
 
 def count_parameters(network: nn.Module) -> int:
     """Number of trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def layer_table(network: Network) -> list[tuple[str, str, int]]:
-    """The layers in order, as (name, shape of the output for one image, parameters)."""
-    rows: list[tuple[str, str, int]] = [("Input", str((None, *IMAGE_SHAPE)), 0)]
-
-    def note(layer: nn.Module, _: tuple, output: Tensor) -> None:
-        rows.append((type(layer).__name__, str((None, *output.shape[1:])), count_parameters(layer)))
-
-    layers = [layer for layer in network.modules() if not list(layer.children())]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    was_training = network.training
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, *IMAGE_SHAPE))  # eval: draws no dropout mask
-    network.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return rows
-
-
-def describe(config: Model) -> dict:
-    """The settings that shape the network, as a checkpoint records them."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("dropout", "lr")}

@@ -4,9 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from kd.config.schema import Config, UserError, validate
+from kd.config.schema import Config
+from kd.errors import UserError
 from kd.report.comparison import maps, methods, verdict
 from kd.report.notes import left_out
 from kd.report.page import Section, one_line, write_page
@@ -24,13 +23,12 @@ SECTIONS: list[Callable[[Study, Config], list[Section]]] = [
 ]  # fmt: skip
 
 
-def report(cfg: DictConfig) -> Path:
+def build_report(config: Config) -> Path:
     """Write ``outputs/<study>/report/``: ``index.html``, ``report.md``, every figure and table.
 
     Raises:
         UserError: the study has no complete run.
     """
-    config = validate(cfg)
     set_up_logging(logging.INFO)
     folder = Path(config.output_dir) / config.study
     try:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import metrics as fidelity
-from kd.models.network import CLASSES, IMAGE_SHAPE, count_parameters
+from kd.models.base import CLASSES, IMAGE_SHAPE
+from kd.models.network import count_parameters
 from kd.report.study import Study
 from kd.training.checkpoint import load_checkpoint
 from kd.training.results import Run

@@ -12,8 +12,8 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from kd.config.schema import UserError
-from kd.models.network import CLASSES
+from kd.errors import UserError
+from kd.models.base import CLASSES
 
 MOST_BYTES = 2**30  # that a file may unpack to: 20 million images
 MOST_PACKED = 100  # times smaller than what it unpacks to, above a MiB of that

@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd.config.schema import Config, UserError
+from kd.config.schema import Config
 from kd.data.module import Pool, load_pool
+from kd.errors import UserError
 from kd.report import figures
 from kd.report.comparison import chosen_run
 from kd.report.evaluation import (

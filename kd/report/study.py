@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd.config.schema import UserError
+from kd.errors import UserError
 from kd.report.teachers import Teachers, by_teacher, find_teachers, run_of, taught_by, told
 from kd.training.results import Run, scan, shortened
 from kd.training.run_folder import METRICS, STAGES

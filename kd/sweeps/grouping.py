@@ -1,16 +1,15 @@
-"""Which jobs of a sweep train together: those that differ in seed and numbers of ``kd`` alone."""
+"""Which jobs of a sweep train together: those that differ in sweepable settings alone."""
 
-import dataclasses
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd.config.schema import PLACES, Config, flatten, relevant
-from kd.data.module import EVAL_BATCH
-from kd.models.network import CLASSES, build_model, count_parameters
-from kd.sweeps import unfinished
-from kd.sweeps.unfinished import Cell, Planned
+from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant, sweepable_settings
+from kd.fields import sweepable_names
+from kd.sweeps.plan import Cell, Planned
+from kd.training import unfinished
+from kd.training.memory import student_bytes
 
 # Why the jobs of other networks run one by one: convolutions in a stack are grouped convolutions,
 # which take a CPU longer than one network after another. benchmarks/sweep.py teachers measures it.
@@ -26,7 +25,7 @@ class Group(NamedTuple):
 
 
 def cell_of(config: Config, lead: Config) -> Cell:
-    """The numbers of a student's method, as (name, value); none in a group without a teacher.
+    """The sweepable numbers of a student's method, as (name, value); none without a teacher.
 
     At alpha = 1 the others play no part. There they are the defaults, so that jobs which differ in
     them alone share one student, and have its results to the last bit. The student alone is that
@@ -38,13 +37,35 @@ def cell_of(config: Config, lead: Config) -> Cell:
     """
     if lead.stage != "distill":
         return ()
-    taught = config.stage == "distill" and config.kd.alpha < 1
-    kd = config.kd if taught else type(lead.kd)(alpha=1.0)
-    names = [field.name for field in dataclasses.fields(kd) if field.type is not str]
-    return tuple((name, getattr(kd, name)) for name in names)
+    kd = config.kd if is_taught(config) else type(lead.kd)(alpha=1.0)
+    return tuple((name, getattr(kd, name)) for name in sweepable_names(kd))
 
 
-def plan(
+def refuse_unhandled(configs: Iterable[Config], lead: Config, handled: Collection[str]) -> None:
+    """Make sure that a group's training tells its students apart by every setting they differ in.
+
+    Args:
+        configs: of the group's jobs.
+        lead: of the group.
+        handled: the settings that are stacked or scheduled.
+
+    Raises:
+        AssertionError: one is neither; the group would train it with one value for all.
+    """
+    shared = relevant(lead)
+    for config in configs:
+        for key, value in relevant(config).items():
+            if key == "stage" or (key.startswith(("kd.", "teacher.")) and not is_taught(config)):
+                continue
+            assert value == shared[key] or key in handled, f"{key} is not trained per student"
+
+
+def is_taught(config: Config) -> bool:
+    """Whether a teacher plays a part: not at alpha = 1."""
+    return config.stage == "distill" and config.kd.alpha < 1
+
+
+def plan_groups(
     configs: Sequence[Config],
     directories: Sequence[Path],
     missing: Collection[int],
@@ -82,7 +103,8 @@ def plan(
         common = common_digest(config)
         for of, planned in earlier:
             usable = (planned.common, planned.version) == (common, unfinished.version()) and (
-                planned.group_mb == config.trainer.group_mb or unfinished.has_state(of, planned)
+                planned.group_mb == config.trainer.group_mb
+                or unfinished.has_state(of, planned.name)
             )
             if of != study or not usable or config.overwrite:
                 continue
@@ -140,7 +162,7 @@ def _kin(
     begun = {planned.common for _, planned in earlier}
     kin: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
-        kin.setdefault(json.dumps(in_common(config) | _places(config)), []).append(index)
+        kin.setdefault(json.dumps(in_common(config) | _not_relevant(config)), []).append(index)
     hosts: dict[str, str] = {}
     for key, indices in kin.items():
         lead = configs[indices[0]]
@@ -156,13 +178,13 @@ def _kin(
     return list(kin.values())
 
 
-def _places(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if key in PLACES}
+def _not_relevant(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if key in NOT_RELEVANT}
 
 
 def _without_teacher(config: Config) -> str:
     """The settings of a student that are not its teacher's or its method's doing."""
-    settings = in_common(config) | _places(config)
+    settings = in_common(config) | _not_relevant(config)
     return json.dumps(
         {
             k: v
@@ -174,7 +196,7 @@ def _without_teacher(config: Config) -> str:
 
 def in_common(config: Config) -> dict[str, Any]:
     """The settings that students must have in common to train together."""
-    own = {"seed"} | {f"kd.{name}" for name, _ in cell_of(config, config)}
+    own = sweepable_settings(config)
     return {key: value for key, value in relevant(config).items() if key not in own}
 
 
@@ -205,15 +227,3 @@ def _parts(items: Sequence, most: int) -> Iterator[Sequence]:
     count = -(-len(items) // most)
     for part in range(count):
         yield items[part * len(items) // count : (part + 1) * len(items) // count]
-
-
-def student_bytes(config: Config) -> int:
-    """About how much memory a student of a group takes, in bytes."""
-    parameters = count_parameters(build_model(config.model, seed=0))
-    # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
-    values = 6 * parameters
-    batch = config.data.batch_size * (1 + config.data.augment.extra)
-    values += max(batch, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
-    if config.stage == "distill":
-        values += config.kd.cubes * batch**3
-    return 4 * values

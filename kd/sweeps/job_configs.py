@@ -6,16 +6,52 @@ as long as an epoch of their students.
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kd.config.validation import validate
+from kd.errors import UserError
+from kd.sweeps.launcher import Job
+
+Compose = Callable[[DictConfig, list[str]], DictConfig]
 
 
-def copying(loader: ConfigLoader) -> Callable[[DictConfig, list[str]], DictConfig]:
+def compose_jobs(
+    compose: Compose, sweep: DictConfig, words: Sequence[Sequence[str]], first: int = 0
+) -> list[Job]:
+    """The jobs of a sweep, each with its configuration, checked.
+
+    Args:
+        compose: Hydra's ``load_sweep_config``, or :func:`copying` of it.
+        sweep: the configuration of the sweep.
+        words: of each job's command.
+        first: the number of the first job.
+
+    Raises:
+        UserError: a setting is wrong, or a job is a report.
+    """
+    return [_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
+
+
+def _job(cfg: DictConfig, number: int) -> Job:
+    config = validate(cfg)
+    if config.stage == "report":
+        raise UserError("stage=report: reports one study at a time, without -m")
+    name = str(cfg.hydra.sweep.subdir)
+    directory = Path(str(cfg.hydra.sweep.dir), name).absolute()
+    with open_dict(cfg):
+        cfg.hydra.job.id = cfg.hydra.job.num = number
+        cfg.hydra.runtime.output_dir = str(directory)
+    cfg.hydra.sweep.subdir = name  # found once
+    return Job(config, cfg.hydra, name, directory)
+
+
+def copying(loader: ConfigLoader) -> Compose:
     """``loader.load_sweep_config`` with the same results, in less time.
 
     A job is copied from an earlier one where they differ in values of keys alone. The same words
@@ -54,10 +90,7 @@ def copying(loader: ConfigLoader) -> Callable[[DictConfig, list[str]], DictConfi
                 OmegaConf.update(copied, override.key_or_group, override.value())
         of_task = [override for override, _ in readings if not override.is_hydra_override()]
         copied.hydra.overrides.task = [override.input_line for override in of_task]
-        job = copied.hydra.job
-        names = ("kv_sep", "item_sep", "exclude_keys")
-        style = {name: job.config.override_dirname[name] for name in names}
-        job.override_dirname = get_overrides_dirname(of_task, **style)
+        copied.hydra.job.override_dirname = _dirname(of_task, copied)
         return copied
 
     def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -67,6 +100,13 @@ def copying(loader: ConfigLoader) -> Callable[[DictConfig, list[str]], DictConfi
         return known[words]
 
     return load_sweep_config
+
+
+def _dirname(overrides: Sequence[Override], cfg: DictConfig) -> str:
+    """Hydra's ``hydra.job.override_dirname``: the words in a row, sorted."""
+    style = cfg.hydra.job.config.override_dirname
+    words = [o.input_line for o in overrides if o.key_or_group not in style.exclude_keys]
+    return style.item_sep.join(sorted(filter(None, words))).replace("=", style.kv_sep)
 
 
 def _overlap(one: str, other: str) -> bool:

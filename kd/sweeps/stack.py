@@ -10,25 +10,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.config.schema import Config, Distillation
-from kd.methods.base import method_loss
-from kd.methods.losses import cross_entropy
+from kd.config.schema import Config
+from kd.methods.base import Distillation, cross_entropy, weighted_loss
 from kd.metrics import count_right
-from kd.models.network import Seen, build_model, build_regressor
-from kd.seeding import generator
-
-
-def wide_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``: (rows, width), (columns, width) → (rows, columns).
-
-    On a CPU by oneDNN: torch's own choice there, MKL, is half as fast on some AMD processors.
-    """
-    if left.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return F.linear(left, right)
+from kd.models.network import build_model, build_regressor, classify
+from kd.outputs import Outputs
+from kd.sweeps.tracing import wide_product
 
 
 class Weights(NamedTuple):
@@ -48,7 +37,7 @@ class Weights(NamedTuple):
 
 
 class Stack(nn.Module):
-    """Students of the network ``mlp`` side by side; the formulas are those of ``kd.models``.
+    """Students of the network ``mlp`` side by side; their outputs are those of ``kd.models``.
 
     Args:
         config: of any of the students.
@@ -84,8 +73,8 @@ class Stack(nn.Module):
             stacked, _ = torch.func.stack_module_state([r for r in drawn for _ in range(cells)])
             self.regressors.extend(value.detach() for value in stacked.values())
         self.dropouts = [network.dropout for network in networks]
-        for seed, dropout in zip(seeds, self.dropouts, strict=True):
-            dropout.generator = generator(seed, "dropout", device)
+        for dropout in self.dropouts:
+            dropout.generator_on(device)
 
     def weights(self) -> Weights:
         """All parameters: they change with those of the stack."""
@@ -126,31 +115,36 @@ class Stack(nn.Module):
         return {name: value.detach().clone() for name, value in state.items()}
 
 
-def see(
-    products: Tensor, bias: Tensor, weight: Tensor, output_bias: Tensor, masks: Tensor | None
-) -> Seen:
+def outputs_of(weights: "Weights", products: Tensor, masks: Tensor | None) -> Outputs:
     """Logits (students, classes, batch) and hidden representations (students, hidden, batch).
 
     Args:
+        weights: of the students.
         products: (students, hidden, batch), of the first layers.
-        bias: (students, hidden).
-        weight: (students, classes, hidden).
-        output_bias: (students, classes).
         masks: (seeds, hidden, batch), of all cells of a seed; None drops nothing.
     """
-    hidden = kept = F.relu(products + bias.unsqueeze(-1))
-    if masks is not None:
+
+    def drop(hidden: Tensor) -> Tensor:
+        if masks is None:
+            return hidden
         by_seed = hidden.unflatten(0, (len(masks), -1))
-        kept = (by_seed * masks.unsqueeze(1)).flatten(0, 1)
-    return Seen(torch.baddbmm(output_bias.unsqueeze(-1), weight, kept), hidden)
+        return (by_seed * masks.unsqueeze(1)).flatten(0, 1)
+
+    return classify(
+        products,
+        dense=lambda products: products + weights.bias.unsqueeze(-1),
+        dropout=drop,
+        output=lambda kept: torch.baddbmm(weights.output_bias.unsqueeze(-1), weights.weight, kept),
+    )
 
 
 def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
     """The function that gives every student's gradients, then losses and numbers of right answers.
 
-    It takes the tensors of :func:`see`, the regressors', and a dictionary of what each student has
-    of its own: its labels (batch,) or shares (batch, classes), what the teacher makes of the batch,
-    its numbers of ``kd`` and the weights of labels and term. Gradients come in the same order.
+    It takes what each of :class:`Weights` but the first layers has, the products of these, the
+    masks, and a dictionary of what each student has of its own: its labels (batch,) or shares
+    (batch, classes), the teacher's outputs for the batch, its numbers of ``kd`` and the weights of
+    labels and term. Gradients come in the order of :meth:`Stack.gradients`.
 
     Args:
         kd: the method; None trains on the labels alone.
@@ -159,9 +153,10 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
     def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
         if kd is None:
             return cross_entropy(logits, own["labels"])
-        teacher = Seen(own["logits"], own.get("hidden"))
+        teacher = Outputs(own["logits"], own.get("hidden"))
         numbered = replace(kd, **own["numbers"])
-        return method_loss(Seen(logits, hidden), teacher, own["labels"], numbered, own["weights"])
+        term = numbered.term(Outputs(logits, hidden), teacher, own["labels"])
+        return weighted_loss(logits, own["labels"], term, own["weights"])
 
     def objective(
         products: Tensor,
@@ -172,7 +167,8 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
         masks: Tensor | None,
         own: dict[str, Any],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits, hidden, _ = see(products, bias, weight, output_bias, masks)
+        weights = Weights([], bias, weight, output_bias, regression)
+        logits, hidden, _ = outputs_of(weights, products, masks)
         if regression:
             matrix, offset = regression
             hidden = torch.baddbmm(offset.unsqueeze(-1), matrix, hidden)

@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from kd.sweeps.launcher import Job
 
 
-def accuracy(job: "Job") -> float:
-    """The test accuracy of a complete job, in [0, 1]."""
-    return job.result.return_value.metrics["test/acc"]
-
-
 def tables(jobs: Sequence["Job"]) -> list[Table]:
     """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept.
 
@@ -28,18 +23,18 @@ def tables(jobs: Sequence["Job"]) -> list[Table]:
         {(job.config.kd.T, job.config.kd.alpha) for job in group} for group in groups.values()
     ]
     if len(groups) < 2 or any(len(found) > 1 for found in places):
-        return [grid(title, group) for title, group in groups.items()]
+        return [table_of(title, group) for title, group in groups.items()]
     head = f"test accuracy{over_seeds(jobs)}"
     table = Table("", "T", "alpha", "test accuracy", title=head, title_justify="left")
     common = set.intersection(*(set(title.split()[2:]) for title in groups))
     for title, group in groups.items():
         kd, told = group[0].config.kd, [word for word in title.split() if word not in common]
         numbers = (f"{kd.T:g}", f"{kd.alpha:g}") if group[0].config.stage == "distill" else ("", "")
-        table.add_row(" ".join(told), *numbers, cell(group))
+        table.add_row(" ".join(told), *numbers, mean_accuracy(group))
     return [table]
 
 
-def grid(title: str, jobs: Sequence["Job"]) -> Table:
+def table_of(title: str, jobs: Sequence["Job"]) -> Table:
     """One table of :func:`tables`; without a teacher it is a single cell."""
     distilled = jobs[0].config.stage == "distill"
     cells: dict[tuple[str, str], list[Job]] = {}
@@ -51,7 +46,7 @@ def grid(title: str, jobs: Sequence["Job"]) -> Table:
     head = f"{title}: test accuracy{over_seeds(jobs)}"
     table = Table("", *columns, title=head, title_justify="left", show_header=distilled)
     for row in rows:
-        table.add_row(row, *(cell(cells.get((row, column), [])) for column in columns))
+        table.add_row(row, *(mean_accuracy(cells.get((row, column), [])) for column in columns))
     return table
 
 
@@ -61,9 +56,9 @@ def over_seeds(jobs: Sequence["Job"]) -> str:
     return f", mean of {seeds} seeds" if seeds > 1 else ""
 
 
-def cell(jobs: Sequence["Job"]) -> str:
+def mean_accuracy(jobs: Sequence["Job"]) -> str:
     """Mean test accuracy of a cell's seeds; failures are counted, not averaged away."""
-    good = [accuracy(job) for job in jobs if not job.error]
+    good = [job.accuracy for job in jobs if not job.error]
     mean = f"{sum(good) / len(good):.4f}" if good else ""
     failed = len(jobs) - len(good)
     return f"{mean} {failed} failed".strip() if failed else mean

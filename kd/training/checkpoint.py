@@ -1,23 +1,20 @@
-"""Safe saving and loading of what a run leaves, and finding the teacher."""
+"""Saving and loading ``model.ckpt``: only tensors and plain values, with a digest of them."""
 
 import dataclasses
 import hashlib
-import logging
 import warnings
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from kd.config.schema import MODELS, Config, Model, UserError
+from kd.config.schema import Config
+from kd.errors import UserError
 from kd.files import replacing
-from kd.models.network import Ensemble, Network, build_model, describe
-from kd.training.run_folder import METRICS, read_metrics
-
-log = logging.getLogger(__name__)
+from kd.models import MODELS
+from kd.models.base import Model
+from kd.models.network import Network, build_model
 
 FORMAT = 2  # 2: with a digest of its content
 
@@ -38,7 +35,7 @@ def save_checkpoint(
         "format": FORMAT,
         "stage": config.stage,
         "seed": config.seed,
-        "model": describe(config.model),
+        "model": config.model.shape(),
         "split": split,
         "epoch": epoch,
         "state_dict": {key: value.cpu() for key, value in weights.items()},
@@ -128,59 +125,3 @@ def _model_settings(saved: dict[str, Any]) -> Model:
     cls = MODELS[saved["name"]]
     sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
     return cls(**{key: saved[key] for key in sizes})
-
-
-def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[Path]:
-    """The checkpoints that a distillation learns from: several make an ensemble.
-
-    ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
-    teacher of ``teacher.seed``. Of several, those of the run's own split count, and of these the
-    one whose folder says nothing but its seed.
-
-    Args:
-        config: of the distillation.
-        split: the fingerprint of its data split.
-        words: the command's words that a teacher's command must share, for the message.
-
-    Raises:
-        UserError: there is none, or more than one could be meant.
-    """
-    given = config.teacher.checkpoint
-    if given is not None:
-        paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
-        return [path / "model.ckpt" if path.is_dir() else path for path in paths]
-    folder = Path(config.output_dir) / config.study / "teacher"
-    seed = f"seed={config.teacher.seed}"
-    complete: dict[Path, dict[str, Any]] = {}
-    damaged: list[UserError] = []
-    for path in folder.glob(f"{seed}*/{METRICS}"):
-        try:
-            complete[path.parent] = read_metrics(path.parent) or {}
-        except UserError as error:  # one damaged teacher does not take the others along
-            log.warning("left out: %s", error)
-            damaged.append(error)
-    mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
-    fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
-    chosen = [path for path in fitting if path.name == seed] or fitting
-    if not chosen and damaged:
-        raise damaged[0]
-    if not chosen:
-        command = ["python train.py", "stage=teacher", *words]
-        if config.study != "main" and not any("experiment=" in word for word in words):
-            command.append(f"study={config.study}")
-        if config.teacher.seed:
-            command.append(f"seed={config.teacher.seed}")
-        raise UserError(
-            f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
-            f"{' '.join(command)}"
-        )
-    if len(chosen) > 1:
-        names = ", ".join(str(path) for path in chosen)
-        raise UserError(f"several teachers of {seed}: {names}; give teacher.checkpoint=FOLDER")
-    return [chosen[0] / "model.ckpt"]
-
-
-def load_teacher(paths: list[Path], split: str) -> nn.Module:
-    """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
-    networks = [load_checkpoint(path, split) for path in paths]
-    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()

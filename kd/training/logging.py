@@ -1,40 +1,12 @@
-"""What a run says, and where: console, ``train.log``, TensorBoard's table of runs."""
+"""What a run says, and where: on the console and in ``train.log``."""
 
 import contextlib
 import logging
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from logging.handlers import MemoryHandler
 from pathlib import Path
-
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
-
-from kd.config.schema import Config, flatten
-
-# Few, because TensorBoard shows the first five by the alphabet until one ticks others.
-COLUMNS = (
-    "kd.T",
-    "kd.alpha",
-    "kd.method",
-    "model.dropout",
-    "model.hidden",
-    "optim.lr",
-    "seed",
-    "stage",
-    "teacher.seed",
-    "trainer.max_epochs",
-)
-FINAL_METRICS = (
-    "test/acc",
-    "test/loss",
-    "test/ece",
-    "fidelity/agreement",
-    "fidelity/kl",
-    "time/fit_s",
-)
 
 
 def set_up_logging(level: int) -> None:
@@ -54,17 +26,8 @@ def set_up_logging(level: int) -> None:
         lightning.handlers.clear()  # its own handler would print every line a second time
         lightning.propagate = True
         lightning.setLevel(logging.WARNING)
-    # TensorBoard's writer hands an error to its caller at the next figure, and need not print it.
-    threading.excepthook = _log_error_of_thread
     # Lightning's own use of a torch name that is on its way out: nothing a user can do.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
-
-
-def _log_error_of_thread(failed: threading.ExceptHookArgs) -> None:
-    if isinstance(failed.exc_value, OSError):
-        logging.getLogger("kd").debug("%s: %s", failed.thread, failed.exc_value)
-    else:
-        threading.__excepthook__(failed)
 
 
 @contextlib.contextmanager
@@ -95,23 +58,3 @@ def train_log() -> Iterator[Callable[[Path], None]]:
             collected.target.close()
         collected.setTarget(None)
         collected.close()
-
-
-def log_hyperparameters(
-    logger: TensorBoardLogger, config: Config, metrics: dict[str, float]
-) -> None:
-    """Fill the run's row in TensorBoard's HPARAMS tab.
-
-    TensorBoard takes the columns from whichever run it reads first, so every run of every stage has
-    the same ones. A run without a teacher stands where its loss is: at alpha = 1, T = 1.
-    """
-    settings = flatten(config)
-    if config.stage != "distill":
-        settings |= {"kd.method": "none", "kd.T": 1.0, "kd.alpha": 1.0}
-    columns = {key.replace(".", "/"): settings[key] for key in COLUMNS}
-    writer = logger.experiment._get_file_writer()  # open again: Lightning closed it after the fit
-    for summary in hparams(columns, dict.fromkeys(FINAL_METRICS, 0)):
-        writer.add_summary(summary)
-    found = {key: metrics[key] for key in FINAL_METRICS if key in metrics}
-    logger.log_metrics(found, step=config.trainer.max_epochs)
-    logger.finalize("success")

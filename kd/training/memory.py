@@ -1,8 +1,13 @@
-"""How much memory this process may still take."""
+"""How much memory a student takes, and how much this process may still take."""
 
 import contextlib
 import resource
 from pathlib import Path
+
+from kd.config.schema import Config
+from kd.data.module import EVAL_BATCH
+from kd.models.base import CLASSES
+from kd.models.network import build_model, count_parameters
 
 
 def available_bytes() -> int | None:
@@ -27,3 +32,15 @@ def available_bytes() -> int | None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             found.append(limit - pages * resource.getpagesize())
     return max(0, min(found)) if found else None
+
+
+def student_bytes(config: Config) -> int:
+    """About how much memory a student of a group takes, in bytes."""
+    parameters = count_parameters(build_model(config.model, seed=0))
+    # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
+    values = 6 * parameters
+    batch = config.data.batch_size * (1 + config.data.augment.extra)
+    values += max(batch, EVAL_BATCH) * (4 * config.model.hidden + 8 * CLASSES)
+    if config.stage == "distill":
+        values += config.kd.cubes * batch**3
+    return 4 * values

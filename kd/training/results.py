@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from kd.config.schema import UserError
+from kd.errors import UserError
 from kd.files import lock, remove_leftovers, replacing
 from kd.report.predictions import read_predictions
 from kd.training.run_folder import LOCKS, METRICS, STAGES, read_metrics

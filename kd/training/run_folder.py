@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra.conf import HydraConf
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from kd.config.schema import Config, UserError, flatten, relevant
+from kd.config.schema import Config, flatten, relevant
+from kd.errors import UserError
 from kd.files import file_hash, lock, remove_leftovers, replacing
 
 METRICS = "metrics.json"
@@ -209,8 +209,13 @@ def hashes(paths: Iterable[Path | str]) -> str:
     return ":".join(file_hash(Path(path)) for path in paths)
 
 
-def clear(directory: Path) -> None:
-    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over."""
+def clear(directory: Path, resumed: bool = False) -> None:
+    """Remove what an earlier attempt left, its ``metrics.json`` first; its log is written over.
+
+    Args:
+        directory: of the run.
+        resumed: whether the training goes on; the epochs that it has kept then stay.
+    """
     (directory / METRICS).unlink(missing_ok=True)
     for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
         for path in directory.glob(pattern):
@@ -219,16 +224,16 @@ def clear(directory: Path) -> None:
         remove_leftovers(directory / name)
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         remove_leftovers(directory / ".hydra" / name)
-    shutil.rmtree(directory / EPOCHS, ignore_errors=True)
+    if not resumed:
+        shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 
-def save_hydra(config: Config, hydra: HydraConf, folder: Path) -> None:
+def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
     """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
-    contents = {
-        "config.yaml": OmegaConf.structured(config),
-        "hydra.yaml": OmegaConf.create({"hydra": hydra}),
-        "overrides.yaml": hydra.overrides.task,
-    }
+    contents = {"config.yaml": OmegaConf.structured(config)}
+    if hydra is not None:
+        contents["hydra.yaml"] = OmegaConf.create({"hydra": hydra})
+        contents["overrides.yaml"] = hydra.overrides.task
     for name, content in contents.items():
         with replacing(folder / name) as beside:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")

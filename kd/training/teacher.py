@@ -1,12 +1,101 @@
-"""What a distillation asks of its teacher: does it suit the method, and what it makes of images."""
+"""The teacher of a distillation: found, loaded, frozen, and what it makes of the images."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kd.config.schema import Config, UserError
+from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH, Batches, MNISTDataModule
-from kd.models.network import IMAGE_SHAPE, Seen, build_model
-from kd.training.modules import FrozenTeacher
+from kd.errors import UserError
+from kd.models.base import IMAGE_SHAPE
+from kd.models.network import Ensemble, build_model
+from kd.outputs import Outputs
+from kd.training.checkpoint import load_checkpoint
+from kd.training.run_folder import METRICS, read_metrics
+
+log = logging.getLogger(__name__)
+
+
+def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[Path]:
+    """The checkpoints that a distillation learns from: several make an ensemble.
+
+    ``teacher.checkpoint`` where it is given (a file, or a run's folder), else the study's complete
+    teacher of ``teacher.seed``. Of several, those of the run's own split count, and of these the
+    one whose folder says nothing but its seed.
+
+    Args:
+        config: of the distillation.
+        split: the fingerprint of its data split.
+        words: the command's words that a teacher's command must share, for the message.
+
+    Raises:
+        UserError: there is none, or more than one could be meant.
+    """
+    given = config.teacher.checkpoint
+    if given is not None:
+        paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
+        return [path / "model.ckpt" if path.is_dir() else path for path in paths]
+    folder = Path(config.output_dir) / config.study / "teacher"
+    seed = f"seed={config.teacher.seed}"
+    complete: dict[Path, dict[str, Any]] = {}
+    damaged: list[UserError] = []
+    for path in folder.glob(f"{seed}*/{METRICS}"):
+        try:
+            complete[path.parent] = read_metrics(path.parent) or {}
+        except UserError as error:  # one damaged teacher does not take the others along
+            log.warning("left out: %s", error)
+            damaged.append(error)
+    mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
+    fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
+    chosen = [path for path in fitting if path.name == seed] or fitting
+    if not chosen and damaged:
+        raise damaged[0]
+    if not chosen:
+        command = ["python train.py", "stage=teacher", *words]
+        if config.study != "main" and not any("experiment=" in word for word in words):
+            command.append(f"study={config.study}")
+        if config.teacher.seed:
+            command.append(f"seed={config.teacher.seed}")
+        raise UserError(
+            f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
+            f"{' '.join(command)}"
+        )
+    if len(chosen) > 1:
+        names = ", ".join(str(path) for path in chosen)
+        raise UserError(f"several teachers of {seed}: {names}; give teacher.checkpoint=FOLDER")
+    return [chosen[0] / "model.ckpt"]
+
+
+def load_teacher(paths: list[Path], split: str) -> nn.Module:
+    """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
+    networks = [load_checkpoint(path, split) for path in paths]
+    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
+
+
+class FrozenTeacher(nn.Module):
+    """A network that neither learns nor leaves evaluation mode.
+
+    Args:
+        network: its ``see`` takes images; its parameters lose ``requires_grad``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stay in evaluation mode, whatever ``mode`` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> Outputs:
+        """(batch, 1, 28, 28) → logits and the representations below them, without gradient."""
+        return self.network.see(images)
 
 
 @torch.no_grad()
@@ -18,32 +107,37 @@ def check_method(config: Config, teacher: nn.Module) -> None:
     """
     kd, blank = config.kd, torch.zeros(1, *IMAGE_SHAPE)
     student = build_model(config.model, config.seed).see(blank)
-    taught = FrozenTeacher(teacher).see(blank)
-    if kd.needs_maps and not taught.maps:
+    theirs = FrozenTeacher(teacher).see(blank)
+    if kd.needs_maps and not theirs.maps:
         raise UserError(
             f"kd.method={kd.method}: compares feature maps, which the teacher has not; give a "
             "single network of model=cnn as teacher.checkpoint"
         )
-    if kd.needs_maps and len(student.maps) != len(taught.maps):
+    if kd.needs_maps and len(student.maps) != len(theirs.maps):
         raise UserError(
             f"model.channels={config.model.channels}: kd.method={kd.method} compares block by "
-            f"block with the teacher's {len(taught.maps)}"
+            f"block with the teacher's {len(theirs.maps)}"
         )
-    if kd.needs_hidden and taught.hidden is None:
+    if kd.needs_hidden and theirs.hidden is None:
         raise UserError(
             f"kd.method={kd.method}: compares hidden representations, which an ensemble has not; "
             "give one file as teacher.checkpoint"
         )
-    if kd.needs_same_width and taught.hidden.shape != student.hidden.shape:
+    if kd.needs_same_width and theirs.hidden.shape != student.hidden.shape:
         raise UserError(
             f"model.hidden={config.model.hidden}: kd.method={kd.method} compares it unit by unit "
-            f"with the teacher's hidden layer of {taught.hidden.shape[1]}"
+            f"with the teacher's hidden layer of {theirs.hidden.shape[1]}"
         )
 
 
 @torch.no_grad()
-def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
-    """What the frozen teacher makes of the whole pool: once, not once an epoch.
+def teacher_outputs(teacher: nn.Module, data: MNISTDataModule, hidden: bool) -> Outputs:
+    """The frozen teacher's outputs for the whole pool: computed once, not once per epoch.
+
+    Args:
+        teacher: its ``see`` takes images.
+        data: with the pool.
+        hidden: whether the hidden representations are wanted too.
 
     Raises:
         UserError: it makes no finite numbers of them.
@@ -51,20 +145,21 @@ def teach(teacher: nn.Module, data: MNISTDataModule) -> Seen:
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
     batches = Batches(data.pool, everything, EVAL_BATCH)
-    logits, hidden, _ = zip(*(frozen.see(images) for images, _, _ in batches), strict=True)
-    seen = Seen(torch.cat(logits), None if hidden[0] is None else torch.cat(hidden))
-    if not seen.logits.isfinite().all():
+    seen = [frozen.see(images) for images, _, _ in batches]
+    representations = torch.cat([outputs.hidden for outputs in seen]) if hidden else None
+    outputs = Outputs(torch.cat([outputs.logits for outputs in seen]), representations)
+    if not outputs.logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; train it again")
-    return seen
+    return outputs
 
 
-def watches(config: Config) -> bool:
-    """Whether the teacher sees every batch: what it makes of the pool is not enough then."""
+def needs_live_teacher(config: Config) -> bool:
+    """Whether the teacher must see every batch, because its outputs for the pool are not enough."""
     return config.data.augment.active or config.kd.needs_maps
 
 
-def regressor_width(config: Config, taught: Seen) -> int | None:
+def regressor_width(config: Config, teacher: Outputs) -> int | None:
     """How wide a regressor makes the student's hidden representation; None where none is needed."""
-    if not config.kd.regresses or taught.hidden.shape[1] == config.model.hidden:
+    if not config.kd.regresses or teacher.hidden.shape[1] == config.model.hidden:
         return None
-    return taught.hidden.shape[1]
+    return teacher.hidden.shape[1]

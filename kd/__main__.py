@@ -1,0 +1,65 @@
+"""The command line: ``kd`` and ``python -m kd`` are ``python train.py``; see ``--help``."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from kd._startup import importing
+from kd.config.command_line import check
+from kd.config.messages import explain
+from kd.config.undo import forget, undo
+from kd.config.validation import validate
+from kd.files import CONF
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def train(cfg: DictConfig) -> object:
+    """One run; Hydra calls this once, or with ``hydra/launcher=basic`` once per job of a sweep."""
+    hydra_node = HydraConfig.get()
+    try:
+        config = validate(cfg)
+        # torch and Lightning load here: help and typos need neither
+        with importing():
+            if config.stage == "report":
+                from kd.report.build import build_report
+
+                return build_report(config)
+            from kd.training.run import execute
+        return execute(config, Path(hydra_node.runtime.output_dir), hydra_node)
+    except Exception as error:
+        if hydra_node.mode == RunMode.MULTIRUN:
+            raise  # the launcher notes the failure and goes on with the other jobs
+        fail(error)
+
+
+def fail(error: Exception) -> None:
+    """End with status 1: one line for a user's mistake, a traceback for ours."""
+    undo()
+    message = explain(error)
+    if message is None:
+        traceback.print_exception(error)
+    sys.exit(f"error: {message or str(error) or type(error).__name__}")
+
+
+def main() -> None:
+    """Run the command line, with Hydra's errors put in our words."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
+    forget()
+    try:
+        sys.argv[1:] = check(sys.argv[1:])
+        train()
+    except KeyboardInterrupt:
+        undo()
+        sys.exit("interrupted")
+    except Exception as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""kd from Python: what a notebook calls, with the words of the command line."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from kd._startup import importing
+from kd.config.command_line import check
+from kd.config.messages import explain
+from kd.config.naming import run_name
+from kd.config.validation import validate
+from kd.errors import UserError
+from kd.files import CONF
+from kd.sweeps.job_configs import compose_jobs, copying
+from kd.sweeps.launcher import launch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(*words: str) -> dict[str, Any]:
+    """Train, test and save one network, unless that is done already.
+
+    Args:
+        words: of the command line, as in ``run("stage=student", "seed=1")``.
+
+    Returns:
+        the metrics of the run, those of its ``metrics.json``.
+
+    Raises:
+        UserError: the words, the data, the teacher or the folder do not allow it.
+    """
+    with _composing():
+        cfg = _compose(check(list(words)))
+        config = validate(cfg)
+    with importing():
+        from kd.training.run import execute
+    if config.stage == "report":
+        raise UserError("stage=report: is no run; kd.load_study reads a study")
+    folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))
+    return execute(config, folder.absolute(), cfg.hydra).metrics
+
+
+def sweep(*words: str) -> pd.DataFrame:
+    """Train the students of a sweep, together where they can be.
+
+    Args:
+        words: of the command line, as in ``sweep("stage=distill", "kd.T=1,2,5", "seed=0,1,2")``.
+
+    Returns:
+        one row per job of this sweep: ``run``, its folder below the study, and its metrics.
+
+    Raises:
+        UserError: the words are wrong (nothing has run then), or a job failed.
+    """
+    with _composing():
+        overrides = OverridesParser.create().parse_overrides(check(["-m", *words])[1:])
+        of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
+        choices = [_values(o) for o in overrides if not o.is_hydra_override()]
+        first = _compose(of_hydra)
+        loader = copying(GlobalHydra.instance().config_loader())
+        jobs = compose_jobs(loader, first, list(itertools.product(*choices)))
+        launch(jobs)
+    with importing():
+        import pandas as pd
+    return pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in jobs])
+
+
+def _values(override: Override) -> list[str]:
+    """A word for every value that an override sweeps over."""
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _compose(words: list[str]) -> DictConfig:
+    return compose("config", overrides=words, return_hydra_config=True)
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    """Have Hydra know our configurations, and put its errors in our words."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        raise UserError(message) from error

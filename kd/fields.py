@@ -1,0 +1,117 @@
+"""Fields of the configuration: each has a default, bounds, and words for what is allowed.
+
+``allowed`` finishes the sentence "must be …" of the error that a wrong value gets.
+"""
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import field
+from types import MappingProxyType, ModuleType
+from typing import Any, TypeVar
+
+from kd.errors import UserError, shown
+
+Settings = TypeVar("Settings")
+Check = Callable[[Any], object]
+
+FOLDER = "a folder's path, without line breaks or other control characters"
+
+
+def setting(default: Any, allowed: str, check: Check) -> Any:
+    """A field whose value must pass ``check``; ``allowed`` says in words what does."""
+    about = {"allowed": allowed, "check": check}
+    if isinstance(default, list):
+        values: list[Any] = default
+        return field(default_factory=lambda: list(values), metadata=about)
+    return field(default=default, metadata=about)
+
+
+def number(default: float, allowed: str, check: Check) -> Any:
+    """A finite number within bounds."""
+    return setting(default, allowed, lambda value: math.isfinite(value) and check(value))
+
+
+def count(default: int, least: int = 1, most: int = 1_000_000) -> Any:
+    """A whole number within bounds; ``most`` is far more than makes sense, and less than harms."""
+    allowed = f"a whole number from {least} to {most}"
+    return setting(default, allowed, lambda value: least <= value <= most)
+
+
+def seed(default: int = 0) -> Any:
+    """A seed of a random generator; 0 is as good as any."""
+    return count(default, least=0, most=2**32 - 1)
+
+
+def choice(default: str, *options: str) -> Any:
+    """One of a few words, the default among them."""
+    return setting(default, " or ".join((default, *options)), lambda v: v in (default, *options))
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value can be a path: not empty, and no line break or the like in it."""
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def folder(default: str) -> Any:
+    """A folder's path."""
+    return setting(default, FOLDER, is_path)
+
+
+def sweepable(spec: Any) -> Any:
+    """Mark a field whose values may differ between students that train together.
+
+    A number of a method reaches the term as a tensor of one value per student; the numbers that
+    weigh labels and term act through :func:`kd.methods.base.weights_at`. Whatever is not marked is
+    the same for all students of a group.
+    """
+    spec.metadata = MappingProxyType({**spec.metadata, "sweepable": True})
+    return spec
+
+
+def sweepable_names(settings: Any) -> list[str]:
+    """The fields of a dataclass that :func:`sweepable` marks."""
+    return [spec.name for spec in dataclasses.fields(settings) if spec.metadata.get("sweepable")]
+
+
+def modules_of(package: ModuleType) -> list[str]:
+    """The modules of a package that hold a choice each: not its base, nor private ones."""
+    names = [found.name for found in pkgutil.iter_modules(package.__path__)]
+    return [name for name in names if name != "base" and not name.startswith("_")]
+
+
+def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]:
+    """The class of settings that a module defines.
+
+    Args:
+        module: its full name; it is imported.
+        base: what the class derives from.
+        key: of the setting that named it, with its value, for messages.
+
+    Raises:
+        UserError: there is no such module, or it does not define exactly one such class.
+    """
+    try:
+        found = vars(importlib.import_module(module)).values()
+    except Exception as error:  # whatever the user's own code raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{key}: cannot be imported ({shown(reason)})") from error
+    classes = [
+        value
+        for value in found
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module
+    ]
+    if len(classes) != 1:
+        raise UserError(
+            f"{key}: the module must define one class that derives from {base.__name__}, and "
+            f"defines {len(classes)}"
+        )
+    return classes[0]
+
+
+def one_of(names: Iterable[str], given: Any, key: str) -> UserError:
+    """What to say of a choice that is none of ``names``."""
+    group = key.partition(".")[0]
+    return UserError(f"{key}={shown(given)}: unknown; choose {group}=NAME from {', '.join(names)}")

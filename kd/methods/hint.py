@@ -1,0 +1,46 @@
+"""Romero et al. 2015, "FitNets: Hints for Thin Deep Nets"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kd._startup import lazy
+from kd.methods.base import Distillation, check_batches, hidden_of, weight
+from kd.outputs import Outputs
+
+if TYPE_CHECKING:
+    import torch.nn.functional as F
+    from torch import Tensor
+else:
+    F = lazy("torch.nn.functional")
+
+
+@dataclass
+class Hint(Distillation):
+    """Romero et al. 2015: the hidden representations themselves."""
+
+    term_weight: float = weight(100.0)
+    needs_hidden: ClassVar[bool] = True
+    regresses: ClassVar[bool] = True
+
+    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """``term_weight · hint_loss``."""
+        return self.term_weight * hint_loss(*hidden_of(student, teacher))
+
+
+def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of hidden representations, over samples and units.
+
+    Romero et al. 2015, arXiv:1412.6550, equation 3, without its factor 1/2, as code has it.
+
+    Args:
+        student: (batch, width) hidden representations, or what a regressor makes of them.
+        teacher: (batch, width), of the same width, a constant.
+
+    >>> import torch
+    >>> float(hint_loss(torch.zeros(3, 2), 2 * torch.ones(3, 2)))
+    4.0
+    """
+    check_batches(student, teacher, widths=True)
+    return F.mse_loss(student, teacher.detach())

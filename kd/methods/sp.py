@@ -1,0 +1,53 @@
+"""Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from kd._startup import lazy
+from kd.methods.base import Distillation, check_batches, hidden_of, weight
+from kd.outputs import Outputs
+
+if TYPE_CHECKING:
+    import torch.nn.functional as F
+    from torch import Tensor
+else:
+    F = lazy("torch.nn.functional")
+
+
+@dataclass
+class SP(Distillation):
+    """Tung & Mori 2019: similarities between samples."""
+
+    term_weight: float = weight(3000.0)
+    needs_hidden: ClassVar[bool] = True
+
+    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """``term_weight · sp_loss``."""
+        return self.term_weight * sp_loss(*hidden_of(student, teacher))
+
+
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the batch's similarity matrices, rows of L2 norm 1.
+
+    Tung & Mori 2019, arXiv:1907.09682, equations 1 to 4.
+
+    Args:
+        student: (batch, width) hidden representations; widths of the two may differ.
+        teacher: (batch, width), a constant.
+
+    Returns:
+        a scalar, unchanged by scaling and rotating either.
+
+    >>> import torch
+    >>> samples = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> float(sp_loss(2 * samples, samples))
+    0.0
+    """
+    check_batches(student, teacher)
+
+    def similarities(features: Tensor) -> Tensor:
+        return F.normalize(features @ features.mT, dim=1)
+
+    return F.mse_loss(similarities(student.flatten(1)), similarities(teacher.detach().flatten(1)))

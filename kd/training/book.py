@@ -1,0 +1,180 @@
+"""The book of a training: figures per epoch, weights worth keeping, and what resuming needs."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from kd.errors import UserError
+
+Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
+
+
+class Bookkeeper(LightningModule):
+    """A module that trains one student, or many side by side, and keeps the book of it.
+
+    Args:
+        students: how many train.
+        checkpoint: which weights are kept, those of the ``last`` epoch or of the ``best`` by
+            validation accuracy.
+
+    ``history`` has the figures of every epoch, ``kept`` each student's weights of its best epoch so
+    far, where these are wanted.
+    """
+
+    def __init__(self, students: int = 1, checkpoint: str = "last") -> None:
+        super().__init__()
+        self.students, self.checkpoint = students, checkpoint
+        self.history: list[Figures] = []
+        self.kept: list[dict[str, Tensor]] = [{}] * students
+        # Sums over an epoch of losses and of right answers. Adding to them costs a few µs per step;
+        # a logging call or a metric object per step would be felt beside so small a network.
+        self.register_buffer("train_sums", torch.zeros(2, students), persistent=False)
+        self.register_buffer("val_sums", torch.zeros(2, students), persistent=False)
+        self.samples = {"train": 0, "val": 0}
+        self.figures: Figures = {}  # of the epoch in hand
+        self.spent, self.started = 0.0, time.perf_counter()
+        self.restored: list[Tensor] = []  # states of the generators, until the training begins
+
+    def state(self, student: int) -> dict[str, Tensor]:
+        """The ``state_dict`` of one student's network, a copy."""
+        raise NotImplementedError
+
+    def generators(self) -> list[torch.Generator]:
+        """Everything that draws random numbers during the training."""
+        raise NotImplementedError
+
+    def note(
+        self, part: str, losses: Tensor, right: Tensor, samples: int, batches: int = 1
+    ) -> None:
+        """Add batches to the sums of an epoch.
+
+        Args:
+            part: ``train`` or ``val``.
+            losses: mean loss per student over a batch's samples, added up over the batches.
+            right: number of right answers per student.
+            samples: of a batch.
+            batches: how many these are.
+        """
+        sums = self.train_sums if part == "train" else self.val_sums
+        sums[0].add_(losses, alpha=samples)
+        sums[1].add_(right)
+        self.samples[part] += samples * batches
+
+    def close(self, part: str) -> None:
+        """Turn an epoch's sums into figures: ``train/loss``, ``train/acc`` or those of ``val``."""
+        sums = self.train_sums if part == "train" else self.val_sums
+        means = (sums / max(1, self.samples[part])).tolist()
+        for name, values in zip(("loss", "acc"), means, strict=True):
+            self.figures[f"{part}/{name}"] = [seven_digits(value) for value in values]
+        sums.zero_()
+        self.samples[part] = 0
+
+    def on_train_start(self) -> None:
+        """Go on with the random numbers where an earlier attempt ended."""
+        for generator, state in zip(self.generators(), self.restored, strict=False):
+            generator.set_state(state.cpu())
+
+    def on_train_epoch_start(self) -> None:
+        """Note the learning rate that the epoch begins with."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.figures["train/lr"] = [seven_digits(rate)] * self.students
+
+    def on_validation_epoch_end(self) -> None:
+        """Note the validation's figures."""
+        self.close("val")
+
+    def on_train_epoch_end(self) -> None:
+        """Note the epoch's figures, and keep the weights that are the best so far."""
+        self.close("train")
+        self.history.append(self.figures)
+        self.figures = {}
+        if self.checkpoint == "best":
+            for student in range(self.students):
+                if self.epoch_kept(student) == len(self.history):
+                    self.kept[student] = self.state(student)
+
+    def epoch_kept(self, student: int) -> int:
+        """The epoch whose weights are kept, counted from 1; of equally good ones the first."""
+        if self.checkpoint == "last":
+            return len(self.history)
+        accuracies = [figures["val/acc"][student] for figures in self.history]
+        return 1 + accuracies.index(max(accuracies))
+
+    def weights_kept(self, student: int) -> dict[str, Tensor]:
+        """The weights of :meth:`epoch_kept`."""
+        return self.kept[student] or self.state(student)
+
+    def rows(self, student: int) -> list[dict[str, float]]:
+        """The figures of one student, one row per epoch."""
+        return [{tag: values[student] for tag, values in row.items()} for row in self.history]
+
+    def seconds(self) -> float:
+        """How long the training has taken, earlier attempts included."""
+        return self.spent + time.perf_counter() - self.started
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what resuming needs beside Lightning's own, in plain values."""
+        checkpoint["book"] = {
+            "history": self.history,
+            "kept": self.kept,
+            "generators": [generator.get_state() for generator in self.generators()],
+            "seconds": self.seconds(),
+            # Rounding depends on it: what goes on elsewhere goes on as it began.
+            "threads": torch.get_num_threads(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where an earlier attempt ended."""
+        book = checkpoint["book"]
+        use_threads(book["threads"])
+        self.history, self.kept, self.spent = book["history"], book["kept"], book["seconds"]
+        self.restored = book["generators"]
+
+
+def use_threads(count: int) -> None:
+    """Have torch use so many threads; where it does already, its pool is left alone."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def seven_digits(figure: float) -> float:
+    """A figure to float32's seven digits.
+
+    >>> seven_digits(0.9685999751091003)
+    0.9686
+    """
+    return float(f"{figure:.7g}")
+
+
+def epoch_line(figures: dict[str, float], epoch: int, epochs: int) -> str:
+    """How an epoch went, in a line of the log."""
+    return (
+        f"epoch {epoch}/{epochs}  train loss {figures['train/loss']:.4f} "
+        f"acc {figures['train/acc']:.4f}  val loss {figures['val/loss']:.4f} "
+        f"acc {figures['val/acc']:.4f}"
+    )
+
+
+def refuse_diverged(found: dict[str, float | Tensor], epoch: int) -> None:
+    """Make sure that a training's figures, weights or logits are finite.
+
+    Args:
+        found: figures or tensors, by what they are called.
+        epoch: that they are of, counted from 1.
+
+    Raises:
+        UserError: some are not.
+    """
+    odd = [
+        f"{name} is {value}" if isinstance(value, float) else f"{name} are not finite"
+        for name, value in found.items()
+        if not (math.isfinite(value) if isinstance(value, float) else value.isfinite().all())
+    ]
+    if odd:
+        raise UserError(
+            f"training diverged: {' and '.join(odd)} in epoch {epoch}; try a smaller optim.lr"
+        )

@@ -1,0 +1,84 @@
+"""A run's curves, and its row in the table of runs, as TensorBoard reads them."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import hparams
+
+from kd.config.schema import Config, flatten
+
+# Few, because TensorBoard shows the first five by the alphabet until one ticks others.
+COLUMNS = (
+    "kd.T",
+    "kd.alpha",
+    "kd.method",
+    "model.dropout",
+    "model.hidden",
+    "optim.lr",
+    "seed",
+    "stage",
+    "teacher.seed",
+    "trainer.max_epochs",
+)
+FINAL_METRICS = (
+    "test/acc",
+    "test/loss",
+    "test/ece",
+    "fidelity/agreement",
+    "fidelity/kl",
+    "time/fit_s",
+)
+
+
+class Curves:
+    """The event file of one run.
+
+    Each call opens the file, appends to it and closes it. TensorBoard's own writer keeps a file and
+    a thread per run, of which a large sweep has too many, and begins a new file when it is opened
+    again.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        stamp = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = directory / f"events.out.tfevents.{stamp}"
+
+    def draw(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Append one point per metric."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
+        self._append(Event(step=epoch, summary=Summary(value=values)))
+
+    def list_run(self, config: Config, metrics: Mapping[str, float]) -> None:
+        """Fill the run's row in TensorBoard's HPARAMS tab.
+
+        TensorBoard takes the columns from whichever run it reads first, so every run of every stage
+        has the same ones. A run without a teacher stands where its loss is: at alpha = 1, T = 1.
+        """
+        settings: dict[str, Any] = flatten(config)
+        if config.stage != "distill":
+            settings |= {"kd.method": "none", "kd.T": 1.0, "kd.alpha": 1.0}
+        columns = {key.replace(".", "/"): settings[key] for key in COLUMNS}
+        for summary in hparams(columns, dict.fromkeys(FINAL_METRICS, 0)):
+            self._append(Event(summary=summary))
+        known = {key: metrics[key] for key in FINAL_METRICS if key in metrics}
+        self.draw(known, config.trainer.max_epochs)
+
+    def _append(self, event: Event) -> None:
+        event.wall_time = time.time()
+        new = not self.file.exists()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab") as file:
+            writer = RecordWriter(file)
+            if new:
+                first = Event(wall_time=event.wall_time, file_version="brain.Event:2")
+                writer.write(first.SerializeToString())
+            writer.write(event.SerializeToString())

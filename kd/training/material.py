@@ -1,0 +1,105 @@
+"""What a training needs: accelerator, data and teacher, found before a file is written."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+from torch import nn
+
+from kd.config.schema import Config
+from kd.data.module import MNISTDataModule
+from kd.errors import OutOfMemory, UserError
+from kd.outputs import Outputs
+from kd.training.memory import available_bytes, student_bytes
+from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
+
+
+class Accelerator(NamedTuple):
+    """Where a run computes: Lightning's word for it, and torch's."""
+
+    name: str
+    device: torch.device
+
+
+class Material(NamedTuple):
+    """What a training needs."""
+
+    accelerator: Accelerator
+    data: MNISTDataModule
+    teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
+    teacher: nn.Module | None
+    teacher_outputs: Outputs | None  # for all samples of the pool
+
+
+def prepare(config: Config, words: Iterable[str] = ()) -> Material:
+    """Find and check what a training needs, and compute the teacher's outputs.
+
+    Raises:
+        UserError: see :func:`find_material`.
+    """
+    material = find_material(config, words)
+    if material.teacher is None:
+        return material
+    outputs = teacher_outputs(material.teacher, material.data, config.kd.needs_hidden)
+    return material._replace(teacher_outputs=outputs)
+
+
+def find_material(config: Config, words: Iterable[str] = ()) -> Material:
+    """Find and check the accelerator, the data and the teacher.
+
+    Args:
+        config: of the run.
+        words: of its command, for the message that names a teacher's command.
+
+    Raises:
+        UserError: one of them is not to be had, or does not fit.
+    """
+    accelerator = choose_accelerator(config.trainer.accelerator)
+    needed, free = student_bytes(config), available_bytes()
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"a student needs about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; "
+            "make data.batch_size or model.hidden smaller"
+        )
+    data = MNISTDataModule(config.data, config.seed, accelerator.device)
+    data.prepare_data()
+    data.setup()
+    if config.stage != "distill":
+        return Material(accelerator, data, [], None, None)
+    shared = ["data", "output_dir=", "trainer.max_epochs="]
+    if not config.data.augment.active:  # views are the student's matter, and who brings them
+        shared.append("+experiment=")
+    words = [
+        word
+        for word in words
+        if word.startswith(tuple(shared)) and not word.startswith("data.augment")
+    ]
+    teachers = find_teacher(config, data.fingerprint, words)
+    teacher = load_teacher(teachers, data.fingerprint)
+    check_method(config, teacher)
+    return Material(accelerator, data, teachers, teacher, None)
+
+
+def choose_accelerator(wanted: str) -> Accelerator:
+    """The accelerator of ``trainer.accelerator``; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UserError: a GPU is wanted and there is none.
+    """
+    # Adam's moments of weights that seldom have a gradient, those of the border's pixels, fade into
+    # numbers so small that a CPU takes a hundred times as long for each: they count as 0.
+    torch.set_flush_denormal(True)
+    if not CUDAAccelerator.is_available():
+        # torch's optimisers ask at every step whether a GPU is there, and without a driver each
+        # answer takes a search for NVIDIA's library, a tenth of a student's step: answer for it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif wanted != "cpu":
+        return Accelerator("cuda", torch.device("cuda", 0))
+    if wanted != "cpu" and MPSAccelerator.is_available():
+        return Accelerator("mps", torch.device("mps", 0))
+    if wanted == "gpu":
+        raise UserError("trainer.accelerator=gpu: no GPU on this machine; use trainer=cpu or auto")
+    return Accelerator("cpu", torch.device("cpu"))

@@ -1,0 +1,106 @@
+"""Trainings that have not ended: their state after the latest epoch.
+
+``<study>/unfinished/`` has for each training ``NAME-EPOCH.ckpt``, Lightning's checkpoint of the
+latest epoch, and ``NAME.json`` with the digest of that file.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd.files import PACKAGE, file_hash, replacing
+
+log = logging.getLogger(__name__)
+
+FOLDER = "unfinished"
+ALONE = "run-"  # how the names of trainings begin that are of one run
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that stand for a value of JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def version() -> str:
+    """A digest of what rounding depends on besides the settings: this package's code, and torch."""
+    code = [file_hash(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    return digest([code, torch.__version__])
+
+
+def run_name(directory: Path) -> str:
+    """A run's folder below its study."""
+    return f"{directory.parent.name}/{directory.name}"
+
+
+def name_of(directory: Path) -> str:
+    """The name of the training of one run."""
+    return f"{ALONE}{digest(run_name(directory))}"
+
+
+def save(study: Path, name: str, settings: str, epoch: int, write: Callable[[Path], None]) -> None:
+    """Keep a training's state after an epoch, in place of that of the epoch before.
+
+    Args:
+        study: its folder.
+        name: of the training.
+        settings: a digest of all that the state depends on.
+        epoch: how many have passed.
+        write: writes the state to a file.
+    """
+    folder = study / FOLDER
+    path = folder / f"{name}-{epoch}.ckpt"
+    with replacing(path) as beside:
+        write(beside)
+    content = {"file": path.name, "sha256": file_hash(path), "settings": settings}
+    with replacing(folder / f"{name}.json") as beside:
+        beside.write_text(json.dumps(content) + "\n")
+    for old in folder.glob(f"{name}-*.ckpt"):
+        if old != path:
+            old.unlink(missing_ok=True)
+
+
+def saved(study: Path, name: str, settings: str) -> Path | None:
+    """The file of a training's latest epoch; None where there is none that can be used.
+
+    What cannot be used is removed, and the log says so.
+    """
+    note = study / FOLDER / f"{name}.json"
+    if not note.exists():
+        forget(study, name)  # at most a first epoch that was not brought to its end
+        return None
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        path = note.with_name(str(content["file"]))
+        if path.name.startswith(name) and file_hash(path) == content["sha256"]:
+            if content["settings"] == settings:
+                return path
+            reason = "was trained with other settings, data, teacher or code"
+        else:
+            reason = "is damaged"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        reason = "is damaged"
+    log.warning("%s: %s; removed, the training starts anew", note.with_suffix(".ckpt"), reason)
+    forget(study, name)
+    return None
+
+
+def has_state(study: Path, name: str) -> bool:
+    """Whether an epoch of the training has passed."""
+    return (study / FOLDER / f"{name}.json").exists()
+
+
+def forget(study: Path, name: str) -> None:
+    """Remove a training's files, and the folder if nothing else is in it."""
+    for pattern in (f"{name}*", f".{name}*"):
+        for path in (study / FOLDER).glob(pattern):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not there
+        (study / FOLDER).rmdir()
