@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI
+from helpers import MINI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config.schema import PROJECT

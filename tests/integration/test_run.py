@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import MINI, tree
+from helpers import DIGITS, MINI, metrics, tree
 
 from kd import metrics as fidelity
 from kd.config.schema import PROJECT
@@ -35,10 +35,6 @@ SUFFIX = ",data=mnist_mini,trainer.max_epochs=2"
 
 def run_folder(stage: str, name: str = "seed=0", study: str = "main") -> Path:
     return Path("outputs", study, stage, name + SUFFIX)
-
-
-def metrics(folder: Path) -> dict:
-    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_a_run_leaves_everything_behind(cli, teacher):
@@ -86,7 +82,7 @@ def test_the_figures_are_those_of_predictions_and_checkpoint(cli, teacher):
     assert kept["logits"].dtype == np.float32
     logits, labels = torch.from_numpy(kept["logits"]), torch.from_numpy(kept["labels"])
     assert fidelity.accuracy(logits, labels).item() == pytest.approx(found["test/acc"])
-    pool = load_pool("MNIST", str(PROJECT / "tests/mnist_mini"), "folder", torch.device("cpu"))
+    pool = load_pool("MNIST", str(DIGITS), "folder", torch.device("cpu"))
     indices = torch.from_numpy(kept["indices"])
     assert torch.equal(pool.labels[indices], labels)
     with torch.no_grad():
@@ -268,7 +264,7 @@ def test_weights_that_are_no_numbers_fail_whatever_the_loss(cli, monkeypatch):
 
 
 def test_images_that_have_changed_are_not_skipped_over(cli, tmp_path):
-    digits = Path(shutil.copytree(PROJECT / "tests" / "mnist_mini", tmp_path / "digits"))
+    digits = Path(shutil.copytree(DIGITS, tmp_path / "digits"))
     words = ("stage=student", *MINI, "data.dir=digits")
     assert cli(*words).code == 0
     assert "skipped" in cli(*words).out

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from helpers import config
 
-from kd.config.schema import PROJECT, validate
 from kd.models.network import build_model
 from kd.report.evaluation import (
     confused_pairs,
@@ -82,10 +81,9 @@ def test_fidelity_lies_between_its_floor_and_one(tmp_path):
     [("teacher", 26_698, 307_648), ("student", 25_450, 25_408)],
 )
 def test_costs_are_counted(tmp_path, stage, parameters, macs):
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        config = validate(compose("config", overrides=[f"stage={stage}"]))
-    network = build_model(config.model, 0)
-    save_checkpoint(tmp_path / "model.ckpt", network.state_dict(), config, "split", 1)
+    of_stage = config(f"stage={stage}")
+    network = build_model(of_stage.model, 0)
+    save_checkpoint(tmp_path / "model.ckpt", network.state_dict(), of_stage, "split", 1)
     found = cost(Run(tmp_path, {}))
     assert (found["parameters"], found["macs"]) == (parameters, macs)
     assert found["file_bytes"] > 4 * parameters

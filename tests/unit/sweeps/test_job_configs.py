@@ -1,13 +1,13 @@
 """Configurations of jobs by copy: what Hydra itself composes, and nobody else's to change."""
 
 import pytest
+from helpers import CONF
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from kd.config.schema import PROJECT
 from kd.sweeps.job_configs import copying
 
 JOBS = [
@@ -29,7 +29,7 @@ JOBS = [
 @pytest.fixture
 def loaders(monkeypatch):
     """Hydra's function for a job's configuration, the one that copies, and what that composes."""
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         words = ["hydra.job.num=7", "stage=student"]
         master = loader.load_configuration("config", words, run_mode=RunMode.MULTIRUN)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import MINI, tree
+from helpers import DIGITS, MINI, tree
 
 import train
 from kd.config.schema import PROJECT, Config
@@ -246,13 +246,13 @@ def test_a_study_without_its_teacher_is_reported(study, teacher):
     [("nowhere", "The images are not at hand"), ("swapped", "are not those of the runs")],
 )
 def test_images_are_those_of_the_runs_or_none(study, folder, said):
-    shutil.copytree(PROJECT / "tests/mnist_mini", "swapped")
+    shutil.copytree(DIGITS, "swapped")
     for path in Path("swapped/MNIST/raw").glob("*labels*"):
         content = path.read_bytes()
         path.write_bytes(content[:8] + bytes(reversed(content[8:])))
     for path in Path("outputs/main/distill").glob("*/.hydra/config.yaml"):
         text = path.read_text()
-        path.write_text(text.replace(str(PROJECT / "tests/mnist_mini"), folder))
+        path.write_text(text.replace(str(DIGITS), folder))
     assert study("stage=report").code == 0
     assert said in sections(PAGE.read_text())["digits"]
 

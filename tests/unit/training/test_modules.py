@@ -6,9 +6,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers import DIGITS
 from torch import nn
 
-from kd.config.schema import CNN, MLP, PROJECT, Data, Hinton, Optim
+from kd.config.schema import CNN, MLP, Data, Hinton, Optim
 from kd.data.module import MNISTDataModule
 from kd.models.network import Seen, build_model
 from kd.training.callbacks import KeepWeights
@@ -22,7 +23,7 @@ from kd.training.modules import (
 )
 
 MINI = Data(
-    dir=str(PROJECT / "tests" / "mnist_mini"),
+    dir=str(DIGITS),
     source="folder",
     val_size=200,
     test_size=200,

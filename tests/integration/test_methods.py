@@ -1,29 +1,15 @@
 """The methods in trainings: schedules, what each needs of the networks, procedures around them."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI
-from test_errors import one_line
+from helpers import MINI, complete, metrics, one_line, weights
 
 from kd.config.schema import CNN, METHODS, MLP, Hinton
 from kd.methods.base import method_loss, weights_at
 from kd.models.network import Seen, build_model
 from kd.training.results import read_study
-
-
-def complete(study: str = "main") -> list[Path]:
-    return sorted(p.parent for p in Path("outputs", study).glob("*/*/metrics.json"))
-
-
-def metrics(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
-
-
-def parameters(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
 
 
 def test_the_weights_without_a_schedule_are_alphas():
@@ -74,7 +60,7 @@ def test_at_alpha_1_every_method_is_plain_training_bit_for_bit(cli, teacher, met
     assert cli("stage=student", *MINI, *words, "optim.lr=0.003").code == 0
     words = (*words, f"kd={method}", "kd.alpha=1", "optim.lr=0.003")
     assert cli("stage=distill", *MINI, *words).code == 0
-    distilled, alone = (parameters(run) for run in complete() if run.parent.name != "teacher")
+    distilled, alone = (weights(run) for run in complete() if run.parent.name != "teacher")
     assert all(torch.equal(distilled[key], alone[key]) for key in alone)
 
 
@@ -116,9 +102,9 @@ def test_hints_of_another_width_pass_through_a_regressor(cli, teacher):
     (run,) = (run for run in complete() if "distill" in str(run))
     assert metrics(run)["train/loss"] > 0
     expected = {k: v.shape for k, v in build_model(MLP(hidden=8), 0).state_dict().items()}
-    assert {k: v.shape for k, v in parameters(run).items()} == expected, "the student alone is kept"
+    assert {k: v.shape for k, v in weights(run).items()} == expected, "the student alone is kept"
     start = build_model(MLP(hidden=8), 1).state_dict()
-    assert not torch.equal(parameters(run)["dense.weight"], start["dense.weight"])
+    assert not torch.equal(weights(run)["dense.weight"], start["dense.weight"])
 
 
 @pytest.mark.parametrize("method", ["cosine", "cc"])
@@ -169,5 +155,24 @@ def test_a_distilled_run_can_teach_the_next_one(cli, teacher):
     words = ("model=cnn", "study=born", f"teacher.checkpoint={teacher}")
     assert cli("stage=distill", *MINI, *words).code == 0
     (again,) = complete("born")
-    assert parameters(again).keys() == parameters(teacher).keys()
+    assert weights(again).keys() == weights(teacher).keys()
     assert read_study(Path("outputs/born"))[0]["model/name"] == "cnn"
+
+
+def test_at_alpha_1_a_student_of_views_is_the_student_alone(cli, teacher):
+    views = ("data.augment.mixup=1", "data.augment.rotate=10")
+    assert cli("stage=student", *MINI, *views).code == 0
+    assert cli("stage=distill", *MINI, *views, "kd.alpha=1").code == 0
+    distilled, alone = (metrics(run) for run in complete() if run.parent.name != "teacher")
+    assert alone["train/loss"] == distilled["train/loss"]
+    assert alone["test/loss"] == distilled["test/loss"]
+    assert alone["data/augment/mixup"] == 1
+
+
+def test_function_matching_is_hintons_loss_on_views(cli, teacher):
+    words = ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=1")
+    assert cli("stage=distill", *MINI, "kd=function_matching").code == 0
+    assert cli("stage=distill", *MINI, "kd.T=1", "kd.alpha=0", *words).code == 0
+    one, other = read_study(teacher.parents[1])[:2]
+    assert {one["kd/method"], other["kd/method"]} == {"hinton", "function_matching"}
+    assert one["test/loss"] == other["test/loss"]

@@ -1,12 +1,12 @@
 """Students that train together: each as it would be alone, whatever trains beside it."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import metrics, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config.schema import METHODS
@@ -24,14 +24,6 @@ OWN = {"study", "time/fit_s", "teacher/checkpoint", "predictions/sha256"}
 def runs(study: str, stage: str = "distill") -> dict[str, Path]:
     """The complete runs of a study by the name of their folder."""
     return {p.parent.name: p.parent for p in Path("outputs", study, stage).glob("*/metrics.json")}
-
-
-def metrics(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
 
 
 def distance(one: Path, other: Path) -> float:

@@ -7,18 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from helpers import CONF, composed
 from omegaconf import OmegaConf
 
 from kd.config.schema import PROJECT, UserError, flatten, relevant, run_name, validate
 
-CONF = PROJECT / "conf"
 CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)

@@ -4,7 +4,7 @@ import re
 import shlex
 
 import pytest
-from test_config import composed
+from helpers import composed
 
 from kd.config.schema import PROJECT, validate
 from train import quote_path

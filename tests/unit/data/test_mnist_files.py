@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import DIGITS
 from torchvision.datasets import MNIST
 
-from kd.config.schema import PROJECT, UserError
+from kd.config.schema import UserError
 from kd.data import mnist_files as mnist
 from kd.files import file_hash
 
-MINI_RAW = PROJECT / "tests" / "mnist_mini" / "MNIST" / "raw"
+MINI_RAW = DIGITS / "MNIST" / "raw"
 NAMES = list(mnist.SHA256)
 
 

@@ -2,21 +2,19 @@
 
 import pytest
 import torch
-from conftest import MINI
-from test_run import metrics, run_folder
+from helpers import DIGITS
 
-from kd.config.schema import CNN, MLP, PROJECT, Augment, Data, Hinton, Optim
+from kd.config.schema import CNN, MLP, Augment, Data, Hinton, Optim
 from kd.data.module import MNISTDataModule
 from kd.data.views import Views
 from kd.methods.losses import cross_entropy
 from kd.metrics import count_right
 from kd.models.network import build_model
 from kd.training.modules import DistillModule
-from kd.training.results import read_study
 
 
 def module(**augment: float) -> MNISTDataModule:
-    folder = str(PROJECT / "tests" / "mnist_mini")
+    folder = str(DIGITS)
     sizes = {"val_size": 200, "test_size": 200, "batch_size": 32}
     data = Data(dir=folder, source="folder", augment=Augment(**augment), **sizes)
     found = MNISTDataModule(data, seed=0)
@@ -118,26 +116,3 @@ def test_teacher_and_student_see_the_same_view():
     assert len(seen["student"]) == 25
     for ours, theirs in zip(seen["student"], seen["teacher"], strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_at_alpha_1_a_student_of_views_is_the_student_alone(cli, teacher):
-    views = ("data.augment.mixup=1", "data.augment.rotate=10")
-    name = "data=mnist_mini,data.augment.mixup=1.0,data.augment.rotate=10.0,trainer.max_epochs=2"
-    assert cli("stage=student", *MINI, *views).code == 0
-    assert cli("stage=distill", *MINI, *views, "kd.alpha=1").code == 0
-    alone, distilled = (
-        metrics(run_folder(stage, start).parent / f"{start},{name}")
-        for stage, start in (("student", "seed=0"), ("distill", "T=2.0,alpha=1.0,seed=0"))
-    )
-    assert alone["train/loss"] == distilled["train/loss"]
-    assert alone["test/loss"] == distilled["test/loss"]
-    assert alone["data/augment/mixup"] == 1
-
-
-def test_function_matching_is_hintons_loss_on_views(cli, teacher):
-    words = ("data.augment.shift=2", "data.augment.rotate=15", "data.augment.mixup=1")
-    assert cli("stage=distill", *MINI, "kd=function_matching").code == 0
-    assert cli("stage=distill", *MINI, "kd.T=1", "kd.alpha=0", *words).code == 0
-    one, other = read_study(teacher.parents[1])[:2]
-    assert {one["kd/method"], other["kd/method"]} == {"hinton", "function_matching"}
-    assert one["test/loss"] == other["test/loss"]

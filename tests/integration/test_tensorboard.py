@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from conftest import MINI
+from helpers import MINI
 
 
 @pytest.fixture

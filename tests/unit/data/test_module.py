@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import DIGITS
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import ToTensor
 
@@ -19,7 +20,7 @@ from kd.data import mnist_files as mnist
 from kd.data.module import MNISTDataModule, digest, fingerprint, split_indices
 from kd.files import file_hash
 
-MINI = str(PROJECT / "tests" / "mnist_mini")
+MINI = str(DIGITS)
 
 
 def settings(**changes) -> Data:

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from torture import settings
 
 from kd.config.schema import PROJECT
-from tests.torture import settings
 
 
 def test_every_setting_is_swept_or_says_why_not():

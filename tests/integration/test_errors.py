@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI, tree
+from helpers import DIGITS, MINI, one_line, tree
 
 from kd.config.command_line import check
 from kd.config.messages import explain, is_disk_full
@@ -276,13 +276,6 @@ def test_a_full_disk_is_a_line(error):
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied", "f"))
 
 
-def one_line(said: str, expected: str) -> None:
-    assert expected in said
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1, said
-    assert "Traceback" not in said
-
-
 def no_teacher(teacher: Path) -> list[str]:
     return ["study=empty"]
 
@@ -332,7 +325,7 @@ def missing_data(teacher: Path) -> list[str]:
 
 
 def damaged_data(teacher: Path) -> list[str]:
-    raw = Path(shutil.copytree(PROJECT / "tests/mnist_mini", "damaged")) / "MNIST" / "raw"
+    raw = Path(shutil.copytree(DIGITS, "damaged")) / "MNIST" / "raw"
     images = raw / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-50_000])
     return ["data.dir=damaged"]

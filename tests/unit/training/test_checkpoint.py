@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from helpers import config as composed
 
-from kd.config.schema import PROJECT, UserError, validate
+from kd.config.schema import Config, UserError
 from kd.files import replacing
 from kd.models.network import Ensemble
 from kd.training.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
@@ -114,9 +114,8 @@ def test_another_split_is_refused(checkpoint):
         load_checkpoint(checkpoint, "0" * 16)
 
 
-def config(*words: str):
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return validate(compose("config", overrides=["stage=distill", *words]))
+def config(*words: str) -> Config:
+    return composed("stage=distill", *words)
 
 
 def split_of(teacher: Path) -> str:

@@ -4,15 +4,10 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from helpers import config
 
-from kd.config.schema import PROJECT, Config, validate
+from kd.config.schema import Config
 from kd.sweeps import grouping
-
-
-def config(*words: str) -> Config:
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return validate(compose("config", overrides=list(words)))
 
 
 def grid(seeds, temperatures, *words: str) -> list[Config]:
