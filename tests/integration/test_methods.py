@@ -1,4 +1,4 @@
-"""The methods in trainings: schedules, what each needs of the networks, procedures around them."""
+"""The methods in trainings: what each needs of the networks, and procedures around them."""
 
 from pathlib import Path
 
@@ -6,30 +6,9 @@ import pytest
 import torch
 from helpers import MINI, complete, metrics, one_line, weights
 
-from kd.config.schema import CNN, METHODS, MLP, Hinton
-from kd.methods.base import method_loss, weights_at
-from kd.models.network import Seen, build_model
+from kd.config.schema import METHODS, MLP
+from kd.models.network import build_model
 from kd.training.results import read_study
-
-
-def test_the_weights_without_a_schedule_are_alphas():
-    assert weights_at(Hinton(alpha=0.25), 0.1) == weights_at(Hinton(alpha=0.25), 9) == (0.25, 0.75)
-
-
-def test_warming_up_the_teachers_weight_grows_to_its_own():
-    kd = Hinton(alpha=0.5, warmup_epochs=4)
-    assert [weights_at(kd, e) for e in (1, 2, 4, 5)] == [
-        (0.5, 0.125),
-        (0.5, 0.25),
-        (0.5, 0.5),
-        (0.5, 0.5),
-    ]
-
-
-def test_after_the_stop_labels_teach_alone():
-    kd = Hinton(alpha=0.1, stop_epoch=3)
-    assert weights_at(kd, 3.0) == (0.1, 0.9)
-    assert weights_at(kd, 3.01) == (1.0, 0.0)
 
 
 def test_a_stopped_teacher_plays_no_part(cli, teacher):
@@ -62,22 +41,6 @@ def test_at_alpha_1_every_method_is_plain_training_bit_for_bit(cli, teacher, met
     assert cli("stage=distill", *MINI, *words).code == 0
     distilled, alone = (weights(run) for run in complete() if run.parent.name != "teacher")
     assert all(torch.equal(distilled[key], alone[key]) for key in alone)
-
-
-def test_attention_transfer_compares_block_by_block():
-    images = torch.rand(6, 1, 28, 28)
-    student, teacher = build_model(CNN(channels=[2, 4]), 0), build_model(CNN(), 1)
-    ours, theirs, labels = student.see(images), teacher.see(images), torch.arange(6)
-    kd = METHODS["at"](alpha=0.0, term_weight=10.0)
-
-    def loss(seen: Seen) -> float:
-        return method_loss(seen, theirs, labels, kd, (0.0, 1.0)).item()
-
-    assert loss(theirs) == 0
-    assert loss(ours) > 0
-    first = ours._replace(maps=(ours.maps[0], theirs.maps[1]))
-    second = ours._replace(maps=(theirs.maps[0], ours.maps[1]))
-    assert loss(first) + loss(second) == pytest.approx(loss(ours))
 
 
 def test_attention_transfer_needs_feature_maps(cli, teacher):
