@@ -1,8 +1,5 @@
 """Wrong commands: one line that helps, status 1, no traceback, and all that was there intact."""
 
-import errno
-import itertools
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +10,6 @@ import torch
 from helpers import DIGITS, MINI, one_line, tree
 
 from kd.config.command_line import check
-from kd.config.messages import explain, is_disk_full
 from kd.config.schema import PROJECT
 from kd.training.checkpoint import content_digest
 
@@ -214,66 +210,6 @@ def test_hydras_harmless_flags_and_keys_go_on(cli):
         assert check(flags) == flags
     said = cli("-m", "hydra.sweeper.max_batch_size=2", "seed=1,-1")
     one_line(said.err, "seed=-1: must be")
-
-
-def test_flags_may_follow_words():
-    assert check(["seed=1", "-m", "kd.T=1,2"]) == ["-m", "seed=1", "kd.T=1,2"]
-
-
-def test_a_large_sweep_is_counted_before_it_is_listed(capsys):
-    check(["-m", "seed=range(0,1000)"])
-    assert capsys.readouterr().out == ""
-    check(["-m", "kd.T=range(1,100000)"])
-    said = capsys.readouterr().out
-    assert said.startswith("99999 runs: about 83 minutes until the first begins, then 83 minutes")
-    assert said.count("\n") == 1
-    check(["hydra.mode=MULTIRUN", "kd=glob(*)", "seed=shuffle(range(0,100))", "kd.T=2,3"])
-    assert capsys.readouterr().out.startswith("2600 runs: about 2 minutes")
-
-
-def chained(*errors: BaseException) -> BaseException:
-    """The first error, which came of the second, and so on."""
-    for effect, cause in itertools.pairwise(errors):
-        effect.__cause__ = cause
-    return errors[0]
-
-
-class OutOfMemoryError(RuntimeError):
-    """As torch calls its own."""
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"
-        ),
-        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
-    ],
-)
-def test_out_of_memory_says_what_to_make_smaller(error):
-    said = explain(chained(ValueError("while training"), error))
-    assert all(key in said for key in ("data.batch_size", "model.hidden", "trainer.group_mb"))
-    assert "\n" not in said
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(OSError(n, os.strerror(n), "f") for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
-        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"),
-        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
-    ],
-)
-def test_a_full_disk_is_a_line(error):
-    whole = chained(RuntimeError("in the end"), error)
-    assert is_disk_full(whole)
-    said = explain(whole)
-    assert said.startswith("no room left on the device (")
-    assert ("(f)" in said) == isinstance(error, OSError)
-    assert not is_disk_full(OSError(errno.EACCES, "Permission denied", "f"))
 
 
 def no_teacher(teacher: Path) -> list[str]:

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import DIGITS, MINI, tree
+from helpers import DIGITS, MINI
 
 import train
 from kd.config.schema import PROJECT, Config
 from kd.report import stats
 from kd.report.comparison import compared
 from kd.report.notes import notes
-from kd.report.page import Section, markdown, write_page
 from kd.report.study import load_study
 from kd.training.run_folder import read_metrics, write_metrics
 
@@ -615,16 +614,6 @@ def test_two_reports_at_once_both_work(study):
     assert not list(Path("outputs/main").glob(".report*"))
 
 
-def test_a_report_that_fails_leaves_the_old_one(tmp_path):
-    target = tmp_path / "report"
-    write_page([Section("verdict", "Verdict", "old")], target, "main")
-    before = tree(target)
-    with pytest.raises(AttributeError):
-        write_page([Section("verdict", "Verdict", "new", figure="none")], target, "main")
-    assert tree(target) == before
-    assert {path.name for path in tmp_path.iterdir()} == {"report", ".locks"}
-
-
 @pytest.mark.slow
 def test_names_cannot_become_markup(study):
     evil = "<b>|[x](http://evil)`y`\n# h"
@@ -643,21 +632,6 @@ def test_names_cannot_become_markup(study):
     columns = re.split(r"(?<!\\)\|", next(x for x in text.splitlines() if x.startswith("| method")))
     assert len(re.split(r"(?<!\\)\|", row)) == len(columns)
     assert "<b>|" not in PAGE.read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("T = 4, alpha = 0.5: -1.2 to +3 (p = 0.1).", None),
-        ("within_weight=2.0", None),
-        ("# no heading", r"\# no heading"),
-        ("1. no list", r"1\. no list"),
-        ("_no_ *stress*", r"\_no\_ \*stress\*"),
-        ("two\n\nlines", "two lines"),
-    ],
-)
-def test_markdown_shows_a_text_as_it_is(text, said):
-    assert markdown(text) == (said or text)
 
 
 @pytest.mark.slow

@@ -2,15 +2,13 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers import CONF, composed
 from omegaconf import OmegaConf
 
-from kd.config.schema import PROJECT, UserError, flatten, relevant, run_name, validate
+from kd.config.schema import UserError, flatten, relevant, run_name, validate
 
 CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 
@@ -137,29 +135,6 @@ def test_a_student_does_not_depend_on_the_method():
     plain = relevant(validate(composed("stage=student")))
     assert plain == relevant(validate(composed("stage=student", "kd.T=9", "teacher.seed=4")))
     assert name("stage=student", "kd.T=9") == "student/seed=0"
-
-
-def test_help_and_typos_import_nothing_heavy():
-    code = (
-        "import sys, train; sys.argv = ['train.py', *sys.argv[1:]]\n"
-        "try: train.main()\n"
-        "except SystemExit: pass\n"
-        "print('heavy:', sorted({'torch', 'pytorch_lightning', 'torchvision'} & set(sys.modules)))"
-    )
-    for word in ("--help", "kd.TT=3", "kd.T=0", "stage=foo"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, word], cwd=PROJECT, capture_output=True, text=True
-        )
-        assert done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr
-
-
-def test_help_teaches(cli):
-    said = cli("--help")
-    assert said.code == 0
-    for word in ("stage=teacher", "-m stage=distill", "tensorboard --logdir outputs", "overwrite"):
-        assert word in said.out
-    for choice in CHOICES:
-        assert choice.stem in said.out
 
 
 def test_the_saved_configuration_reads_back(tmp_path: Path):

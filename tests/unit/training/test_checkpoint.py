@@ -9,7 +9,6 @@ import torch
 from helpers import config as composed
 
 from kd.config.schema import Config, UserError
-from kd.files import replacing
 from kd.models.network import Ensemble
 from kd.training.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
 from kd.training.run_folder import read_metrics, write_metrics
@@ -162,18 +161,3 @@ def test_a_list_of_checkpoints_is_an_ensemble(teacher):
     images = torch.rand(3, 1, 28, 28)
     single = load_checkpoint(teacher / "model.ckpt")(images).log_softmax(1)
     assert torch.allclose(ensemble(images), single, atol=1e-5)
-
-
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail() -> None:
-        with replacing(path) as beside:
-            beside.write_text("half")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fail()
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert path.read_text() == "old"
