@@ -31,19 +31,18 @@ def board(cli, teacher) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait()
 
 
 def ask(address: str, path: str, body: dict | None = None) -> object:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request) as answer:
         return json.load(answer)
 
 
-def wait_for(question, enough, seconds: float = 60) -> object:
+def wait_for(question, enough) -> object:
     """Ask until the answer is enough: the server starts, then reads the files, in its own time."""
-    deadline = time.monotonic() + seconds
     while True:
         try:
             answer = question()
@@ -51,7 +50,6 @@ def wait_for(question, enough, seconds: float = 60) -> object:
             answer = None
         if answer is not None and enough(answer):
             return answer
-        assert time.monotonic() < deadline, answer
         time.sleep(0.2)
 
 
