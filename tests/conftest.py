@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers import MINI
 
 import train
 
 # Before torch is imported, here and in the commands that tests start: the networks are too small
 # for two threads, which would only wait for each other beside the tests of the other core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-MINI = ("data=mnist_mini", "trainer.max_epochs=2")
 
 
 class Result(NamedTuple):
@@ -64,8 +63,3 @@ def teacher(cli, _trained, tmp_path) -> Path:
     shutil.copytree(_trained, tmp_path / "outputs")
     (found,) = (tmp_path / "outputs" / "main" / "teacher").iterdir()
     return found
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its bytes: to see that nothing was touched."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,0 +1,58 @@
+"""What several tests share: words of commands, and what a run left behind."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from kd.config.schema import PROJECT, Config, validate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONF = PROJECT / "conf"
+DIGITS = PROJECT / "tests" / "mnist_mini"
+MINI = ("data=mnist_mini", "trainer.max_epochs=2")
+
+
+def composed(*words: str) -> DictConfig:
+    """What Hydra makes of a command's words."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(words))
+
+
+def config(*words: str) -> Config:
+    """The same, checked and typed."""
+    return validate(composed(*words))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes: to see that nothing was touched."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def one_line(said: str, expected: str) -> None:
+    """An error's text is one line that says what is expected."""
+    assert expected in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    assert "Traceback" not in said
+
+
+def complete(study: str = "main", stage: str = "*") -> list[Path]:
+    """The folders of a study's complete runs, sorted."""
+    return sorted(path.parent for path in Path("outputs", study).glob(f"{stage}/*/metrics.json"))
+
+
+def metrics(run: Path) -> dict[str, Any]:
+    """The figures of a run."""
+    return json.loads((run / "metrics.json").read_text())
+
+
+def weights(run: Path) -> "dict[str, Tensor]":
+    """The parameters of a run's network."""
+    import torch  # not before conftest.py has said how many threads it may have
+
+    return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]

@@ -1,0 +1,32 @@
+"""What README and docs tell people to type exists and is understood."""
+
+import re
+import shlex
+
+import pytest
+from helpers import composed
+
+from kd.config.schema import PROJECT, validate
+from train import quote_path
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in (PROJECT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^python train\.py (.*=.*?)(?:\s+#.*)?$", re.M)
+COMMANDS = sorted({command for page in PAGES for command in COMMAND.findall(page)})
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 30
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(command):
+    words = [quote_path(word) for word in shlex.split(command) if word != "-m"]
+    validate(composed(*(re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words)))
+
+
+def test_every_make_target_and_every_file_exists():
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.M)) <= targets
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (PROJECT / path).exists(), path

@@ -1,0 +1,385 @@
+"""One run: what it leaves behind, and what happens when it is asked for again."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import DIGITS, MINI, metrics, tree
+
+from kd import metrics as fidelity
+from kd.config.schema import PROJECT
+from kd.data.module import load_pool
+from kd.files import file_hash
+from kd.training.checkpoint import load_checkpoint
+
+FILES = {
+    ".hydra/config.yaml",
+    ".hydra/hydra.yaml",
+    ".hydra/overrides.yaml",
+    "train.log",
+    "model.ckpt",
+    "predictions.npz",
+    "metrics.json",
+}
+SUFFIX = ",data=mnist_mini,trainer.max_epochs=2"
+
+
+def run_folder(stage: str, name: str = "seed=0", study: str = "main") -> Path:
+    return Path("outputs", study, stage, name + SUFFIX)
+
+
+def test_a_run_leaves_everything_behind(cli, teacher):
+    said = cli("stage=distill", *MINI, "kd.T=4", "kd.alpha=0.25")
+    assert said.code == 0, said.err
+    folder = run_folder("distill", "T=4.0,alpha=0.25,seed=0")
+    assert set(tree(folder)) >= FILES
+    assert any(name.startswith("events.out.tfevents") for name in tree(folder))
+    found = metrics(folder)
+    expected = {
+        "stage": "distill",
+        "study": "main",
+        "seed": 0,
+        "data/seed": 0,
+        "kd/method": "hinton",
+        "kd/T": 4.0,
+        "kd/alpha": 0.25,
+        "model/name": "mlp",
+        "model/params": 25_450,
+        "epochs": 2,
+        "teacher/checkpoint": str((teacher / "model.ckpt").relative_to(Path.cwd())),
+        "version/torch": torch.__version__,
+    }
+    assert {key: found[key] for key in expected} == expected
+    for key in ("train/loss", "val/loss", "test/loss", "fidelity/kl", "time/fit_s"):
+        assert found[key] > 0
+    for key in ("train/acc", "val/acc", "test/acc", "test/ece", "fidelity/agreement"):
+        assert 0 <= found[key] <= 1
+    assert "version/python" in found
+    assert "version/lightning" in found
+    assert "git/commit" in found
+
+
+def test_the_last_line_says_where_the_results_are(cli):
+    said = cli("stage=student", *MINI)
+    assert said.out.strip().splitlines()[-1].startswith(f"results: {run_folder('student')}")
+    assert "25450" in said.out
+    assert said.err == ""
+
+
+def test_the_figures_are_those_of_predictions_and_checkpoint(cli, teacher):
+    cli("stage=distill", *MINI)
+    folder = run_folder("distill", "T=2.0,alpha=0.5,seed=0")
+    kept, found = np.load(folder / "predictions.npz"), metrics(folder)
+    assert kept["logits"].dtype == np.float32
+    logits, labels = torch.from_numpy(kept["logits"]), torch.from_numpy(kept["labels"])
+    assert fidelity.accuracy(logits, labels).item() == pytest.approx(found["test/acc"])
+    pool = load_pool("MNIST", str(DIGITS), "folder", torch.device("cpu"))
+    indices = torch.from_numpy(kept["indices"])
+    assert torch.equal(pool.labels[indices], labels)
+    with torch.no_grad():
+        student = load_checkpoint(folder / "model.ckpt")(pool.images[indices])
+        taught = load_checkpoint(teacher / "model.ckpt")(pool.images[indices])
+    assert torch.allclose(student, logits, atol=1e-5)
+    agreement = fidelity.agreement(logits, taught).item()
+    assert agreement == pytest.approx(found["fidelity/agreement"])
+    kl = fidelity.predictive_kl(logits, taught).item()
+    assert kl == pytest.approx(found["fidelity/kl"], rel=1e-4)
+
+
+def test_the_checkpoint_is_the_best_epochs_where_that_is_asked_for(cli):
+    words = ("checkpoint=best", "optim=keras", "optim.lr=0.05", "trainer.max_epochs=6")
+    cli("stage=student", "data=mnist_mini", *words)
+    (folder,) = Path("outputs/main/student").iterdir()
+    found, log = metrics(folder), (folder / "train.log").read_text()
+    accuracies = [float(line.split()[-1]) for line in log.splitlines() if "epoch " in line]
+    assert len(accuracies) == 6
+    assert found["epochs"] == accuracies.index(max(accuracies)) + 1
+    assert found["val/acc"] == max(accuracies)
+
+
+def test_a_complete_run_is_skipped(cli):
+    cli("stage=student", *MINI)
+    before = tree(Path("outputs"))
+    said = cli("stage=student", *MINI)
+    assert said.code == 0
+    assert "skipped: complete already" in said.out
+    assert tree(Path("outputs")) == before
+
+
+def test_other_settings_are_refused_by_name(cli):
+    cli("stage=student", *MINI)
+    before = tree(Path("outputs"))
+    said = cli("+experiment=talk", "study=main", "stage=student", *MINI)
+    assert said.code == 1
+    for word in ("optim.lr (0.01 there, 0.001 here)", "study=NEW", "overwrite=true"):
+        assert word in said.err
+    assert tree(Path("outputs")) == before
+
+
+def test_other_unverified_data_is_not_taken_for_the_same(cli):
+    cli("stage=student", *MINI)
+    said = cli("stage=student", *MINI, "data.dir=elsewhere")
+    assert said.code == 1
+    assert "data.dir" in said.err
+    assert "elsewhere here" in said.err
+
+
+def test_overwrite_trains_again(cli):
+    cli("stage=student", *MINI)
+    said = cli("+experiment=talk", "study=main", "stage=student", *MINI, "overwrite=true")
+    assert said.code == 0, said.err
+    folder = run_folder("student")
+    assert metrics(folder)["optim/lr"] == 1e-3
+    saved = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+    assert saved["optim"]["lr"] == 1e-3
+    assert len(list(folder.glob("events.out.tfevents*"))) == 2, "the first run's curves are gone"
+
+
+def test_overwrite_loses_nothing_when_it_cannot_start(cli):
+    cli("stage=student", *MINI)
+    before = tree(Path("outputs"))
+    said = cli("stage=student", *MINI, "overwrite=true", "data.dir=/nowhere")
+    assert said.code == 1
+    assert "data.dir=/nowhere" in said.err
+    assert tree(Path("outputs")) == before
+
+
+def test_an_incomplete_run_is_trained_again(cli):
+    cli("stage=student", *MINI)
+    folder = run_folder("student")
+    wanted = torch.load(folder / "model.ckpt", weights_only=True)["state_dict"]
+    (folder / "metrics.json").unlink()
+    (folder / "model.ckpt").write_bytes(b"half a checkpoi")
+    said = cli("stage=student", *MINI)
+    assert said.code == 0
+    found = torch.load(folder / "model.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert len(list(folder.glob("events.out.tfevents*"))) == 2, (
+        "the first attempt's curves are gone"
+    )
+
+
+def test_a_distillation_notices_that_its_teacher_changed(cli, teacher):
+    words = ("stage=distill", *MINI)
+    assert cli(*words).code == 0
+    assert "skipped" in cli(*words).out
+    assert cli("stage=teacher", *MINI, "overwrite=true").code == 0
+    assert "skipped" in cli(*words).out, "the same teacher, bit for bit"
+    checkpoint = torch.load(teacher / "model.ckpt", weights_only=True)
+    torch.save(checkpoint | {"epoch": 1}, teacher / "model.ckpt")
+    said = cli(*words)
+    assert said.code == 1
+    assert "the teacher (it was trained anew since)" in said.err
+
+
+def test_the_same_command_twice_gives_the_same_files(cli, teacher):
+    for study in ("a", "b"):
+        cli("stage=distill", *MINI, f"study={study}", f'teacher.checkpoint="{teacher}"')
+    one, other = (next(Path("outputs", s, "distill").iterdir()) for s in "ab")
+    for name in ("model.ckpt", "predictions.npz"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_does_not_depend_on_what_ran_before(cli, teacher):
+    words = ("stage=distill", *MINI, f'teacher.checkpoint="{teacher}"')
+    cli(*words, "study=alone", "kd.T=4", "kd.alpha=0")
+    one_by_one = "hydra/launcher=basic"  # together, rounding differs
+    cli("-m", *words, "study=swept", "kd.T=1,4", "kd.alpha=1,0", "seed=1,0", one_by_one)
+    (alone,) = Path("outputs/alone/distill").glob("T=4.0,alpha=0.0,seed=0*/model.ckpt")
+    (swept,) = Path("outputs/swept/distill").glob("T=4.0,alpha=0.0,seed=0*/model.ckpt")
+    assert alone.read_bytes() == swept.read_bytes()
+
+
+def test_results_csv_has_a_row_a_complete_run(cli, teacher):
+    cli("stage=student", *MINI)
+    cli("stage=distill", *MINI)
+    with open("outputs/main/results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows] == ["distill", "student", "teacher"]
+    for row in rows:
+        found = json.loads(Path("outputs/main", row["run"], "metrics.json").read_text())
+        assert float(row["test/acc"]) == found["test/acc"]
+
+
+def test_an_ensemble_teaches(cli, teacher):
+    cli("stage=teacher", *MINI, "seed=1")
+    other = run_folder("teacher", "seed=1")
+    said = cli("stage=distill", *MINI, f'teacher.checkpoint=["{teacher}","{other}"]')
+    assert said.code == 0, said.err
+    (folder,) = Path("outputs/main/distill").iterdir()
+    assert metrics(folder)["teacher/checkpoint"].count("model.ckpt") == 2
+
+
+def test_the_log_has_what_was_said_and_a_failures_traceback(cli):
+    said = cli("stage=student", *MINI)
+    log = (run_folder("student") / "train.log").read_text()
+    for line in said.out.splitlines():
+        assert line in log or line.startswith("results:")
+    said = cli("stage=student", *MINI, "optim.lr=1e38")
+    (log,) = (p.read_text() for p in Path("outputs/main/student").glob("*lr=1e*/train.log"))
+    assert said.err.strip().removeprefix("error: ") in log
+    assert "Traceback" in log
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "kd.T=1,2")])
+def test_a_run_that_is_refused_leaves_nothing(cli, sweep):
+    said = cli(*sweep, "stage=distill", *MINI, "study=typo")
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert "no complete teacher of seed 0 in outputs/typo/teacher" in said.err
+    assert not Path("outputs/typo").exists()
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
+def test_a_network_that_is_no_number_is_no_result(cli, sweep):
+    said = cli(*sweep, "stage=student", *MINI, "optim.lr=1e38")
+    assert said.code == 1
+    assert "training diverged: " in said.out + said.err
+    assert "Traceback" not in said.out + said.err
+    assert not list(Path("outputs").glob("main/student/*/metrics.json"))
+    assert not list(Path("outputs").glob("main/student/*/model.ckpt"))
+
+
+def test_weights_that_are_no_numbers_fail_whatever_the_loss(cli, monkeypatch):
+    from kd.training.callbacks import KeepWeights
+
+    def spoil(self, *arguments):
+        healthy(self, *arguments)
+        self.weights["output.bias"][3] = math.inf
+
+    healthy = KeepWeights.on_train_epoch_end
+    monkeypatch.setattr(KeepWeights, "on_train_epoch_end", spoil)
+    said = cli("stage=student", *MINI)
+    assert "weights and test logits are not finite after epoch 2" in said.err
+
+
+def test_images_that_have_changed_are_not_skipped_over(cli, tmp_path):
+    digits = Path(shutil.copytree(DIGITS, tmp_path / "digits"))
+    words = ("stage=student", *MINI, "data.dir=digits")
+    assert cli(*words).code == 0
+    assert "skipped" in cli(*words).out
+    (labels,) = digits.glob("MNIST/raw/train-labels*")
+    content = bytearray(labels.read_bytes())
+    content[8] = (content[8] + 1) % 10
+    labels.write_bytes(content)
+    for sweep in ((), ("-m", "seed=0,1")):
+        said = cli(*sweep, *words)
+        assert said.code == 1
+        assert "holds a complete run of other settings: the images (" in said.out + said.err
+    shutil.rmtree(digits)
+    assert "skipped" in cli(*words).out, "a complete run needs its images no more"
+
+
+MALFORMED = (
+    b"",
+    b"{}",
+    b"[]",
+    b"5",
+    b"[" * 50_000,
+    b"\xff\xfe",
+    b"a: [1, b: {",
+    b"{1: 2}",
+    b"!x y",
+)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", ".hydra/config.yaml"])
+def test_malformed_files_of_a_complete_run_are_named(cli, name):
+    cli("stage=student", *MINI)
+    path = run_folder("student") / name
+    for content in MALFORMED:
+        path.write_bytes(content)
+        for sweep in ((), ("-m", "seed=0,1"))[: 1 + (content in MALFORMED[:2])]:
+            said = cli(*sweep, "stage=student", *MINI)
+            assert said.code == 1, content
+            assert "Traceback" not in said.out + said.err
+            assert str(path) in said.out + said.err
+            assert said.err.count("\n") == 1
+            assert path.read_bytes() == content, "nothing is trained over unasked"
+    assert cli("stage=student", *MINI, "overwrite=true").code == 0
+
+
+def test_another_process_is_not_trained_over(cli, teacher):
+    """The lock is another process's, as tests in one process could enter their own."""
+    words = ("stage=distill", *MINI)
+    assert cli(*words).code == 0
+    (run,) = Path("outputs/main/distill").iterdir()
+    (run / "metrics.json").unlink()
+    before = tree(run)
+    code = (
+        "import sys, pathlib, kd.training.run_folder\n"
+        f"with kd.training.run_folder.lock_run(pathlib.Path({str(run.absolute())!r})):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT
+    )
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        for sweep in ((), ("-m", "seed=0,1")):
+            said = cli(*sweep, *words)
+            assert said.code == 1
+            assert f"{run.name}: another process is training this run" in said.err
+            assert said.err.count("\n") == 1
+        assert tree(run) == before
+        assert len(list(run.parent.iterdir())) == 1
+    finally:
+        holder.kill()
+        holder.wait()
+    assert cli(*words).code == 0, "a lock ends with its process"
+
+
+def test_what_a_killed_run_left_is_cleared(cli):
+    cli("stage=student", *MINI)
+    folder = run_folder("student")
+    clean = {path.name for path in folder.iterdir()}
+    for name in ("metrics.json", "train.log"):
+        (folder / name).unlink()
+    for name in ("model.ckpt", "metrics.json", "predictions.npz"):
+        (folder / f".{name}.0123abcd").write_bytes(b"half")
+    (folder / ".hydra" / ".config.yaml.0123abcd").write_bytes(b"half")
+    umask = os.umask(0o027)
+    try:
+        cli("stage=student", *MINI)
+    finally:
+        os.umask(umask)
+    found = {path.name.split(".out")[0] for path in folder.iterdir()}
+    assert found == {name.split(".out")[0] for name in clean}
+    assert len(list((folder / ".hydra").iterdir())) == 3
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+    assert modes == {0o640}
+
+
+def test_metrics_say_what_they_were_made_with(cli):
+    cli("stage=student", *MINI)
+    found = metrics(run_folder("student"))
+    assert found["predictions/sha256"] == file_hash(run_folder("student") / "predictions.npz")
+    commit = found["git/commit"]
+    assert (commit is None) == (found["git/dirty"] is None)
+    assert commit is None or isinstance(found["git/dirty"], bool)
+
+
+def test_a_path_with_equals_signs_needs_no_quotes(cli, teacher):
+    checkpoint = teacher.relative_to(Path.cwd()) / "model.ckpt"
+    said = cli("stage=distill", *MINI, f"teacher.checkpoint={checkpoint}")
+    assert said.code == 0, said.err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_learns_what_a_cpu_learns(cli):
+    for accelerator in ("cpu", "gpu"):
+        assert cli("stage=student", *MINI, f"trainer={accelerator}", "model.dropout=0").code == 0
+    cpu, gpu = (metrics(p) for p in sorted(Path("outputs/main/student").iterdir()))
+    assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)

@@ -1,0 +1,18 @@
+"""Words of the command line: their order, and how many runs they make."""
+
+from kd.config.command_line import check
+
+
+def test_flags_may_follow_words():
+    assert check(["seed=1", "-m", "kd.T=1,2"]) == ["-m", "seed=1", "kd.T=1,2"]
+
+
+def test_a_large_sweep_is_counted_before_it_is_listed(capsys):
+    check(["-m", "seed=range(0,1000)"])
+    assert capsys.readouterr().out == ""
+    check(["-m", "kd.T=range(1,100000)"])
+    said = capsys.readouterr().out
+    assert said.startswith("99999 runs: about 83 minutes until the first begins, then 83 minutes")
+    assert said.count("\n") == 1
+    check(["hydra.mode=MULTIRUN", "kd=glob(*)", "seed=shuffle(range(0,100))", "kd.T=2,3"])
+    assert capsys.readouterr().out.startswith("2600 runs: about 2 minutes")

@@ -1,0 +1,255 @@
+"""The rules of meaning: what a distillation may and may not do to teacher, student and seeds."""
+
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from helpers import DIGITS
+from torch import nn
+
+from kd.config.schema import CNN, MLP, Data, Hinton, Optim
+from kd.data.module import MNISTDataModule
+from kd.models.network import Seen, build_model
+from kd.training.callbacks import KeepWeights
+from kd.training.modules import (
+    Classifier,
+    DistillModule,
+    StudentModule,
+    TeacherModule,
+    adam_step,
+    make_adam,
+)
+
+MINI = Data(
+    dir=str(DIGITS),
+    source="folder",
+    val_size=200,
+    test_size=200,
+    batch_size=32,
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> MNISTDataModule:
+    module = MNISTDataModule(MINI, seed=0)
+    module.setup()
+    return module
+
+
+@pytest.fixture(scope="module")
+def teacher(data) -> torch.nn.Module:
+    network = build_model(CNN(), seed=0)
+    fit(TeacherModule(network, Optim(lr=5e-3)))
+    return network
+
+
+def fit(module: Classifier, seed: int = 0, epochs: int = 2, which: str = "last") -> KeepWeights:
+    keep = KeepWeights(which)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keep],
+    )
+    trainer.fit(module, datamodule=MNISTDataModule(MINI, seed))
+    return keep
+
+
+def student(seed: int = 0, dropout: float = 0.1) -> torch.nn.Module:
+    return build_model(MLP(dropout=dropout), seed)
+
+
+def distilled(teacher, T=2.0, alpha=0.5, seed=0, direction="forward", taught=None, dropout=0.1):
+    kd = Hinton(T=T, alpha=alpha, direction=direction)
+    network = student(seed, dropout)
+    module = DistillModule(network, Optim(), copy.deepcopy(teacher), kd, taught)
+    fit(module, seed)
+    return module
+
+
+def weights(module: Classifier) -> dict[str, torch.Tensor]:
+    return module.network.state_dict()
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def all_seen(teacher, data) -> Seen:
+    with torch.no_grad():
+        return teacher.eval().see(data.pool.images)
+
+
+@pytest.mark.parametrize("T", [1.0, 4.0, 10.0])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_at_alpha_1_distillation_is_plain_training_bit_for_bit(teacher, T, direction):
+    alone = StudentModule(student(), Optim())
+    fit(alone)
+    assert same(weights(distilled(teacher, T=T, alpha=1.0, direction=direction)), weights(alone))
+
+
+def test_the_teacher_is_frozen(teacher):
+    before = copy.deepcopy(teacher.state_dict())
+    module = distilled(teacher, alpha=0.0)
+    assert same(module.teacher.network.state_dict(), before)
+    module.train()
+    module.teacher.train()
+    assert not any(part.training for part in module.teacher.modules())
+    assert module.network.training
+    assert not any(p.requires_grad for p in module.teacher.parameters())
+
+
+def test_the_teacher_is_in_neither_checkpoint_nor_optimiser(teacher):
+    module = DistillModule(student(), Optim(schedule="constant"), teacher, Hinton())
+    expected = {f"network.{key}" for key in module.network.state_dict()}
+    assert set(module.state_dict()) == expected
+    assert {id(p) for p in module.parameters()} == {id(p) for p in module.network.parameters()}
+    adam = module.configure_optimizers()["optimizer"]
+    held = [p for group in adam.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in module.network.parameters()}
+
+
+def test_precomputed_teacher_logits_change_nothing(teacher, data):
+    live = distilled(teacher, alpha=0.0, T=4.0)
+    cached = distilled(teacher, alpha=0.0, T=4.0, taught=all_seen(teacher, data))
+    for key, value in weights(live).items():
+        assert torch.allclose(value, weights(cached)[key], rtol=1e-4, atol=1e-5), key
+
+
+def test_the_loss_of_a_step_is_the_formula(teacher, data):
+    module = DistillModule(student(dropout=0.0), Optim(), teacher, Hinton(T=3.0, alpha=0.3))
+    batch = next(iter(data.train_dataloader()))
+    images, labels, _ = batch
+    ours = module.training_step(batch, 0)
+    s, t = module.network(images), module.teacher.see(images).logits
+    kl = F.kl_div(F.log_softmax(s / 3, 1), F.softmax(t / 3, 1), reduction="batchmean")
+    assert ours.item() == pytest.approx((0.3 * F.cross_entropy(s, labels) + 0.7 * 9 * kl).item())
+
+
+def test_the_same_training_twice_gives_the_same_weights(teacher):
+    first = distilled(teacher, T=2.0, alpha=0.25, seed=3)
+    torch.manual_seed(123)
+    assert same(weights(distilled(teacher, T=2.0, alpha=0.25, seed=3)), weights(first))
+    assert not same(weights(distilled(teacher, T=2.0, alpha=0.25, seed=4)), weights(first))
+
+
+class Witness(StudentModule):
+    """Notes what a student sees: initial weights, batches and dropout masks."""
+
+    def __init__(self, network, optim):
+        super().__init__(network, optim)
+        self.seen = [next(network.parameters()).detach().clone()]
+
+    def training_step(self, batch, batch_index):
+        self.seen.append(batch[2].clone())
+        before = self.network.dropout.forward
+
+        def note(hidden):
+            dropped = before(hidden)
+            self.seen.append(torch.where(hidden > 0, (dropped != 0).float(), -1.0))
+            return dropped
+
+        self.network.dropout.forward = note
+        try:
+            return super().training_step(batch, batch_index)
+        finally:
+            self.network.dropout.forward = before
+
+
+class DistilledWitness(Witness):
+    """The same, with another loss: another cell of the sweep."""
+
+    def loss(self, seen, batch):
+        return 0.5 * super().loss(seen, batch) + seen.logits.square().mean()
+
+
+def test_cells_of_one_seed_share_weights_batches_and_masks():
+    one, other = Witness(student(5), Optim()), DistilledWitness(student(5), Optim())
+    fit(one, seed=5)
+    fit(other, seed=5)
+    assert len(one.seen) == len(other.seen) > 50
+    for mine, theirs in zip(one.seen, other.seen, strict=True):
+        if mine.ndim == 2 and mine.shape[1] == 32 and mine.max() <= 1:
+            shown = (mine >= 0) & (theirs >= 0)  # where both hidden units are active
+            assert torch.equal(mine[shown], theirs[shown])
+        else:
+            assert torch.equal(mine, theirs)
+    assert not torch.equal(weights(one)["dense.weight"], weights(other)["dense.weight"])
+
+
+def test_the_student_trains_in_training_mode_after_validation():
+    modes = []
+
+    class Watched(StudentModule):
+        def training_step(self, batch, batch_index):
+            modes.append(self.network.training)
+            return super().training_step(batch, batch_index)
+
+    fit(Watched(student(), Optim()), epochs=3)
+    assert modes == [True] * 75
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_follows_its_schedule(schedule):
+    class Rates(StudentModule):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.rates = []
+
+        def on_train_batch_end(self, *_):
+            self.rates.append(self.optimizers().param_groups[0]["lr"])
+
+    module = Rates(student(), Optim(lr=0.01, schedule=schedule))
+    fit(module, epochs=2)
+    assert len(module.rates) == 50
+    if schedule == "constant":
+        assert set(module.rates) == {0.01}
+    else:
+        assert module.rates == sorted(module.rates, reverse=True)
+        assert module.rates[24] == pytest.approx(0.005, rel=0.1)
+        assert module.rates[-1] < 1e-4
+
+
+def test_best_keeps_the_best_validation_epoch_and_last_the_last():
+    seen = []
+
+    class Spoilt(StudentModule):
+        def on_validation_epoch_start(self):
+            if self.current_epoch >= 3:  # from here on it can only guess
+                torch.nn.init.zeros_(self.network.output.weight)
+
+        def on_train_epoch_end(self):
+            super().on_train_epoch_end()
+            state = {k: v.clone() for k, v in self.network.state_dict().items()}
+            seen.append((float(self.trainer.callback_metrics["val/acc"]), state))
+
+    best = fit(Spoilt(student(), Optim()), epochs=5, which="best")
+    accuracies = [accuracy for accuracy, _ in seen]
+    expected = accuracies.index(max(accuracies))
+    assert best.epoch == expected + 1 <= 3
+    assert same(best.weights, seen[expected][1])
+    assert best.metrics["val/acc"] == pytest.approx(max(accuracies))
+    last = fit(Spoilt(student(), Optim()), epochs=5, which="last")
+    assert last.epoch == 5
+    assert same(last.weights, seen[-1][1])
+    assert last.metrics["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)
+
+
+def test_a_step_by_the_function_is_adams():
+    values = [torch.randn(3, 4), torch.randn(5)]
+    plain, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    adams = [make_adam(parameters, Optim()) for parameters in (plain, lean)]
+    for number in range(4):
+        gradients = [torch.randn_like(value) for value in values]
+        for parameter, gradient in zip(plain, gradients, strict=True):
+            parameter.grad = gradient
+        adams[0].step()
+        adam_step(adams[1], gradients)
+        if number == 1:  # as a training that goes on
+            adams[1].load_state_dict(adams[1].state_dict())
+        for mine, its in zip(lean, plain, strict=True):
+            assert torch.equal(mine, its)
