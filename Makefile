@@ -1,9 +1,10 @@
-# make run: the whole experiment on a fresh machine; make test: the whole suite.
+# make run: the whole experiment on a fresh machine; make test: the whole suite;
+# make test-lowest: the suite with the lowest versions that pyproject.toml admits.
 # Python 3.11 or newer; another interpreter: make run PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench torture clean
+.PHONY: run test test-lowest lint bench torture clean
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
@@ -13,6 +14,9 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest
 
 # The promises of docs/trust.md under attack: make torture SECONDS=600 SEED=3
 SECONDS ?= 600
@@ -33,5 +37,14 @@ bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# Of Python, too, the lowest: later ones have no wheels of the lowest versions. What kd does not name
+# itself is the newest.
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make test-lowest PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --upgrade --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
