@@ -24,18 +24,23 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from kd.config.schema import PROJECT, Config, validate
+from kd.config.schema import Config
+from kd.config.validation import validate
 from kd.data.module import MNISTDataModule
+from kd.files import PROJECT
 from kd.models.network import build_model
-from kd.training.callbacks import KeepWeights
+from kd.training.callbacks import Record
+from kd.training.curves import Curves
+from kd.training.fit import make_trainer
+from kd.training.material import choose_accelerator
 from kd.training.modules import StudentModule, TeacherModule
-from kd.training.run import choose_accelerator, make_logger, make_trainer
 
 
 def tutorial_network(stage: str) -> nn.Sequential:
@@ -78,7 +83,7 @@ class TutorialModule(pl.LightningModule):
         return torch.optim.Adam(self.network.parameters(), lr=self.lr)
 
 
-class EpochClock(pl.Callback):
+class EpochClock(Checkpoint):
     """Times each training epoch with its validation."""
 
     def __init__(self) -> None:
@@ -115,12 +120,9 @@ def our_epoch(config: Config, data: MNISTDataModule) -> float:
     module = {"teacher": TeacherModule, "student": StudentModule}[config.stage]
     clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            config,
-            choose_accelerator("cpu").name,
-            make_logger(Path(folder)),
-            [clock, KeepWeights("last")],
-        )
+        curves = Curves(Path(folder))
+        record = Record(lambda epoch, write: write(Path(folder, "state.ckpt")), [(0, curves)])
+        trainer = make_trainer(config, choose_accelerator("cpu").name, [record, clock])
         trainer.fit(module(network, config.optim), datamodule=data)
     return clock.seconds[0]
 

@@ -35,13 +35,17 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
-from kd.config.schema import CNN, PROJECT, Config, validate
+from kd.config.schema import Config
+from kd.config.validation import validate
 from kd.data.module import MNISTDataModule
-from kd.models.network import Seen, build_model, count_parameters
+from kd.files import PROJECT
+from kd.models.cnn import CNN
+from kd.models.network import build_model, count_parameters
+from kd.outputs import Outputs
 from kd.sweeps import module as fused
-from kd.sweeps.grouping import student_bytes
-from kd.sweeps.stack import wide_product
-from kd.training.run import Accelerator, Material, choose_accelerator
+from kd.sweeps.tracing import wide_product
+from kd.training.material import Accelerator, Material, choose_accelerator
+from kd.training.memory import student_bytes
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 TALK = (
@@ -139,13 +143,13 @@ def tutorial_cells(outputs: Path) -> float:
 # ------------------------------------------------------------------ one more student
 
 
-def make_module(students: int, batch_size: int, compiled: bool) -> fused.FusedModule:
+def make_module(students: int, batch_size: int, compiled: bool) -> fused.GroupModule:
     """A group of one seed, ready to train on made-up teacher logits."""
     config, data = load(f"data.batch_size={batch_size}")
-    taught = Seen(3 * torch.randn(len(data.pool.labels), 10), None)
+    taught = Outputs(3 * torch.randn(len(data.pool.labels), 10), None)
     material = Material(Accelerator("cpu", torch.device("cpu")), data, [], None, taught)
     cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
-    module = fused.FusedModule(config, [0], cells, material)
+    module = fused.GroupModule(config, [0], cells, material)
     adam = fused.make_adam(module.stack.parameters(), config.optim)
     module.optimizers = lambda **_: adam  # in place of the Trainer's
     module.lr_schedulers = lambda: None
@@ -153,7 +157,7 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.FusedMo
     return module
 
 
-def steps_of(module: fused.FusedModule) -> Callable[[int], int]:
+def steps_of(module: fused.GroupModule) -> Callable[[int], int]:
     """A function that trains on about so many batches of full size, and says on how many."""
     chunks = [chunk for chunk in module.orders if len(chunk) == fused.CHUNK]
 
@@ -168,7 +172,7 @@ def steps_of(module: fused.FusedModule) -> Callable[[int], int]:
     return run
 
 
-def per_student_step(module: fused.FusedModule, n: int) -> list[float]:
+def per_student_step(module: fused.GroupModule, n: int) -> list[float]:
     """Milliseconds a student-step, n times over."""
     run, count = steps_of(module), max(50, 10_000 // module.students)
     times = []

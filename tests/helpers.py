@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from kd.config.schema import PROJECT, Config, validate
+from kd.config.schema import Config
+from kd.config.validation import validate
+from kd.files import PROJECT
+from kd.methods.base import Distillation, weighted_loss
+from kd.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def method_loss(
+    student: Outputs, teacher: Outputs, labels: "Tensor", kd: Distillation, weights: tuple
+) -> "Tensor":
+    """The training loss of a student, by a method, with these weights of labels and term."""
+    return weighted_loss(student.logits, labels, kd.term(student, teacher, labels), weights)
+
 
 CONF = PROJECT / "conf"
 DIGITS = PROJECT / "tests" / "mnist_mini"

@@ -49,7 +49,7 @@ def dist_loss(
         a scalar, 0 (up to 1e-8 in the correlations' denominators) where both softmaxes agree.
 
     >>> import torch
-    >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+    >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 3.0]])
     >>> bool(dist_loss(logits, logits, T=1.0, beta=2.0, gamma=2.0) < 1e-5)
     True
     """

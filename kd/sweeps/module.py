@@ -114,7 +114,7 @@ class GroupModule(Bookkeeper):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam over the whole stack, with the schedule of a single run."""
-        return make_optimiser(self.stack.parameters(), self.config.optim, self.batches())
+        return make_optimiser(self.stack.parameters(), self.config.optim, self.batches)
 
     def batches(self) -> int:
         """Of the whole training."""

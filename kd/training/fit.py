@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kd.config.schema import Config, relevant
 from kd.data.module import MNISTDataModule
-from kd.models.network import build_model, build_regressor
+from kd.models.network import build_model, build_regressor, count_parameters
 from kd.training import unfinished
 from kd.training.book import Bookkeeper, use_threads
 from kd.training.callbacks import KeepEpochs, Record, ShowProgress, StopDiverged
@@ -64,9 +64,9 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
     clear(directory, resumed=before is not None)
     module = make_module(config, material)
     log.info("%s", ModelSummary(module, max_depth=-1))
-    log.info(
-        "%s with %d images, %s", accelerator.device, len(data.indices["train"]), in_short(config)
-    )
+    images, parameters = len(data.indices["train"]), count_parameters(module.network)
+    said = f"{accelerator.device} with {images} images, {parameters} parameters"
+    log.info("%s, %s", said, in_short(config))
 
     def keep_epoch(epoch: int) -> None:
         path = directory / EPOCHS / f"{epoch}.ckpt"

@@ -70,7 +70,10 @@ class Classifier(Bookkeeper):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """See :func:`kd.training.optim.make_optimiser`."""
-        batches = int(self.trainer.estimated_stepping_batches)
+
+        def batches() -> int:
+            return int(self.trainer.estimated_stepping_batches)
+
         return make_optimiser(self.parameters(), self.optim, batches)
 
     def state(self, student: int = 0) -> dict[str, Tensor]:

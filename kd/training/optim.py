@@ -1,6 +1,6 @@
 """The optimiser of every training, and its learning rate over time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -11,14 +11,14 @@ from kd.config.schema import Optim
 
 
 def make_optimiser(
-    parameters: Iterable[nn.Parameter], optim: Optim, batches: int
+    parameters: Iterable[nn.Parameter], optim: Optim, batches: Callable[[], int]
 ) -> dict[str, Any]:
     """Adam in one pass over the parameters; a cosine schedule falls to 0 a batch at a time.
 
     Args:
         parameters: to be trained.
         optim: the settings of ``conf/optim``.
-        batches: of the whole training.
+        batches: tells how many the whole training has.
 
     Returns:
         what ``LightningModule.configure_optimizers`` returns.
@@ -26,5 +26,5 @@ def make_optimiser(
     adam = Adam(parameters, lr=optim.lr, eps=optim.eps, fused=True)
     if optim.schedule == "constant":
         return {"optimizer": adam}
-    schedule = CosineAnnealingLR(adam, T_max=batches)
+    schedule = CosineAnnealingLR(adam, T_max=batches())
     return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

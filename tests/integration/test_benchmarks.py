@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kd.config.schema import PROJECT
+from kd.files import PROJECT
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from helpers import DIGITS, MINI, one_line, tree
 
 from kd.config.command_line import check
-from kd.config.schema import PROJECT
+from kd.files import PROJECT
 from kd.training.checkpoint import content_digest
 
 DISTILL = ("stage=distill", *MINI)
@@ -60,7 +60,7 @@ TYPOS = [
 
 STUDY = "must be a name of 1 to 100 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
 PRINTED = "without line breaks or other control characters"
-PLACES = "output_dir=FOLDER and study=NAME say where runs lie"
+NOT_RELEVANT = "output_dir=FOLDER and study=NAME say where runs lie"
 CODE = "would run code by its name"
 HYDRA = "not to be set here"
 GROUP = "it is the name of a file in conf/experiment"
@@ -68,11 +68,11 @@ BATCHES = "hydra.sweeper.max_batch_size"
 
 # (words, what the one line must say): of what Hydra would do by itself, and of odd values
 ODD = [
-    *((f"{plus}hydra.run.dir=v", PLACES) for plus in ("", "+", "++", "~")),
-    *((f"{plus}hydra.run={{dir:v}}", PLACES) for plus in ("", "+", "++")),
-    *((f"{word}", PLACES) for word in ("hydra={run:{dir:v}}", "+hydra={sweep:{dir:v}}")),
-    *((f"-m hydra.sweep.{key}=v", PLACES) for key in ("dir", "subdir")),
-    ("-m hydra.sweep={dir:v}", PLACES),
+    *((f"{plus}hydra.run.dir=v", NOT_RELEVANT) for plus in ("", "+", "++", "~")),
+    *((f"{plus}hydra.run={{dir:v}}", NOT_RELEVANT) for plus in ("", "+", "++")),
+    *((f"{word}", NOT_RELEVANT) for word in ("hydra={run:{dir:v}}", "+hydra={sweep:{dir:v}}")),
+    *((f"-m hydra.sweep.{key}=v", NOT_RELEVANT) for key in ("dir", "subdir")),
+    ("-m hydra.sweep={dir:v}", NOT_RELEVANT),
     ("+data@hydra.run=mnist", "data@hydra.run: a choice has its place"),
     ("hydra.output_subdir=v", "hydra.output_subdir: not to be set here"),
     ("hydra.job.chdir=true", "hydra.job.chdir: not to be set here"),

@@ -9,9 +9,10 @@ import torch
 from helpers import metrics, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd.config.schema import METHODS
-from kd.methods import base as methods
+from kd.methods import METHODS
+from kd.methods.hinton import Hinton
 from kd.sweeps import module as fused
+from kd.training.callbacks import Record
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
 FILES = {".hydra", "metrics.json", "model.ckpt", "predictions.npz", "train.log", "hparams.yaml"}
@@ -199,8 +200,8 @@ def test_curves_appear_while_the_group_trains(study, monkeypatch):
         for run in Path("outputs/main/distill").iterdir():
             seen.append(len(EventAccumulator(str(run)).Reload().Scalars("val/acc")))
 
-    on_train_epoch_end = fused.Record.on_train_epoch_end
-    monkeypatch.setattr(fused.Record, "on_train_epoch_end", look)
+    on_train_epoch_end = Record.on_train_epoch_end
+    monkeypatch.setattr(Record, "on_train_epoch_end", look)
     study("main", "stage=distill", "kd.T=1,4")
     assert seen == [epoch for epoch in range(1, 9) for _ in range(2)]
 
@@ -208,13 +209,13 @@ def test_curves_appear_while_the_group_trains(study, monkeypatch):
 def test_a_student_that_diverges_fails_alone(cli, teacher, study, monkeypatch):
     sweep = ("stage=distill", "kd.T=1,4,9", "seed=0,1")
     healthy = study("healthy", *sweep)
-    term = methods.TERMS["hinton"]
+    term = Hinton.term
 
-    def poisoned(student, teacher, labels, kd):
-        good = term(student, teacher, labels, kd)
-        return torch.where(torch.as_tensor(kd.T) == 4, torch.nan, 1.0) * good
+    def poisoned(self, student, teacher, labels):
+        good = term(self, student, teacher, labels)
+        return torch.where(torch.as_tensor(self.T) == 4, torch.nan, 1.0) * good
 
-    monkeypatch.setitem(methods.TERMS, "hinton", poisoned)
+    monkeypatch.setattr(Hinton, "term", poisoned)
     said = cli("-m", *MINI, "study=ill", f"teacher.checkpoint={teacher}", *sweep)
     assert said.code == 1
     assert said.out.count("FAILED: training diverged: train/loss is nan in epoch 1; try a") == 2
@@ -250,9 +251,9 @@ def interrupt(cli, teacher, monkeypatch):
             if len(pl_module.history) == 3:
                 raise KeyboardInterrupt
 
-        on_train_epoch_end = fused.Record.on_train_epoch_end
+        on_train_epoch_end = Record.on_train_epoch_end
         with monkeypatch.context() as patch:
-            patch.setattr(fused.Record, "on_train_epoch_end", press)
+            patch.setattr(Record, "on_train_epoch_end", press)
             said = cli(*words)
         assert said.code == 1
         assert "interrupted after 3 epochs; the same command goes on there" in said.out
@@ -308,7 +309,7 @@ def test_a_group_that_fails_is_trained_one_by_one(study, monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(fused.FusedModule, "training_step", broken)
+    monkeypatch.setattr(fused.GroupModule, "training_step", broken)
     assert len(study("main", "stage=distill", "kd.T=2,3", "seed=0,1")) == 4
     assert "4 runs train alone: the group of 4 failed: RuntimeError: a bug of ours" in study.out
     assert "Traceback" in study.err
@@ -320,7 +321,7 @@ def test_a_group_that_runs_out_of_memory_says_how_to_go_on(cli, teacher, monkeyp
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
         )
 
-    monkeypatch.setattr(fused.FusedModule, "training_step", full)
+    monkeypatch.setattr(fused.GroupModule, "training_step", full)
     said = cli("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd.T=2,3")
     assert said.code == 1
     assert said.err.startswith("error: out of memory in a group of 2 students; ")

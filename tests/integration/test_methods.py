@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers import MINI, complete, metrics, one_line, weights
 
-from kd.config.schema import METHODS, MLP
+from kd.methods import METHODS
+from kd.models.mlp import MLP
 from kd.models.network import build_model
 from kd.training.results import read_study
 

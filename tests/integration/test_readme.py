@@ -6,8 +6,9 @@ import shlex
 import pytest
 from helpers import composed
 
-from kd.config.schema import PROJECT, validate
-from train import quote_path
+from kd.config.command_line import quote_path
+from kd.config.validation import validate
+from kd.files import PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(page.read_text(encoding="utf-8") for page in (PROJECT / "docs").glob("*.md"))]

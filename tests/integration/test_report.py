@@ -14,7 +14,8 @@ import pytest
 from helpers import DIGITS, MINI
 
 import train
-from kd.config.schema import PROJECT, Config
+from kd.config.schema import Config
+from kd.files import PROJECT
 from kd.report import stats
 from kd.report.comparison import compared
 from kd.report.notes import notes

@@ -6,7 +6,7 @@ import sys
 import pytest
 from helpers import CONF
 
-from kd.config.schema import PROJECT
+from kd.files import PROJECT
 
 HEAVY = ("torch", "pytorch_lightning", "torchvision", "numpy", "pandas", "scipy", "matplotlib")
 CODE = f"""

@@ -16,7 +16,7 @@ import torch
 from helpers import MINI
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd.config.schema import PROJECT
+from kd.files import PROJECT
 from kd.training.run_folder import write_metrics
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
@@ -216,7 +216,6 @@ def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monke
 
 @pytest.mark.slow
 def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypatch):
-    from kd.sweeps import unfinished
 
     words = ("-m", "stage=student", *MINI, "seed=0,1")
     stop_at(monkeypatch, 1)
@@ -248,7 +247,7 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
     for path, content in kept.items():
         path.write_bytes(content)
     (state.parent / "odd.ckpt").write_bytes(b"")
-    monkeypatch.setattr(unfinished, "version", lambda: "of other code")
+    monkeypatch.setattr("kd.sweeps.plan.version", lambda: "of other code")
     monkeypatch.setattr("kd.training.run.write_metrics", write_metrics)
     said = cli(*words)
     assert "2 students of other code or another torch were in training; removed" in said.out
@@ -269,7 +268,7 @@ def test_overwrite_starts_anew(cli, teacher, monkeypatch):
 
 
 def test_a_group_too_large_for_the_memory_names_it(cli, teacher, monkeypatch):
-    monkeypatch.setattr("kd.sweeps.module.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("kd.sweeps.group.available_bytes", lambda: 2**20)
     said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
     assert said.code == 1
     assert "a group of 3 students needs about" in said.err
@@ -368,10 +367,10 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(cli, teacher, mon
             finish_one.before = (run / "model.ckpt").stat().st_mtime_ns
         return healthy(*arguments)
 
-    from kd.sweeps import unfinished
+    from kd.sweeps import plan
 
-    healthy = unfinished.replace
-    monkeypatch.setattr(unfinished, "replace", finish_one)
+    healthy = plan.replace
+    monkeypatch.setattr(plan, "replace", finish_one)
     said = cli("-m", "stage=student", *MINI, "seed=0,1")
     assert said.code == 0, said.err
     assert said.out.count("complete already, skipped") == 1
@@ -385,7 +384,7 @@ def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkey
         stop_at(patch, 1)
         cli(*words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd.sweeps.module.available_bytes", lambda: 2**20)
+        patch.setattr("kd.sweeps.group.available_bytes", lambda: 2**20)
         said = cli(*words)
     assert "free some and give the same command, or overwrite=true with" in said.err
     assert "an earlier attempt ended after epoch 2: going on" in cli(*words).out

@@ -6,7 +6,7 @@ import sys
 import pytest
 from torture import settings
 
-from kd.config.schema import PROJECT
+from kd.files import PROJECT
 
 
 def test_every_setting_is_swept_or_says_why_not():

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from kd.config.schema import METHODS, MODELS, Config, flatten
+from kd.config.schema import Config, flatten
+from kd.methods import METHODS
+from kd.models import MODELS
 
 from .harness import check_manners, command, metrics, predictions, runs
 from .trials import M, teachers

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from kd.config.schema import PROJECT, flatten
+from kd.config.schema import flatten
+from kd.files import PROJECT
 
 from .harness import (
     Said,

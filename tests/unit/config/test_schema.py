@@ -8,7 +8,10 @@ import pytest
 from helpers import CONF, composed
 from omegaconf import OmegaConf
 
-from kd.config.schema import UserError, flatten, relevant, run_name, validate
+from kd.config.naming import run_name
+from kd.config.schema import flatten, relevant
+from kd.config.validation import validate
+from kd.errors import UserError
 
 CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 

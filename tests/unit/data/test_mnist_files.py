@@ -21,8 +21,8 @@ import pytest
 from helpers import DIGITS
 from torchvision.datasets import MNIST
 
-from kd.config.schema import UserError
 from kd.data import mnist_files as mnist
+from kd.errors import UserError
 from kd.files import file_hash
 
 MINI_RAW = DIGITS / "MNIST" / "raw"

@@ -14,11 +14,12 @@ from helpers import DIGITS
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import ToTensor
 
-from kd.config.schema import PROJECT, Data, UserError
+from kd.config.schema import Data
 from kd.data import idx
 from kd.data import mnist_files as mnist
 from kd.data.module import MNISTDataModule, digest, fingerprint, split_indices
-from kd.files import file_hash
+from kd.errors import UserError
+from kd.files import PROJECT, file_hash
 
 MINI = str(DIGITS)
 

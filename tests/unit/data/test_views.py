@@ -4,11 +4,14 @@ import pytest
 import torch
 from helpers import DIGITS
 
-from kd.config.schema import CNN, MLP, Augment, Data, Hinton, Optim
+from kd.config.schema import Augment, Data, Optim
 from kd.data.module import MNISTDataModule
 from kd.data.views import Views
-from kd.methods.losses import cross_entropy
+from kd.methods.base import cross_entropy
+from kd.methods.hinton import Hinton
 from kd.metrics import count_right
+from kd.models.cnn import CNN
+from kd.models.mlp import MLP
 from kd.models.network import build_model
 from kd.training.modules import DistillModule
 

@@ -4,13 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import CONF, config
+from helpers import CONF, config, method_loss
 from torch import Tensor
 
-from kd.config.schema import METHODS, Distillation
-from kd.methods.base import method_loss
-from kd.methods.losses import cross_entropy
-from kd.models.network import Seen
+from kd.methods import METHODS
+from kd.methods.base import Distillation, cross_entropy
+from kd.outputs import Outputs
 
 TERM_ALONE = 0.0, 1.0
 EXTREMES = {
@@ -24,32 +23,32 @@ EXTREMES = {
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def outputs(size: int, make=torch.randn, dtype=torch.float32) -> Seen:
+def outputs(size: int, make=torch.randn, dtype=torch.float32) -> Outputs:
     """What a network might make of so many images."""
     shapes = (size, 10), (size, 32), (size, 4, 6, 6), (size, 8, 3, 3)
     logits, hidden, *maps = (make(*shape).to(dtype) for shape in shapes)
-    return Seen(logits, hidden, tuple(maps))
+    return Outputs(logits, hidden, tuple(maps))
 
 
-def tensors(seen: Seen) -> list[Tensor]:
+def tensors(seen: Outputs) -> list[Tensor]:
     return [seen.logits, seen.hidden, *seen.maps]
 
 
-def with_gradients(seen: Seen) -> Seen:
+def with_gradients(seen: Outputs) -> Outputs:
     for tensor in tensors(seen):
         tensor.requires_grad_()
     return seen
 
 
 @pytest.fixture
-def both() -> tuple[Seen, Seen, Tensor]:
+def both() -> tuple[Outputs, Outputs, Tensor]:
     """Outputs of a student and of a teacher for 16 images, in float64, and the labels."""
     torch.manual_seed(0)
     student, teacher = (with_gradients(outputs(16, dtype=torch.float64)) for _ in "st")
     return student, teacher, torch.randint(10, (16,))
 
 
-def term(student: Seen, teacher: Seen, labels: Tensor, kd: Distillation) -> Tensor:
+def term(student: Outputs, teacher: Outputs, labels: Tensor, kd: Distillation) -> Tensor:
     return method_loss(student, teacher, labels, kd, TERM_ALONE)
 
 

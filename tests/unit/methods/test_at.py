@@ -3,11 +3,12 @@
 import pytest
 import torch
 from golden_cases import cases, check
+from helpers import method_loss
 
-from kd.config.schema import AT, CNN
-from kd.methods.base import method_loss
-from kd.methods.losses import at_loss
-from kd.models.network import Seen, build_model
+from kd.methods.at import AT, at_loss
+from kd.models.cnn import CNN
+from kd.models.network import build_model
+from kd.outputs import Outputs
 
 
 @pytest.mark.parametrize("case", cases("at"))
@@ -27,7 +28,7 @@ def test_attention_transfer_compares_block_by_block():
     ours, theirs, labels = student.see(images), teacher.see(images), torch.arange(6)
     kd = AT(alpha=0.0, term_weight=10.0)
 
-    def loss(seen: Seen) -> float:
+    def loss(seen: Outputs) -> float:
         return method_loss(seen, theirs, labels, kd, (0.0, 1.0)).item()
 
     assert loss(theirs) == 0

@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import cc_loss
+from kd.methods.cc import cc_loss
 
 
 @pytest.mark.parametrize("case", cases("cc_repdistiller"))

@@ -4,7 +4,7 @@ import pytest
 import torch.nn.functional as F
 from golden_cases import cases, check
 
-from kd.methods.losses import cosine_loss
+from kd.methods.cosine import cosine_loss
 
 
 @pytest.mark.parametrize("case", cases("cosine_embedding"))

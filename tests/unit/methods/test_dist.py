@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_cases import cases, check
 
-from kd.methods.losses import dist_loss
+from kd.methods.dist import dist_loss
 
 
 @pytest.mark.parametrize("case", cases("dist"))

@@ -4,7 +4,8 @@ import pytest
 import torch.nn.functional as F
 from golden_cases import cases, check
 
-from kd.methods.losses import dkd_loss, kd_loss
+from kd.methods.dkd import dkd_loss
+from kd.methods.hinton import kd_loss
 
 
 @pytest.mark.parametrize("case", cases("dkd"))

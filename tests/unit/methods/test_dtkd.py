@@ -4,7 +4,8 @@ import pytest
 import torch.nn.functional as F
 from golden_cases import cases, check
 
-from kd.methods.losses import dtkd_loss, kd_loss
+from kd.methods.dtkd import dtkd_loss
+from kd.methods.hinton import kd_loss
 
 
 @pytest.mark.parametrize("case", cases("dtkd"))

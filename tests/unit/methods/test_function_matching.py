@@ -1,15 +1,15 @@
 """Function matching: Hinton's loss on views that teacher and student both see, without labels."""
 
 import torch
-from helpers import config
+from helpers import config, method_loss
 
-from kd.config.schema import FunctionMatching, Hinton
-from kd.methods.base import method_loss
-from kd.models.network import Seen
+from kd.methods.function_matching import FunctionMatching
+from kd.methods.hinton import Hinton
+from kd.outputs import Outputs
 
 
 def test_its_term_is_hintons(batch):
-    student, teacher = (Seen(logits, None) for logits in batch[:2])
+    student, teacher = (Outputs(logits, None) for logits in batch[:2])
     mine, its = (
         method_loss(student, teacher, batch[2], kd, (0.0, 1.0))
         for kd in (FunctionMatching(T=3.0), Hinton(T=3.0))

@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import hint_loss
+from kd.methods.hint import hint_loss
 
 
 @pytest.mark.parametrize("case", cases("fitnet_hint"))

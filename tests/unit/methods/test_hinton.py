@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from golden_cases import cases, check
 
-from kd.methods.losses import cross_entropy, distillation_loss, kd_loss
+from kd.methods.base import cross_entropy
+from kd.methods.hinton import distillation_loss, kd_loss
 
 TEMPERATURES = [1.0, 2.0, 4.0, 10.0]
 

@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import logit_std_kd_loss
+from kd.methods.logit_std import logit_std_kd_loss
 
 
 @pytest.mark.parametrize("case", cases("logit_std_kd"))

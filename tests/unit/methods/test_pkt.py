@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import pkt_loss
+from kd.methods.pkt import pkt_loss
 
 
 @pytest.mark.parametrize("case", cases("pkt"))

@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import rkd_angle_loss, rkd_distance_loss
+from kd.methods.rkd import rkd_angle_loss, rkd_distance_loss
 
 LOSSES = {"rkd_distance": rkd_distance_loss, "rkd_angle": rkd_angle_loss}
 

@@ -1,7 +1,7 @@
 """When the teacher takes part: weights of labels and term over the training."""
 
-from kd.config.schema import Hinton
 from kd.methods.base import weights_at
+from kd.methods.hinton import Hinton
 
 
 def test_the_weights_without_a_schedule_are_alphas():

@@ -3,7 +3,7 @@
 import pytest
 from golden_cases import cases, check
 
-from kd.methods.losses import sp_loss
+from kd.methods.sp import sp_loss
 
 
 @pytest.mark.parametrize("case", cases("sp"))

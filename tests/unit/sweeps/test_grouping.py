@@ -22,7 +22,7 @@ def planned(configs: list[Config], missing=None, earlier=()) -> tuple[list[list[
     """The members of each group, and why the others train alone."""
     directories = [Path("outputs", c.study, c.stage, str(i)) for i, c in enumerate(configs)]
     missing = range(len(configs)) if missing is None else missing
-    groups, alone = grouping.plan(configs, directories, missing, earlier)
+    groups, alone = grouping.plan_groups(configs, directories, missing, earlier)
     planned.groups = groups
     return [group.members for group in groups], alone
 

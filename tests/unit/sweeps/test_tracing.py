@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kd.config.schema import METHODS
+from kd.methods import METHODS
 from kd.sweeps.stack import make_gradients
 from kd.sweeps.tracing import traced
 

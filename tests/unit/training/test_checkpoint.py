@@ -8,10 +8,12 @@ import pytest
 import torch
 from helpers import config as composed
 
-from kd.config.schema import Config, UserError
+from kd.config.schema import Config
+from kd.errors import UserError
 from kd.models.network import Ensemble
-from kd.training.checkpoint import content_digest, find_teacher, load_checkpoint, load_teacher
+from kd.training.checkpoint import content_digest, load_checkpoint
 from kd.training.run_folder import read_metrics, write_metrics
+from kd.training.teacher import find_teacher, load_teacher
 
 
 @pytest.fixture

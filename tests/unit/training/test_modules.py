@@ -9,18 +9,16 @@ import torch.nn.functional as F
 from helpers import DIGITS
 from torch import nn
 
-from kd.config.schema import CNN, MLP, Data, Hinton, Optim
+from kd.config.schema import Data, Optim
 from kd.data.module import MNISTDataModule
-from kd.models.network import Seen, build_model
-from kd.training.callbacks import KeepWeights
-from kd.training.modules import (
-    Classifier,
-    DistillModule,
-    StudentModule,
-    TeacherModule,
-    adam_step,
-    make_adam,
-)
+from kd.methods.hinton import Hinton
+from kd.models.cnn import CNN
+from kd.models.mlp import MLP
+from kd.models.network import build_model
+from kd.outputs import Outputs
+from kd.sweeps.tracing import adam_step
+from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
+from kd.training.optim import make_optimiser
 
 MINI = Data(
     dir=str(DIGITS),
@@ -45,28 +43,29 @@ def teacher(data) -> torch.nn.Module:
     return network
 
 
-def fit(module: Classifier, seed: int = 0, epochs: int = 2, which: str = "last") -> KeepWeights:
-    keep = KeepWeights(which)
+def fit(module: Classifier, seed: int = 0, epochs: int = 2) -> Classifier:
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[keep],
+        enable_checkpointing=False,
     )
     trainer.fit(module, datamodule=MNISTDataModule(MINI, seed))
-    return keep
+    return module
 
 
 def student(seed: int = 0, dropout: float = 0.1) -> torch.nn.Module:
     return build_model(MLP(dropout=dropout), seed)
 
 
-def distilled(teacher, T=2.0, alpha=0.5, seed=0, direction="forward", taught=None, dropout=0.1):
+def distilled(
+    teacher, T=2.0, alpha=0.5, seed=0, direction="forward", teacher_outputs=None, dropout=0.1
+):
     kd = Hinton(T=T, alpha=alpha, direction=direction)
     network = student(seed, dropout)
-    module = DistillModule(network, Optim(), copy.deepcopy(teacher), kd, taught)
+    module = DistillModule(network, Optim(), copy.deepcopy(teacher), kd, teacher_outputs)
     fit(module, seed)
     return module
 
@@ -79,7 +78,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def all_seen(teacher, data) -> Seen:
+def all_outputs(teacher, data) -> Outputs:
     with torch.no_grad():
         return teacher.eval().see(data.pool.images)
 
@@ -115,7 +114,7 @@ def test_the_teacher_is_in_neither_checkpoint_nor_optimiser(teacher):
 
 def test_precomputed_teacher_logits_change_nothing(teacher, data):
     live = distilled(teacher, alpha=0.0, T=4.0)
-    cached = distilled(teacher, alpha=0.0, T=4.0, taught=all_seen(teacher, data))
+    cached = distilled(teacher, alpha=0.0, T=4.0, teacher_outputs=all_outputs(teacher, data))
     for key, value in weights(live).items():
         assert torch.allclose(value, weights(cached)[key], rtol=1e-4, atol=1e-5), key
 
@@ -227,22 +226,25 @@ def test_best_keeps_the_best_validation_epoch_and_last_the_last():
             state = {k: v.clone() for k, v in self.network.state_dict().items()}
             seen.append((float(self.trainer.callback_metrics["val/acc"]), state))
 
-    best = fit(Spoilt(student(), Optim()), epochs=5, which="best")
+    best = fit(Spoilt(student(), Optim(), "best"), epochs=5)
     accuracies = [accuracy for accuracy, _ in seen]
     expected = accuracies.index(max(accuracies))
-    assert best.epoch == expected + 1 <= 3
-    assert same(best.weights, seen[expected][1])
-    assert best.metrics["val/acc"] == pytest.approx(max(accuracies))
-    last = fit(Spoilt(student(), Optim()), epochs=5, which="last")
-    assert last.epoch == 5
-    assert same(last.weights, seen[-1][1])
-    assert last.metrics["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)
+    assert best.epoch_kept(0) == expected + 1 <= 3
+    assert same(best.weights_kept(0), seen[expected][1])
+    assert best.rows(0)[expected]["val/acc"] == pytest.approx(max(accuracies))
+    last = fit(Spoilt(student(), Optim(), "last"), epochs=5)
+    assert last.epoch_kept(0) == 5
+    assert same(last.weights_kept(0), seen[-1][1])
+    assert last.rows(0)[-1]["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)
 
 
 def test_a_step_by_the_function_is_adams():
     values = [torch.randn(3, 4), torch.randn(5)]
     plain, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
-    adams = [make_adam(parameters, Optim()) for parameters in (plain, lean)]
+    adams = [
+        make_optimiser(parameters, Optim(schedule="constant"), int)["optimizer"]
+        for parameters in (plain, lean)
+    ]
     for number in range(4):
         gradients = [torch.randn_like(value) for value in values]
         for parameter, gradient in zip(plain, gradients, strict=True):
