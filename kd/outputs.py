@@ -1,11 +1,8 @@
 """What a network makes of images: its outputs."""
 
-from __future__ import annotations
+from typing import NamedTuple
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from kd._torch import Tensor
 
 
 class Outputs(NamedTuple):
@@ -15,7 +12,7 @@ class Outputs(NamedTuple):
     hidden: Tensor | None = None  # (batch, width), after ReLU, before dropout; an ensemble has none
     maps: tuple[Tensor, ...] = ()  # per block of convolutions, (batch, channels, height, width)
 
-    def at(self, indices: Tensor) -> Outputs:
+    def at(self, indices: Tensor) -> "Outputs":
         """The outputs for these samples, by their place in the first dimension."""
         hidden = None if self.hidden is None else self.hidden[indices]
         return Outputs(self.logits[indices], hidden, tuple(maps[indices] for maps in self.maps))

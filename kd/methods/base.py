@@ -3,20 +3,12 @@
 Every method enters a training as ``alpha · CE + (1 − alpha) · term``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from kd._startup import lazy
+from kd._torch import F, Tensor
 from kd.fields import count, number, setting, sweepable
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    import torch.nn.functional as F
-    from torch import Tensor
-else:
-    F = lazy("torch.nn.functional")
 
 
 def temperature(default: float) -> Any:

@@ -1,15 +1,11 @@
 """After Peng et al. 2019, "Correlation Congruence for Knowledge Distillation"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from kd._torch import Tensor
 from kd.methods.base import Distillation, check_batches, hidden_of, weight
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

@@ -1,15 +1,11 @@
 """The cosine of PyTorch's knowledge distillation tutorial."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from kd._torch import Tensor
 from kd.methods.base import Distillation, check_batches, hidden_of, label_weight, weight
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

@@ -1,19 +1,10 @@
 """Huang et al. 2022, "Knowledge Distillation from a Stronger Teacher"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from kd._startup import lazy
+from kd._torch import Tensor, torch
 from kd.methods.base import Distillation, log_softmax, temperature, weight
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazy("torch")
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from kd.methods.base import label_weight, temperature

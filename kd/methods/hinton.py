@@ -1,16 +1,11 @@
 """Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from kd._torch import Tensor
 from kd.fields import choice
 from kd.methods.base import Distillation, log_softmax, temperature, weighted_loss
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

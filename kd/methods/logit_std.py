@@ -1,16 +1,11 @@
 """Sun et al. 2024, "Logit Standardization in Knowledge Distillation"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from kd._torch import Tensor
 from kd.methods.base import Distillation, label_weight, temperature, weight
 from kd.methods.hinton import kd_loss
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass

@@ -1,19 +1,11 @@
 """Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from kd._startup import lazy
+from kd._torch import Tensor, torch
 from kd.methods.base import Distillation, check_batches, hidden_of, weight
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazy("torch")
 
 
 @dataclass

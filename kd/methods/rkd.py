@@ -1,22 +1,12 @@
 """Park et al. 2019, "Relational Knowledge Distillation"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from kd._startup import lazy
+from kd._torch import F, Tensor, torch
 from kd.methods.base import Distillation, check_batches, hidden_of, temperature, weight
 from kd.methods.hinton import kd_loss
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    import torch
-    import torch.nn.functional as F
-    from torch import Tensor
-else:
-    torch = lazy("torch")
-    F = lazy("torch.nn.functional")
 
 
 @dataclass

@@ -1,19 +1,11 @@
 """Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation"."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from kd._startup import lazy
+from kd._torch import F, Tensor
 from kd.methods.base import Distillation, check_batches, hidden_of, weight
 from kd.outputs import Outputs
-
-if TYPE_CHECKING:
-    import torch.nn.functional as F
-    from torch import Tensor
-else:
-    F = lazy("torch.nn.functional")
 
 
 @dataclass

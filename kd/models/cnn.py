@@ -1,21 +1,14 @@
 """The talk's teacher: 3 × 3 convolutions with pooling, then a hidden layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from kd._startup import lazy
+from kd._torch import nn, torch
 from kd.fields import setting
 from kd.models.base import IMAGE_SHAPE, Model, learning_rate
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from kd.models import network
-else:
-    torch, nn, network = lazy("torch"), lazy("torch.nn"), lazy("kd.models.network")
+network = lazy("kd.models.network")
 
 
 @dataclass
@@ -30,7 +23,7 @@ class CNN(Model):
     )
     has_maps: ClassVar[bool] = True
 
-    def build(self, seed: int) -> network.Network:
+    def build(self, seed: int) -> "network.Network":
         """See :meth:`Model.build`."""
         layers: list[nn.Module] = []
         inputs, side = IMAGE_SHAPE[0], IMAGE_SHAPE[1]
