@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.messages import explain
+from kd.config.own_methods import with_own_methods
 from kd.config.undo import forget, undo
 from kd.config.validation import validate
 from kd.files import CONF
@@ -52,7 +53,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
     forget()
     try:
-        sys.argv[1:] = check(sys.argv[1:])
+        sys.argv[1:] = with_own_methods(check(sys.argv[1:]))
         train()
     except KeyboardInterrupt:
         undo()

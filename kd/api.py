@@ -18,6 +18,7 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.messages import explain
 from kd.config.naming import run_name
+from kd.config.own_methods import with_own_methods
 from kd.config.validation import validate
 from kd.errors import UserError
 from kd.files import CONF
@@ -41,7 +42,7 @@ def run(*words: str) -> dict[str, Any]:
         UserError: the words, the data, the teacher or the folder do not allow it.
     """
     with _composing():
-        cfg = _compose(check(list(words)))
+        cfg = _compose(with_own_methods(check(list(words))))
         config = validate(cfg)
     with importing():
         from kd.training.run import execute
@@ -64,7 +65,8 @@ def sweep(*words: str) -> pd.DataFrame:
         UserError: the words are wrong (nothing has run then), or a job failed.
     """
     with _composing():
-        overrides = OverridesParser.create().parse_overrides(check(["-m", *words])[1:])
+        checked = with_own_methods(check(["-m", *words])[1:])
+        overrides = OverridesParser.create().parse_overrides(checked)
         of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
         choices = [_values(o) for o in overrides if not o.is_hydra_override()]
         first = _compose(of_hydra)
