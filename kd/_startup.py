@@ -34,13 +34,13 @@ def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its name.
-        modules: the module of each public name.
+        modules: the module in the package of each public name.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(modules[name]), name)
+        value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (PACKAGE / "conf").is_dir()
 PROJECT = PACKAGE if INSTALLED else PACKAGE.parent
 CONF = PROJECT / "conf"
+COMMAND = "kd" if INSTALLED else "python train.py"  # as messages name it
 MINI = PACKAGE / "mnist_mini" if INSTALLED else PROJECT / "tests" / "mnist_mini"
 
 

@@ -12,6 +12,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from kd.config.schema import Config, flatten
 from kd.config.validation import unknown_key
 from kd.errors import OutOfMemory, UserError, shown
+from kd.files import COMMAND
 from kd.methods import METHODS
 from kd.models.cnn import CNN
 
@@ -103,7 +104,7 @@ def _explain_hydra(error: BaseException) -> str:
         if found[1] == "experiment":
             return "experiment: give it with a plus, as in +experiment=talk"
         if found[1].startswith("hydra."):
-            return f"{found[1]}: no such key; python train.py --cfg hydra shows Hydra's own"
+            return f"{found[1]}: no such key; {COMMAND} --cfg hydra shows Hydra's own"
         known = {*flatten(Config(model=CNN())), "stage"}
         known |= {key for method in METHODS.values() for key in flatten(Config(kd=method()))}
         return unknown_key(found[1], sorted(known))

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _TORCH = ("Ensemble", "Network", "build_model", "count_parameters")
-__getattr__ = exports(__name__, dict.fromkeys(_TORCH, "kd.models.network"))
+__getattr__ = exports(__name__, dict.fromkeys(_TORCH, "network"))
 
 MODELS: dict[str, type[Model]] = {
     name: find_settings(f"{__name__}.{name}", Model, f"model.name={name}")

@@ -25,7 +25,6 @@ from kd.sweeps.stack import Stack, make_gradients, outputs_of
 from kd.sweeps.tracing import adam_step, can_compile, traced
 from kd.training.book import Bookkeeper
 from kd.training.material import Material
-from kd.training.optim import make_optimiser
 from kd.training.teacher import FrozenTeacher, needs_live_teacher, regressor_width
 
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost a step is then not felt
@@ -72,7 +71,7 @@ class GroupModule(Bookkeeper):
     def __init__(
         self, config: Config, seeds: Sequence[int], cells: Sequence[Cell], material: Material
     ) -> None:
-        super().__init__(len(seeds) * len(cells), config.checkpoint)
+        super().__init__(config.optim, len(seeds) * len(cells), config.checkpoint)
         self.automatic_optimization = False  # one step of Lightning's is a chunk of batches
         self.config, self.seeds, self.cells = config, list(seeds), list(cells)
         self.data = material.data
@@ -111,10 +110,6 @@ class GroupModule(Bookkeeper):
         """The settings in which the students may differ."""
         names = {*self.stacked, *SCHEDULED} if self.kd else set()
         return {"seed", *(f"kd.{name}" for name in names)}
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam over the whole stack, with the schedule of a single run."""
-        return make_optimiser(self.stack.parameters(), self.config.optim, self.batches)
 
     def batches(self) -> int:
         """Of the whole training."""

@@ -1,4 +1,4 @@
-"""The book of a training: figures per epoch, weights worth keeping, and what resuming needs."""
+"""The optimiser of a training, and its book: figures, weights worth keeping, state."""
 
 import math
 import time
@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from kd.config.schema import Optim
 from kd.errors import UserError
 
 Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
@@ -17,6 +20,7 @@ class Bookkeeper(LightningModule):
     """A module that trains one student, or many side by side, and keeps the book of it.
 
     Args:
+        optim: learning rate and its schedule.
         students: how many train.
         checkpoint: which weights are kept, those of the ``last`` epoch or of the ``best`` by
             validation accuracy.
@@ -25,8 +29,9 @@ class Bookkeeper(LightningModule):
     far, where these are wanted.
     """
 
-    def __init__(self, students: int = 1, checkpoint: str = "last") -> None:
+    def __init__(self, optim: Optim, students: int = 1, checkpoint: str = "last") -> None:
         super().__init__()
+        self.optim = optim
         self.students, self.checkpoint = students, checkpoint
         self.history: list[Figures] = []
         self.kept: list[dict[str, Tensor]] = [{}] * students
@@ -46,6 +51,18 @@ class Bookkeeper(LightningModule):
     def generators(self) -> list[torch.Generator]:
         """Everything that draws random numbers during the training."""
         raise NotImplementedError
+
+    def batches(self) -> int:
+        """Of the whole training."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam in one pass over the parameters; a cosine schedule falls to 0 a batch at a time."""
+        adam = Adam(self.parameters(), lr=self.optim.lr, eps=self.optim.eps, fused=True)
+        if self.optim.schedule == "constant":
+            return {"optimizer": adam}
+        schedule = CosineAnnealingLR(adam, T_max=self.batches())
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def note(
         self, part: str, losses: Tensor, right: Tensor, samples: int, batches: int = 1

@@ -11,7 +11,7 @@ import torch
 
 from kd.config.schema import Config
 from kd.errors import UserError
-from kd.files import replacing
+from kd.files import COMMAND, replacing
 from kd.models import MODELS
 from kd.models.base import Model
 from kd.models.network import Network, build_model
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged file makes of the reader
         raise UserError(
             f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
-            "load; train the teacher again with python train.py stage=teacher"
+            f"load; train the teacher again with {COMMAND} stage=teacher"
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
     if found == 1:

@@ -1,7 +1,5 @@
 """The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,6 @@ from kd.models.base import IMAGE_SHAPE
 from kd.models.network import Dropout
 from kd.outputs import Outputs
 from kd.training.book import Bookkeeper, Figures
-from kd.training.optim import make_optimiser
 from kd.training.teacher import FrozenTeacher
 
 
@@ -27,8 +24,8 @@ class Classifier(Bookkeeper):
     """
 
     def __init__(self, network: nn.Module, optim: Optim, checkpoint: str = "last") -> None:
-        super().__init__(checkpoint=checkpoint)
-        self.network, self.optim = network, optim
+        super().__init__(optim, checkpoint=checkpoint)
+        self.network = network
         self.example_input_array = torch.zeros(1, *IMAGE_SHAPE)  # for Lightning's table of layers
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,14 +64,6 @@ class Classifier(Bookkeeper):
     def _log(self, part: str, figures: Figures) -> None:
         self.log_dict({tag: v for tag, (v,) in figures.items() if tag.startswith(part)})
         self.log("step", float(self.current_epoch + 1))  # TensorBoard's x-axis counts epochs
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """See :func:`kd.training.optim.make_optimiser`."""
-
-        def batches() -> int:
-            return int(self.trainer.estimated_stepping_batches)
-
-        return make_optimiser(self.parameters(), self.optim, batches)
 
     def state(self, student: int = 0) -> dict[str, Tensor]:
         """The network's ``state_dict``, a copy."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH, Batches, MNISTDataModule
 from kd.errors import UserError
+from kd.files import COMMAND
 from kd.models.base import IMAGE_SHAPE
 from kd.models.network import Ensemble, build_model
 from kd.outputs import Outputs
@@ -55,7 +56,7 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
     if not chosen and damaged:
         raise damaged[0]
     if not chosen:
-        command = ["python train.py", "stage=teacher", *words]
+        command = [COMMAND, "stage=teacher", *words]
         if config.study != "main" and not any("experiment=" in word for word in words):
             command.append(f"study={config.study}")
         if config.teacher.seed:

@@ -18,7 +18,6 @@ from kd.models.network import build_model
 from kd.outputs import Outputs
 from kd.sweeps.tracing import adam_step
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
-from kd.training.optim import make_optimiser
 
 MINI = Data(
     dir=str(DIGITS),
@@ -241,10 +240,7 @@ def test_best_keeps_the_best_validation_epoch_and_last_the_last():
 def test_a_step_by_the_function_is_adams():
     values = [torch.randn(3, 4), torch.randn(5)]
     plain, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
-    adams = [
-        make_optimiser(parameters, Optim(schedule="constant"), int)["optimizer"]
-        for parameters in (plain, lean)
-    ]
+    adams = [torch.optim.Adam(parameters, fused=True) for parameters in (plain, lean)]
     for number in range(4):
         gradients = [torch.randn_like(value) for value in values]
         for parameter, gradient in zip(plain, gradients, strict=True):
