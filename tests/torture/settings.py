@@ -80,6 +80,8 @@ def two_values(field: dataclasses.Field) -> tuple[Any, Any]:
     others: tuple[Any, ...] = (not default,)
     if isinstance(default, str):
         others = tuple(re.findall(r"\w+", field.metadata["allowed"]))
+    elif default is None:
+        others = (1, 0.5)
     elif not isinstance(default, bool):
         others = (default // 2, default + 1) if isinstance(default, int) else (default / 2, 1.0)
     return default, next(v for v in others if v != default and (check is None or check(v)))
