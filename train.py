@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from kd import importing
 from kd.config.command_line import check
 from kd.config.messages import explain
-from kd.config.schema import PROJECT
+from kd.config.schema import PROJECT, validate
 from kd.config.undo import forget, undo
 
 
@@ -24,9 +24,10 @@ def train(cfg: DictConfig) -> object:
         # torch and Lightning load here: help and typos need neither
         with importing():
             if cfg.stage == "report":
-                from kd.report.build import report as run
-            else:
-                from kd.training.run import run
+                from kd.report.build import build_report
+
+                return build_report(validate(cfg))
+            from kd.training.run import run
         return run(cfg)
     except Exception as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
