@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd.report.runs import Run
-from kd.report.teachers import split_by_teacher, teacher_label
+from kd.report.teachers import partition_by_teacher, teacher_label
 from kd.training.run_folder import STAGES
 
 Settings = dict[str, Any]
@@ -66,8 +66,8 @@ def views_of(run: Run) -> dict[str, float]:
     return {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
 
 
-def split_by_settings(runs: Iterable[Run], key: Callable[[Run], Settings]) -> list[list[Run]]:
-    """Split runs by equal settings ``key(run)``, the largest part first."""
+def partition_by_settings(runs: Iterable[Run], key: Callable[[Run], Settings]) -> list[list[Run]]:
+    """Partition runs by equal settings ``key(run)``, the largest part first."""
     parts: dict[str, list[Run]] = {}
     for run in runs:
         parts.setdefault(repr(key(run)), []).append(run)
@@ -84,7 +84,7 @@ def select_split(runs: list[Run], refused: dict[str, str]) -> list[Run]:
     first = next((stage for stage in stages if stage), None)
     if first is None:
         return []
-    split = split_by_settings(first, student_settings)[0][0].metrics["data/fingerprint"]
+    split = partition_by_settings(first, student_settings)[0][0].metrics["data/fingerprint"]
     for run in runs:
         if run.metrics["data/fingerprint"] != split:
             refused[run.name] = (
@@ -94,17 +94,17 @@ def select_split(runs: list[Run], refused: dict[str, str]) -> list[Run]:
     return [run for run in runs if run.metrics["data/fingerprint"] == split]
 
 
-def split_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
-    """Split the distilled runs of one student by method and teacher, the largest part first.
+def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
+    """Partition the distilled runs of one student by method and teacher, the largest part first.
 
     Of several settings of the student the one with the most runs counts. Views of the images
     belong to the method: they may differ.
     """
-    (runs, *_) = split_by_settings(distilled, student_settings) or [[]]
+    (runs, *_) = partition_by_settings(distilled, student_settings) or [[]]
     methods = [
         part
-        for same in split_by_settings(runs, comparable_settings)
-        for part in split_by_teacher(same)
+        for same in partition_by_settings(runs, comparable_settings)
+        for part in partition_by_teacher(same)
     ]
     # Of equally large ones, unaugmented images come first, then the first teacher.
     methods.sort(

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kd.config.schema import UserError
 from kd.report import stats
-from kd.report.cells import Cell, Method, build_cells, select_split, split_by_method
+from kd.report.cells import Cell, Method, build_cells, partition_by_method, select_split
 from kd.report.runs import Run
 from kd.report.teachers import TeacherCheckpoints, find_checkpoints, find_study_teacher
 from kd.training.results import scan, shortened
@@ -99,7 +99,7 @@ def load_study(folder: Path | str) -> Study:
     teachers, students, distilled = (
         [run for run in runs if run.metrics["stage"] == stage] for stage in STAGES
     )
-    methods = split_by_method(distilled)
+    methods = partition_by_method(distilled)
     cells = [cell for part in methods for cell in build_cells(part, methods, students)]
     checkpoints = find_checkpoints(folder, teachers, distilled)
     # Of several with one seed, the one with the shortest name counts: it has nothing overridden.

@@ -117,8 +117,8 @@ def find_study_teacher(
     return None
 
 
-def split_by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
-    """Split runs by their teachers, unless every seed has a teacher of its own."""
+def partition_by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
+    """Partition runs by their teachers, unless every seed has a teacher of its own."""
     keys = ("seed", "teacher/checkpoint", "teacher/sha256")
     known = {tuple(run.metrics[key] for key in keys) for run in runs}
     if all(len(set(column)) == len(known) for column in zip(*known, strict=True)):
