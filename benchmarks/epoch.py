@@ -38,9 +38,10 @@ from kd.files import PROJECT
 from kd.models.network import build_model
 from kd.training.callbacks import Record
 from kd.training.curves import Curves
-from kd.training.fit import make_trainer
+from kd.training.fit import train
 from kd.training.material import choose_accelerator
 from kd.training.modules import StudentModule, TeacherModule
+from kd.training.unfinished import State
 
 
 def tutorial_network(stage: str) -> nn.Sequential:
@@ -121,9 +122,9 @@ def our_epoch(config: Config, data: MNISTDataModule) -> float:
     clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
         curves = Curves(Path(folder))
-        record = Record(lambda epoch, write: write(Path(folder, "state.ckpt")), [(0, curves)])
-        trainer = make_trainer(config, choose_accelerator("cpu").name, [record, clock])
-        trainer.fit(module(network, config.optim), datamodule=data)
+        record = Record(State(Path(folder), "epoch", ""), [(0, curves)])
+        fitted = module(network, config.optim)
+        train(config, choose_accelerator("cpu"), fitted, [record, clock], data=data)
     return clock.seconds[0]
 
 

@@ -150,7 +150,7 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.GroupMo
     material = Material(Accelerator("cpu", torch.device("cpu")), data, [], None, taught)
     cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
     module = fused.GroupModule(config, [0], cells, material)
-    adam = fused.make_adam(module.stack.parameters(), config.optim)
+    adam = torch.optim.Adam(module.stack.parameters(), fused=True)
     module.optimizers = lambda **_: adam  # in place of the Trainer's
     module.lr_schedulers = lambda: None
     module.compiles = compiled

@@ -1,6 +1,5 @@
 """Where things lie; files written whole or not at all; digests; locks that end with a process."""
 
-import contextlib
 import hashlib
 import os
 import secrets
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 
 PACKAGE = Path(__file__).resolve().parent
 # Installed, the package carries conf/ and the small digits; in a checkout they lie beside it.
@@ -55,7 +54,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(path: Path, wait: bool = True) -> contextlib.AbstractContextManager:
+def lock(path: Path, wait: bool = True) -> BaseFileLock:
     """Return a lock that one process at a time holds; the system frees it when the process ends.
 
     Args:

@@ -11,10 +11,10 @@ import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
 from omegaconf import DictConfig
 
 from kd._startup import importing
@@ -92,7 +92,7 @@ def launch(wanted: Sequence[Job]) -> None:
         # A wide table runs over the terminal's edge rather than losing its figures.
         console.width = max(console.width, 15 * len(table.columns))
         console.print(table)
-    elapsed = clock(time.perf_counter() - started)
+    elapsed = rounded(time.perf_counter() - started)
     failed = [job for job in jobs if job.error]
     console.print(f"{len(jobs) - len(failed)} of {len(jobs)} runs complete, {elapsed}")
     for study in sorted({f"{job.config.output_dir}/{job.config.study}" for job in jobs}):
@@ -162,7 +162,7 @@ def result(job: Job, spent: Sequence[float], left: int) -> str:
         return f"{said}  complete already, skipped"
     if not job.alone:
         return said
-    return f"{said}  {spent[-1]:.1f} s, {clock(sum(spent) / len(spent) * left)} left"
+    return f"{said}  {spent[-1]:.1f} s, {rounded(sum(spent) / len(spent) * left)} left"
 
 
 def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
@@ -172,7 +172,7 @@ def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
         UserError: no job can be trained, or another process trains one.
     """
     from kd.sweeps import grouping, plan
-    from kd.training.run_folder import is_complete
+    from kd.training.run_folder import hold, is_complete
     from kd.training.unfinished import run_name
 
     missing = {
@@ -181,7 +181,8 @@ def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
         if job.config.overwrite or not is_complete(job.directory)
     }
     missing -= refuse_untrainable(jobs, missing)
-    refuse_busy([jobs[index] for index in missing])
+    for index in missing:
+        hold(jobs[index].directory).release()
     studies = {jobs[index].study for index in missing}
     earlier = [(study, planned) for study in studies for planned in plan.read(study)]
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
@@ -265,15 +266,14 @@ def train_together(group: "Group", jobs: Sequence[Job], console: "Console") -> N
 
 def lock_members(jobs: Iterable[Job]) -> list[Job]:
     """The jobs of a group that are still to be trained, their folders locked."""
-    from kd.training.run_folder import busy, is_complete, lock_run
+    from kd.training.run_folder import Busy, hold, is_complete
 
     members = []
     for job in jobs:
-        lock = lock_run(job.directory)
         try:
-            lock.acquire()
-        except Timeout:
-            job.put_off(UserError(busy(job.directory)))
+            lock = hold(job.directory)
+        except Busy as error:
+            job.put_off(error)
             continue
         if is_complete(job.directory) and not job.config.overwrite:
             lock.release()  # another process has been faster: the run is skipped
@@ -345,22 +345,6 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[int]) -> set[int
     return refused
 
 
-def refuse_busy(jobs: Iterable[Job]) -> None:
-    """Make sure that no other process trains any of these jobs.
-
-    Raises:
-        UserError: one does.
-    """
-    from kd.training.run_folder import busy, lock_run
-
-    for job in jobs:
-        try:
-            with lock_run(job.directory):
-                pass
-        except Timeout as error:
-            raise UserError(busy(job.directory)) from error
-
-
 def out_of_memory(error: Exception, members: Sequence[Job], group: "Group") -> UserError:
     """What to say of a group that the memory has no room for, and how to go on."""
     from kd.training.unfinished import has_state
@@ -382,8 +366,6 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def rounded(seconds: float) -> timedelta:
+    """A time to the second, shown as 0:02:03."""
+    return timedelta(seconds=round(seconds))

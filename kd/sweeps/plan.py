@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from kd.files import lock, remove_leftovers, replacing
-from kd.training.run_folder import LOCKS, is_complete, lock_run
+from kd.training.run_folder import LOCKS, Busy, hold, is_complete
 from kd.training.unfinished import ALONE, FOLDER, digest, forget, run_name, version
 
 log = logging.getLogger(__name__)
@@ -139,9 +137,8 @@ def _in_use(study: Path, group: Planned) -> bool:
     """Whether another process trains the group."""
     for run in group.runs:
         try:
-            with lock_run(study / run):
-                pass
-        except Timeout:
+            hold(study / run).release()
+        except Busy:
             return True
     return False
 

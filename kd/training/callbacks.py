@@ -6,33 +6,35 @@ the figures of the epoch are complete.
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kd.training.book import Bookkeeper, epoch_line, refuse_diverged
+from kd.training.book import Bookkeeper, epoch_line
 from kd.training.curves import Curves
+from kd.training.unfinished import State
 
 log = logging.getLogger(__name__)
-
-Write = Callable[[Path], None]
 
 
 class Record(Checkpoint):
     """Saves the training's state after every epoch, and draws its curves.
 
     Args:
-        save: keeps the state after an epoch, given the epoch's number and what writes the file.
+        state: of the training.
         curves: of the wanted runs, each with the number of its student.
+        each: is called after every epoch with its number.
     """
 
     def __init__(
-        self, save: Callable[[int, Write], None], curves: Sequence[tuple[int, Curves]]
+        self,
+        state: State,
+        curves: Sequence[tuple[int, Curves]],
+        each: Callable[[int], None] | None = None,
     ) -> None:
-        self.save, self.curves = save, curves
+        self.state, self.curves, self.each = state, curves, each
 
     def on_fit_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Draw what an earlier attempt has trained."""
@@ -45,7 +47,9 @@ class Record(Checkpoint):
         """Draw this epoch and save the state."""
         epoch = len(pl_module.history)
         self._draw(pl_module, epoch)
-        self.save(epoch, trainer.save_checkpoint)
+        if self.each:
+            self.each(epoch)
+        self.state.save(epoch, trainer.save_checkpoint)
 
     def _draw(self, module: Bookkeeper, epoch: int) -> None:
         for student, curves in self.curves:
@@ -59,30 +63,6 @@ class Record(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             epochs = len(pl_module.history)
             log.warning("interrupted after %d epochs; the same command goes on there", epochs)
-
-
-class StopDiverged(Checkpoint):
-    """Ends the training of a single student once its loss is no longer finite."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Look at the epoch's loss."""
-        (loss,) = pl_module.history[-1]["train/loss"]
-        refuse_diverged({"train/loss": loss}, len(pl_module.history))
-
-
-class KeepEpochs(Checkpoint):
-    """Keeps every epoch's weights.
-
-    Args:
-        save: is given each epoch's number.
-    """
-
-    def __init__(self, save: Callable[[int], None]) -> None:
-        self.save = save
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Save this epoch's."""
-        self.save(len(pl_module.history))
 
 
 class ShowProgress(Checkpoint):

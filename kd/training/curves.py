@@ -16,25 +16,12 @@ from kd.config.schema import Config, flatten
 
 # Few, because TensorBoard shows the first five by the alphabet until one ticks others.
 COLUMNS = (
-    "kd.T",
-    "kd.alpha",
-    "kd.method",
-    "model.dropout",
-    "model.hidden",
-    "optim.lr",
-    "seed",
-    "stage",
-    "teacher.seed",
-    "trainer.max_epochs",
-)
+    "kd.T", "kd.alpha", "kd.method", "model.dropout", "model.hidden", "optim.lr", "seed",
+    "stage", "teacher.seed", "trainer.max_epochs",
+)  # fmt: skip
 FINAL_METRICS = (
-    "test/acc",
-    "test/loss",
-    "test/ece",
-    "fidelity/agreement",
-    "fidelity/kl",
-    "time/fit_s",
-)
+    "test/acc", "test/loss", "test/ece", "fidelity/agreement", "fidelity/kl", "time/fit_s",
+)  # fmt: skip
 
 
 class Curves:

@@ -1,7 +1,7 @@
 """The training of one run, with Lightning's Trainer."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from kd.config.schema import Config, relevant
 from kd.data.module import MNISTDataModule
 from kd.models.network import build_model, build_regressor, count_parameters
-from kd.training import unfinished
-from kd.training.book import Bookkeeper, use_threads
-from kd.training.callbacks import KeepEpochs, Record, ShowProgress, StopDiverged
+from kd.training.book import Bookkeeper, refuse_diverged, use_threads
+from kd.training.callbacks import Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
 from kd.training.curves import Curves
 from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
-from kd.training.run_folder import EPOCHS, clear, hashes
+from kd.training.run_folder import EPOCHS, clear
 from kd.training.teacher import needs_live_teacher, regressor_width
+from kd.training.unfinished import State, forget, name_of, version
 
 log = logging.getLogger(__name__)
 
@@ -55,43 +55,36 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
         directory: of the run, which the caller holds the lock of.
         quiet: shows no progress.
     """
-    accelerator, data = material.accelerator, material.data
-    study, name = directory.parents[1], unfinished.name_of(directory)
-    settings = digest(config, material)
+    study, data = directory.parents[1], material.data
+    state = State(study, name_of(directory), material.digest([version(), relevant(config)]))
     if config.overwrite:
-        unfinished.forget(study, name)
-    before = unfinished.saved(study, name, settings)
+        forget(study, state.name)
+    before = state.saved()
     clear(directory, resumed=before is not None)
     module = make_module(config, material)
     log.info("%s", ModelSummary(module, max_depth=-1))
     images, parameters = len(data.indices["train"]), count_parameters(module.network)
-    said = f"{accelerator.device} with {images} images, {parameters} parameters"
-    log.info("%s, %s", said, in_short(config))
+    log.info("%d images, %d parameters, on %s", images, parameters, material.accelerator.device)
 
-    def keep_epoch(epoch: int) -> None:
-        path = directory / EPOCHS / f"{epoch}.ckpt"
-        save_checkpoint(path, module.state(), config, data.fingerprint, epoch)
-
-    def save(epoch: int, write: Callable[[Path], None]) -> None:
-        unfinished.save(study, name, settings, epoch, write)
+    def look(epoch: int) -> None:
+        (loss,) = module.history[-1]["train/loss"]
+        refuse_diverged({"train/loss": loss}, epoch)
+        if config.keep_epochs:
+            path = directory / EPOCHS / f"{epoch}.ckpt"
+            save_checkpoint(path, module.state(), config, data.fingerprint, epoch)
 
     curves = Curves(directory)
-    callbacks: list[pl.Callback] = [StopDiverged()]
-    if config.keep_epochs:
-        callbacks.append(KeepEpochs(keep_epoch))
-    callbacks.append(Record(save, [(0, curves)]))
-    if not quiet:
-        callbacks.append(ShowProgress())
-    train(config, accelerator, module, callbacks, before, data)
+    callbacks = [Record(state, [(0, curves)], look), *([] if quiet else [ShowProgress()])]
+    train(config, material.accelerator, module, callbacks, before, data)
     return share_of(module, 0, curves)
 
 
 def train(
     config: Config,
     accelerator: Accelerator,
-    module: Bookkeeper,
-    callbacks: list[pl.Callback],
-    before: Path | None,
+    module: pl.LightningModule,
+    callbacks: Sequence[pl.Callback],
+    before: Path | None = None,
     data: MNISTDataModule | None = None,
 ) -> None:
     """Have Lightning train a module, without output of Lightning's own.
@@ -104,27 +97,21 @@ def train(
         before: the state to go on from; None begins anew.
         data: has the batches; None where the module has them.
     """
-    trainer = make_trainer(config, accelerator.name, callbacks)
+    trainer = pl.Trainer(
+        accelerator=accelerator.name,
+        devices=1,
+        max_epochs=config.trainer.max_epochs,
+        logger=False,  # Record draws the curves, those of an earlier attempt too
+        callbacks=list(callbacks),
+        enable_progress_bar=False,  # ShowProgress's costs less
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
     threads = torch.get_num_threads()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
     finally:
         use_threads(threads)
-
-
-def make_trainer(config: Config, accelerator: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's Trainer without output of its own."""
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_epochs=config.trainer.max_epochs,
-        logger=False,  # Record draws the curves, those of an earlier attempt too
-        callbacks=callbacks,
-        enable_checkpointing=True,
-        enable_progress_bar=False,  # ShowProgress's costs less
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
 
 
 def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
@@ -157,17 +144,3 @@ def make_module(config: Config, material: Material) -> Classifier:
         regressor,
         config.checkpoint,
     )
-
-
-def digest(config: Config, material: Material) -> str:
-    """What stands for all that the state of a training depends on."""
-    data, teachers = material.data.fingerprint, hashes(material.teachers)
-    return unfinished.digest([unfinished.version(), relevant(config), data, teachers])
-
-
-def in_short(config: Config) -> str:
-    """The run in half a line."""
-    said = f"stage={config.stage} seed={config.seed} epochs={config.trainer.max_epochs}"
-    if config.stage == "distill":
-        said += f" kd={config.kd.method} T={config.kd.T} alpha={config.kd.alpha}"
-    return said

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
@@ -11,10 +11,12 @@ from torch import nn
 
 from kd.config.schema import Config
 from kd.data.module import MNISTDataModule
-from kd.errors import OutOfMemory, UserError
+from kd.errors import UserError
 from kd.outputs import Outputs
-from kd.training.memory import available_bytes, student_bytes
+from kd.training.memory import refuse_too_large
+from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
+from kd.training.unfinished import digest
 
 
 class Accelerator(NamedTuple):
@@ -32,6 +34,10 @@ class Material(NamedTuple):
     teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
     teacher: nn.Module | None
     teacher_outputs: Outputs | None  # for all samples of the pool
+
+    def digest(self, settings: Any) -> str:
+        """What stands for all that a training's state depends on, the settings given."""
+        return digest([settings, self.data.fingerprint, hashes(self.teachers)])
 
 
 def prepare(config: Config, words: Iterable[str] = ()) -> Material:
@@ -58,12 +64,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         UserError: one of them is not to be had, or does not fit.
     """
     accelerator = choose_accelerator(config.trainer.accelerator)
-    needed, free = student_bytes(config), available_bytes()
-    if free is not None and needed > free:
-        raise OutOfMemory(
-            f"a student needs about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free; "
-            "make data.batch_size or model.hidden smaller"
-        )
+    refuse_too_large(config)
     data = MNISTDataModule(config.data, config.seed, accelerator.device)
     data.prepare_data()
     data.setup()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH
+from kd.errors import OutOfMemory
 from kd.models.base import CLASSES
 from kd.models.network import build_model, count_parameters
 
@@ -44,3 +45,20 @@ def student_bytes(config: Config) -> int:
     if config.stage == "distill":
         values += config.kd.cubes * batch**3
     return 4 * values
+
+
+def refuse_too_large(config: Config, students: int = 1) -> None:
+    """Make sure that students fit in the memory that is free, before any of it is taken.
+
+    Raises:
+        OutOfMemory: they do not.
+    """
+    needed, free = students * student_bytes(config), available_bytes()
+    if free is None or needed <= free:
+        return
+    who, advice = f"a group of {students} students", ""
+    if students == 1:
+        who, advice = "a student", "; make data.batch_size or model.hidden smaller"
+    raise OutOfMemory(
+        f"{who} needs about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free{advice}"
+    )

@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from filelock import Timeout
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -21,7 +20,6 @@ from kd import metrics as measures
 from kd.config.messages import explain
 from kd.config.schema import Config, relevant
 from kd.data.module import Batches, MNISTDataModule, fingerprint
-from kd.errors import UserError
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
 from kd.models.network import Network, build_model, count_parameters
 from kd.training import unfinished
@@ -33,9 +31,8 @@ from kd.training.material import Material, prepare
 from kd.training.results import RESULTS, write_results
 from kd.training.run_folder import (
     METRICS,
-    busy,
     hashes,
-    lock_run,
+    hold,
     read_metrics,
     refuse_other_settings,
     remove_empty,
@@ -84,11 +81,9 @@ def execute(
         try:  # a run that is refused leaves nothing behind
             material = share.material if share else prepare(config, words)
             if share is None:
-                held.enter_context(lock_run(directory))
+                held.callback(hold(directory).release)
             if (before := find_complete(config, directory)) is not None:
                 return skip(before, shown, quiet)  # another process has been faster
-        except Timeout as error:
-            raise UserError(busy(shown)) from error
         finally:
             remove_empty(directory)
         write_log(directory)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
@@ -117,21 +118,26 @@ def has_runs(study: Path) -> bool:
     return any(study.glob(f"*/*/{METRICS}"))
 
 
-def lock_run(directory: Path) -> contextlib.AbstractContextManager:
-    """Keep a run's folder to this process, until the block or the process ends.
+class Busy(UserError):
+    """Another process trains the run."""
+
+
+def hold(directory: Path) -> BaseFileLock:
+    """Keep a run's folder to this process, until the lock is released or the process ends.
 
     Raises:
-        filelock.Timeout: on entering, if another process has it.
+        Busy: another process has it.
     """
     study = directory.parents[1]
-    return lock(study / LOCKS / directory.relative_to(study), wait=False)
-
-
-def busy(directory: Path) -> str:
-    """What to say of a run that another process trains."""
-    return (
-        f"{directory}: another process is training this run; wait for it to end, or give study=NEW"
-    )
+    held = lock(study / LOCKS / directory.relative_to(study), wait=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise Busy(
+            f"{directory}: another process is training this run; wait for it to end, or give "
+            "study=NEW"
+        ) from error
+    return held
 
 
 def remove_empty(directory: Path, levels: int = 3) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,51 +45,54 @@ def name_of(directory: Path) -> str:
     return f"{ALONE}{digest(run_name(directory))}"
 
 
-def save(study: Path, name: str, settings: str, epoch: int, write: Callable[[Path], None]) -> None:
-    """Keep a training's state after an epoch, in place of that of the epoch before.
+class State(NamedTuple):
+    """The state of a training after its latest epoch."""
 
-    Args:
-        study: its folder.
-        name: of the training.
-        settings: a digest of all that the state depends on.
-        epoch: how many have passed.
-        write: writes the state to a file.
-    """
-    folder = study / FOLDER
-    path = folder / f"{name}-{epoch}.ckpt"
-    with replacing(path) as beside:
-        write(beside)
-    content = {"file": path.name, "sha256": file_hash(path), "settings": settings}
-    with replacing(folder / f"{name}.json") as beside:
-        beside.write_text(json.dumps(content) + "\n")
-    for old in folder.glob(f"{name}-*.ckpt"):
-        if old != path:
-            old.unlink(missing_ok=True)
+    study: Path  # its folder
+    name: str  # of the training
+    settings: str  # a digest of all that the state depends on
 
+    def save(self, epoch: int, write: Callable[[Path], None]) -> None:
+        """Keep the state after an epoch, in place of that of the epoch before.
 
-def saved(study: Path, name: str, settings: str) -> Path | None:
-    """The file of a training's latest epoch; None where there is none that can be used.
+        Args:
+            epoch: how many have passed.
+            write: writes the state to a file.
+        """
+        folder = self.study / FOLDER
+        path = folder / f"{self.name}-{epoch}.ckpt"
+        with replacing(path) as beside:
+            write(beside)
+        content = {"file": path.name, "sha256": file_hash(path), "settings": self.settings}
+        with replacing(folder / f"{self.name}.json") as beside:
+            beside.write_text(json.dumps(content) + "\n")
+        for old in folder.glob(f"{self.name}-*.ckpt"):
+            if old != path:
+                old.unlink(missing_ok=True)
 
-    What cannot be used is removed, and the log says so.
-    """
-    note = study / FOLDER / f"{name}.json"
-    if not note.exists():
-        forget(study, name)  # at most a first epoch that was not brought to its end
+    def saved(self) -> Path | None:
+        """The file of the latest epoch; None where there is none that can be used.
+
+        What cannot be used is removed, and the log says so.
+        """
+        note = self.study / FOLDER / f"{self.name}.json"
+        reason = None
+        if note.exists():  # else there is at most a first epoch that was not brought to its end
+            try:
+                content = json.loads(note.read_text(encoding="utf-8"))
+                path = note.with_name(str(content["file"]))
+                if not path.name.startswith(self.name) or file_hash(path) != content["sha256"]:
+                    raise ValueError
+                if content["settings"] == self.settings:
+                    return path
+                reason = "was trained with other settings, data, teacher or code"
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                reason = "is damaged"
+        if reason:
+            file = note.with_suffix(".ckpt")
+            log.warning("%s: %s; removed, the training starts anew", file, reason)
+        forget(self.study, self.name)
         return None
-    try:
-        content = json.loads(note.read_text(encoding="utf-8"))
-        path = note.with_name(str(content["file"]))
-        if path.name.startswith(name) and file_hash(path) == content["sha256"]:
-            if content["settings"] == settings:
-                return path
-            reason = "was trained with other settings, data, teacher or code"
-        else:
-            reason = "is damaged"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        reason = "is damaged"
-    log.warning("%s: %s; removed, the training starts anew", note.with_suffix(".ckpt"), reason)
-    forget(study, name)
-    return None
 
 
 def has_state(study: Path, name: str) -> bool:

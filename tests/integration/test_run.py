@@ -318,9 +318,9 @@ def test_another_process_is_not_trained_over(cli, teacher):
     before = tree(run)
     code = (
         "import sys, pathlib, kd.training.run_folder\n"
-        f"with kd.training.run_folder.lock_run(pathlib.Path({str(run.absolute())!r})):\n"
-        "    print('locked', flush=True)\n"
-        "    sys.stdin.read()"
+        f"held = kd.training.run_folder.hold(pathlib.Path({str(run.absolute())!r}))\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT

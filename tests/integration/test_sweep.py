@@ -268,7 +268,7 @@ def test_overwrite_starts_anew(cli, teacher, monkeypatch):
 
 
 def test_a_group_too_large_for_the_memory_names_it(cli, teacher, monkeypatch):
-    monkeypatch.setattr("kd.sweeps.group.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("kd.training.memory.available_bytes", lambda: 2**20)
     said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
     assert said.code == 1
     assert "a group of 3 students needs about" in said.err
@@ -384,29 +384,22 @@ def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkey
         stop_at(patch, 1)
         cli(*words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kd.sweeps.group.available_bytes", lambda: 2**20)
+        patch.setattr("kd.training.memory.available_bytes", lambda: 2**20)
         said = cli(*words)
     assert "free some and give the same command, or overwrite=true with" in said.err
     assert "an earlier attempt ended after epoch 2: going on" in cli(*words).out
 
 
 def test_a_run_that_is_busy_fails_alone(cli, teacher, monkeypatch):
-    from filelock import Timeout
-
     from kd.training import run_folder as folder
 
-    def lock_run(directory):
-        lock = healthy(directory)
+    def hold(directory):
         if "seed=1," in directory.name and Path("outputs/main/unfinished").exists():
+            raise folder.Busy("another process is training this run")
+        return healthy(directory)
 
-            def refuse(*_, **__):
-                raise Timeout(str(directory))
-
-            lock.acquire = refuse
-        return lock
-
-    healthy = folder.lock_run
-    monkeypatch.setattr(folder, "lock_run", lock_run)
+    healthy = folder.hold
+    monkeypatch.setattr(folder, "hold", hold)
     said = cli("-m", "stage=student", *MINI, "seed=0,1,2")
     assert said.code == 1
     assert "2 of 3 runs complete" in said.out
