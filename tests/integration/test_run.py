@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 from helpers import DIGITS, MINI, metrics, tree
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
 from kd.data.module import load_pool
 from kd.files import PROJECT, file_hash
+from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint
 
 FILES = {
@@ -383,3 +385,54 @@ def test_a_gpu_learns_what_a_cpu_learns(cli):
         assert cli("stage=student", *MINI, f"trainer={accelerator}", "model.dropout=0").code == 0
     cpu, gpu = (metrics(p) for p in sorted(Path("outputs/main/student").iterdir()))
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, which):
+    """Views, dropout and the order of batches go on too: it ends as if undisturbed."""
+    views = ("data.augment.shift=2", "data.augment.mixup=0.5")
+    words = ("stage=student", "data=mnist_mini", "trainer.max_epochs=4", *views)
+    words += (f"checkpoint={which}", "keep_epochs=true")
+    assert cli(*words, "study=whole").code == 0
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        if len(pl_module.history) == 2:
+            raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        said = cli(*words, "study=cut")
+    assert said.code == 1
+    assert "interrupted after 2 epochs; the same command goes on there" in said.out
+    said = cli(*words, "study=cut")
+    assert said.code == 0, said.err
+    assert "an earlier attempt ended after epoch 2: going on" in said.out
+    assert not Path("outputs/cut/unfinished").exists()
+    (whole,), (cut,) = (list(Path("outputs", s, "student").iterdir()) for s in ("whole", "cut"))
+    assert {p.name for p in cut.iterdir()} - {p.name for p in whole.iterdir()} <= {
+        p.name for p in cut.glob("events*")
+    }
+    for file in ("model.ckpt", "epochs/1.ckpt", "epochs/4.ckpt", "predictions.npz"):
+        assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
+    curves = (EventAccumulator(str(run)).Reload().Scalars("val/loss") for run in (whole, cut))
+    undisturbed, resumed = ([(e.step, e.value) for e in curve] for curve in curves)
+    assert undisturbed == resumed
+
+
+def test_a_state_of_other_settings_is_not_gone_on_with(cli, monkeypatch):
+    words = ("stage=student", *MINI)
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        cli(*words)
+        assert "an earlier attempt" not in cli(*words, "overwrite=true").out
+    said = cli("+experiment=talk", "study=main", *words)  # of the same folder
+    assert "removed, the training starts anew" in said.out
+    assert said.code == 0

@@ -5,13 +5,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-from helpers import CONF, composed
+from helpers import CONF, composed, config
 from omegaconf import OmegaConf
 
 from kd.config.naming import run_name
-from kd.config.schema import flatten, relevant
+from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import validate
 from kd.errors import UserError
+from kd.methods import METHODS
+from kd.models import MODELS
 
 CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 
@@ -144,3 +146,21 @@ def test_the_saved_configuration_reads_back(tmp_path: Path):
     config = validate(composed("stage=distill", "kd.T=3", "model.hidden=8"))
     saved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     assert validate(saved) == config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_defaults_are_those_of_its_file(name):
+    assert config(f"kd={name}").kd == METHODS[name]()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_networks_defaults_are_those_of_its_file(name):
+    assert config(f"model={name}").model == MODELS[name]()
+
+
+def test_the_schemas_defaults_are_those_of_conf():
+    found, schema = flatten(config()), flatten(Config())
+    chosen = ("model.", "optim.lr", "data.dir")  # by the stage, or by where kd lies
+    assert {key: found[key] for key in schema if not key.startswith(chosen)} == {
+        key: value for key, value in schema.items() if not key.startswith(chosen)
+    }

@@ -1,9 +1,12 @@
 """Configurations of jobs by copy: what Hydra itself composes, and nobody else's to change."""
 
+import sys
+
 import pytest
-from helpers import CONF
+from helpers import CONF, MINI
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -50,6 +53,33 @@ def test_a_copy_is_what_hydra_composes(loaders):
     for mine, its in zip(copied, composed, strict=True):
         assert OmegaConf.to_yaml(mine) == OmegaConf.to_yaml(its)
         assert OmegaConf.is_struct(mine)
+
+
+GROUPS = [
+    (folder.name, choice.stem)
+    for folder in sorted(path for path in CONF.iterdir() if path.is_dir())
+    for choice in sorted(folder.glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUPS)
+def test_a_copy_is_what_hydra_composes_of_every_choice(loaders, group, choice):
+    plus = "+" if group == "experiment" else ""
+    jobs = [[f"{plus}{group}={choice}", f"seed={seed}", "optim.lr=0.5"] for seed in (0, 1)]
+    for words in jobs:
+        assert OmegaConf.to_yaml(loaders[1](words)) == OmegaConf.to_yaml(loaders[0](words))
+    assert len(loaders[2]) == 1, "the second is a copy"
+
+
+def test_copying_can_be_switched_off(cli, monkeypatch):
+    def copying(loader):
+        raise AssertionError("is switched off")
+
+    Plugins.instance()  # has loaded ours by then
+    monkeypatch.setattr(sys.modules["hydra_plugins.sweep_launcher"], "copying", copying)
+    said = cli("-m", "stage=student", *MINI, "seed=0,1", "hydra.launcher.copy_configs=false")
+    assert said.code == 0, said.err
+    assert "2 of 2 runs complete" in said.out
 
 
 def test_changing_one_jobs_configuration_changes_no_others(loaders):

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kd.methods import METHODS
+from kd.sweeps import tracing
 from kd.sweeps.stack import make_gradients
-from kd.sweeps.tracing import traced
+from kd.sweeps.tracing import adam_step, traced, wide_product
 
 STUDENTS, HIDDEN, BATCH, CLASSES = 3, 4, 6, 10
 
@@ -42,3 +44,46 @@ def test_traced_gradients_are_the_same(method, shares, mask):
     for mine, its in zip(fast(*others), expected, strict=True):
         assert torch.equal(mine, its)
     assert any(gradient.any() for gradient in expected)
+
+
+def unavailable(*_, **__):
+    raise AttributeError("another torch has not this private part")
+
+
+@pytest.mark.parametrize("missing", [None, unavailable])
+@pytest.mark.parametrize("compiles", [False, True])
+def test_without_tracing_the_function_itself_serves(monkeypatch, missing, compiles):
+    monkeypatch.setattr(tracing, "make_fx", missing)
+    function = make_gradients(METHODS["hinton"]())
+    assert traced(function, arguments("hinton", False, True, seed=0), compiles) is function
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_wide_product_is_a_product(monkeypatch, plain):
+    if plain:
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(rows, 784, generator=draw) for rows in (96, 32))
+    found = wide_product(left, right)
+    assert found.shape == (96, 32)
+    assert torch.allclose(found, left @ right.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_step_by_the_function_is_adams(monkeypatch, plain):
+    if plain:
+        monkeypatch.setattr(tracing, "adam_function", None)
+    draw = torch.Generator().manual_seed(0)
+    values = [torch.randn(3, 4, generator=draw), torch.randn(5, generator=draw)]
+    whole, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    adams = [torch.optim.Adam(parameters, fused=True) for parameters in (whole, lean)]
+    for number in range(4):
+        gradients = [torch.randn(value.shape, generator=draw) for value in values]
+        for parameter, gradient in zip(whole, gradients, strict=True):
+            parameter.grad = gradient
+        adams[0].step()
+        adam_step(adams[1], gradients)
+        if number == 1:  # as a training that goes on
+            adams[1].load_state_dict(adams[1].state_dict())
+        for mine, its in zip(lean, whole, strict=True):
+            assert torch.equal(mine, its)

@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from helpers import DIGITS
-from torch import nn
 
 from kd.config.schema import Data, Optim
 from kd.data.module import MNISTDataModule
@@ -16,7 +15,6 @@ from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model
 from kd.outputs import Outputs
-from kd.sweeps.tracing import adam_step
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 
 MINI = Data(
@@ -235,19 +233,3 @@ def test_best_keeps_the_best_validation_epoch_and_last_the_last():
     assert last.epoch_kept(0) == 5
     assert same(last.weights_kept(0), seen[-1][1])
     assert last.rows(0)[-1]["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)
-
-
-def test_a_step_by_the_function_is_adams():
-    values = [torch.randn(3, 4), torch.randn(5)]
-    plain, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
-    adams = [torch.optim.Adam(parameters, fused=True) for parameters in (plain, lean)]
-    for number in range(4):
-        gradients = [torch.randn_like(value) for value in values]
-        for parameter, gradient in zip(plain, gradients, strict=True):
-            parameter.grad = gradient
-        adams[0].step()
-        adam_step(adams[1], gradients)
-        if number == 1:  # as a training that goes on
-            adams[1].load_state_dict(adams[1].state_dict())
-        for mine, its in zip(lean, plain, strict=True):
-            assert torch.equal(mine, its)
