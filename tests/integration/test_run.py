@@ -16,7 +16,7 @@ import yaml
 from helpers import DIGITS, MINI, metrics, tree
 
 from kd import metrics as fidelity
-from kd.data.module import load_pool
+from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
 from kd.training.checkpoint import load_checkpoint
 
