@@ -1,6 +1,13 @@
-"""Mistakes of the user's, and how a value is shown in their one line."""
+"""The user's mistakes, and how a value is shown in the one line about them."""
 
-from typing import Any
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # on a device, in a quota or below a limit
+
+# What a setting can hold.
+Value: TypeAlias = str | int | float | bool | Sequence["Value"] | Mapping[str, "Value"] | None
 
 
 class UserError(Exception):
@@ -11,14 +18,24 @@ class OutOfMemory(UserError):
     """Less memory is free than is needed."""
 
 
-def shown(value: Any) -> str:
-    """A value as an error's one line shows it: nothing unprintable, and not too long."""
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, then what it came of."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def shown(value: Value) -> str:
+    """Show a value in an error's one line: nothing unprintable, and not too long."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in as_typed(value))
     return text if len(text) <= 200 else f"{text[:100]}… ({len(text)} characters)"
 
 
-def as_typed(value: Any) -> str:
-    """A value as one would type it on the command line.
+def as_typed(value: Value) -> str:
+    """Write a value as one would type it on the command line.
 
     >>> as_typed([None, True, {"T": 2.0}])
     '[null,true,{T:2.0}]'

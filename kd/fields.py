@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from types import MappingProxyType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from kd.errors import UserError, shown
 
@@ -24,8 +24,7 @@ def setting(default: Any, allowed: str, check: Check) -> Any:
     """A field whose value must pass ``check``; ``allowed`` says in words what does."""
     about = {"allowed": allowed, "check": check}
     if isinstance(default, list):
-        values: list[Any] = default
-        return field(default_factory=lambda: list(values), metadata=about)
+        return field(default_factory=cast("list[Any]", default).copy, metadata=about)
     return field(default=default, metadata=about)
 
 

@@ -1,7 +1,7 @@
 """The settings: their schema, how they are checked and shown, and how runs are named by them.
 
-May import ``kd.models``, ``kd.methods`` and the small modules at the top of ``kd``; importing it
-loads no torch.
+The package may import ``kd.models``, ``kd.methods`` and the small modules at the top of ``kd``;
+importing it loads no torch.
 """
 
 from kd.config.messages import explain
@@ -9,12 +9,4 @@ from kd.config.naming import run_name
 from kd.config.schema import Config, flatten, relevant, sweepable_settings
 from kd.config.validation import validate
 
-__all__ = [
-    "Config",
-    "explain",
-    "flatten",
-    "relevant",
-    "run_name",
-    "sweepable_settings",
-    "validate",
-]
+__all__ = ["Config", "explain", "flatten", "relevant", "run_name", "sweepable_settings", "validate"]

@@ -5,11 +5,12 @@ to run. Like ``kd.config`` imported before anything heavy.
 """
 
 import argparse
-import decimal
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,39 +21,36 @@ from hydra.core.override_parser.types import (
     Override,
     QuotedString,
     RangeSweep,
+    Sweep,
 )
 
-from kd.errors import UserError, shown
+from kd.errors import UserError, Value, shown
 from kd.files import CONF
 
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
 DEEPEST = 20  # brackets within brackets; the parser recurses
-# Measured on 2 cores: a run's configuration is composed and checked in 0.05 s; a student takes
-# 0.05 s an epoch in a group and twice that in a small one.
+# Measured on 2 cores: a run's configuration is composed and checked in 0.05 s; an epoch of a
+# student takes 0.05 s in a group, and twice that in a small one.
 PREPARED, TRAINED = 0.05, (0.05, 0.1)
 
 PLACED = "output_dir=FOLDER and study=NAME say where runs lie"
 FROM_CONF = "choices come from conf/; put yours there, as conf/experiment/NAME.yaml"
-FLAGS = {  # of Hydra's, that are refused
-    "config_path": FROM_CONF,
-    "config_name": FROM_CONF,
-    "config_dir": FROM_CONF,
-    "experimental_rerun": "would run whatever the file holds; give the run's command again",
-}
-KEYS = {  # of Hydra's, with all below them
+KEYS = {  # of Hydra's, that are refused with all below them
     "hydra.run": PLACED,
     "hydra.sweep": PLACED,
     "hydra.output_subdir": PLACED,
     "hydra.job.chdir": PLACED,
     "hydra.searchpath": FROM_CONF,
+    "hydra.sweeper.params": "give the values by themselves, as in -m seed=0,1",
 }
 OPEN = ("hydra.launcher.", "hydra.sweeper.", "hydra.mode", "hydra.verbose")
-VALUES = {  # what Hydra checks with an assertion, or an unhelpful message
+# What Hydra checks with an assertion, or an unhelpful message.
+VALUES: dict[str, tuple[str, Callable[[Value], bool]]] = {
     "hydra.mode": ("RUN or MULTIRUN", lambda v: v in ("RUN", "MULTIRUN")),
     "hydra.verbose": (
         "true, false or the names of loggers",
-        lambda v: isinstance(v, bool | str) or (isinstance(v, list) and v),
+        lambda v: isinstance(v, bool | str | list) and v != [],
     ),
     "hydra.sweeper.max_batch_size": (
         "null or a whole number from 1 up",
@@ -66,23 +64,27 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help and --hydra-help")
 
 
+class _Refused(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        raise UserError(f"{self.option_strings[0]}: not available here: {self.help}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    """Hydra's flags; their meaning stays with Hydra, which reads them again."""
+    """Read Hydra's flags; their meaning stays with Hydra, which reads them again."""
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--hydra-help", action="store_true")
-    parser.add_argument("--version", action="store_true")
-    parser.add_argument("--resolve", action="store_true")
+    for names in (("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",)):
+        parser.add_argument(*names, action="store_true")
     parser.add_argument("--package", "-p")
     modes = parser.add_mutually_exclusive_group()
+    for names in (("--run", "-r"), ("--multirun", "-m"), ("--shell-completion", "-sc")):
+        modes.add_argument(*names, action="store_true")
     modes.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-    modes.add_argument("--run", "-r", action="store_true")
-    modes.add_argument("--multirun", "-m", action="store_true")
-    modes.add_argument("--shell-completion", "-sc", action="store_true")
     infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     modes.add_argument("--info", "-i", nargs="?", const="all", choices=infos)
-    for flag, short in zip(FLAGS, ("-cp", "-cn", "-cd", None), strict=True):
-        parser.add_argument(*filter(None, ("--" + flag.replace("_", "-"), short)))
+    for names in (("--config-path", "-cp"), ("--config-name", "-cn"), ("--config-dir", "-cd")):
+        parser.add_argument(*names, action=_Refused, help=FROM_CONF)
+    why = "would run whatever the file holds; give the run's command again"
+    parser.add_argument("--experimental-rerun", action=_Refused, help=why)
     parser.add_argument("words", nargs="*")
     return parser
 
@@ -101,48 +103,38 @@ def quote_path(word: str) -> str:
 
 
 def check(arguments: list[str]) -> list[str]:
-    """The same arguments, flags first, as Hydra wants them; all checked that can be by itself.
+    """Return the same arguments, flags first, as Hydra wants them.
 
-    Says how many runs a large sweep holds.
+    All is checked that can be by itself. A line says how many runs a large sweep holds.
 
     Raises:
         UserError: a flag or a word is not available here, or a sweep has no end.
     """
     arguments = [quote_path(argument) for argument in arguments]
     given = _parser().parse_intermixed_args(arguments)
-    for flag, why in FLAGS.items():
-        if getattr(given, flag) is not None:
-            raise UserError(f"--{flag.replace('_', '-')}: not available here: {why}")
+    words: list[str] = given.words
     if given.resolve and given.cfg not in ("job", "all") and not given.help:
         raise UserError("--resolve: goes with --cfg job or --cfg all")
     if given.shell_completion:
         # Only the shell itself asks, and says by COMP_LINE what is to be completed.
         known = "(install|uninstall|query)" if "COMP_LINE" in os.environ else "(install|uninstall)"
-        if not re.fullmatch(f"{known}=(bash|fish|zsh)", " ".join(given.words)):
+        if not re.fullmatch(f"{known}=(bash|fish|zsh)", " ".join(words)):
             raise UserError("--shell-completion: goes with install=SHELL: bash, fish or zsh")
     else:
-        overrides = [_read(word) for word in given.words]
+        overrides = [_read(word) for word in words]
         for override in overrides:
             _check_keys(override)
             _check_choices(override)
         asked = [o.value() for o in overrides if o.key_or_group == "hydra.mode"]
-        if given.multirun or "MULTIRUN" in map(str, asked):
+        if given.multirun or "MULTIRUN" in asked:
             _check_sweep(overrides)
-    words, flags = list(given.words), []
-    for argument in arguments:
-        if words and argument == words[0]:
-            del words[0]
-        else:
-            flags.append(argument)
-    return flags + given.words
+    return [argument for argument in arguments if argument not in words] + words
 
 
 def _read(word: str) -> Override:
     key = shown(word.partition("=")[0])
-    depth = deepest = 0
-    for character in word:
-        depth += (character in "[{(") - (character in ")}]")
-        deepest = max(deepest, depth)
+    steps = ((character in "[{(") - (character in ")}]") for character in word)
+    deepest = max(accumulate(steps, initial=0))
     if deepest > DEEPEST:
         raise UserError(f"{key}: brackets within brackets, {deepest} deep, cannot be read")
     if not key:
@@ -154,36 +146,29 @@ def _read(word: str) -> Override:
     return override
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys that a word gives, those of a value ``{a: …}`` spelt out, each with its value."""
-    if isinstance(value, ChoiceSweep):
-        value = value.list
-    yield key, value
-    inner = value.items() if isinstance(value, dict) else ()
-    for name, below in inner:
-        yield from _leaves(f"{key}.{_plain(name)}", below)
-    for below in value if isinstance(value, list) else ():
-        if isinstance(below, dict | list):
+def _leaves(key: str, value: Value | QuotedString | Sweep) -> Iterator[tuple[str, Any]]:
+    """Yield the keys that a word gives, each with its value; those within a value too."""
+    plain = value.text if isinstance(value, QuotedString) else value
+    plain = plain.list if isinstance(plain, ChoiceSweep) else plain
+    yield key, plain
+    if isinstance(plain, dict):
+        for name, below in plain.items():
+            yield from _leaves(f"{key}.{name}", below)
+    elif isinstance(plain, list):
+        for below in plain:
             yield from _leaves(key, below)
-
-
-def _plain(value: Any) -> Any:
-    return value.text if isinstance(value, QuotedString) else value
 
 
 def _check_keys(override: Override) -> None:
     """Refuse what would have Hydra write elsewhere, or run code by its name."""
-    if override.package is not None:
-        raise UserError(
-            f"{override.key_or_group}@{override.package}: a choice has its place; leave out the "
-            f"@{override.package}"
-        )
     root = override.key_or_group
+    if override.package is not None:
+        at = f"@{override.package}"
+        raise UserError(f"{root}{at}: a choice has its place; leave out the {at}")
     if root.startswith("hydra/") and not override.is_delete():
         return  # one of the choices that are installed: see _check_choices
     if not re.match(r"hydra\b", root):
         return
-    told = shown(root)
     for key, value in _leaves(root, override.value()):
         for refused, why in KEYS.items():
             if f"{key}.".startswith(f"{refused}."):
@@ -193,39 +178,30 @@ def _check_keys(override: Override) -> None:
                 f"{key}: would run code by its name; choose one that is installed, as in "
                 "hydra/launcher=basic"
             )
-        if key.startswith("hydra.sweeper.params."):
-            raise UserError(f"{key}: give the values by themselves, as in -m seed=0,1")
         if key in VALUES and not VALUES[key][1](value):
             raise UserError(f"{key}={shown(value)}: must be {VALUES[key][0]}")
         if isinstance(value, str) and "${" in value:  # might come to hold _target_
             raise UserError(f"{key}={shown(value)}: takes a plain value, without ${{…}}")
-    if override.is_delete() or not root.startswith(OPEN) or root == "hydra.sweeper.params":
+    if override.is_delete() or not root.startswith(OPEN):
         keys = ", ".join(f"{key}…" if key.endswith(".") else key for key in OPEN)
-        raise UserError(f"{told}: not to be set here; of Hydra's own keys these are: {keys}")
+        raise UserError(f"{shown(root)}: not to be set here; of Hydra's own keys these are: {keys}")
 
 
 def _check_choices(override: Override) -> None:
     """Refuse a choice that is a path out of ``conf``, and several of a group that takes one."""
-    group = override.key_or_group
-    if not _is_group(group) or override.is_delete():
+    group, value = override.key_or_group, override.value()
+    if override.is_delete() or not ("/" in group or (CONF / group).is_dir()):
         return
-    value = override.value()
-    several = value if isinstance(value, list) else []
-    if several and group != "experiment":
-        names = ",".join(map(shown, several))
+    if isinstance(value, list) and value and group != "experiment":
+        names = ",".join(map(shown, value))
         raise UserError(f"{group}=[{names}]: takes one choice; to sweep: -m {group}={names}")
-    for choice in value.list if isinstance(value, ChoiceSweep) else several or [value]:
-        choice = _plain(choice)
+    for _, choice in _leaves(group, value):
         if isinstance(choice, str) and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", choice):
             raise UserError(
                 f"{group}={shown(choice)}: no such choice; it is the name of a file in conf/{group}"
             )
     if group.startswith("hydra/") and not isinstance(value, str):
         raise UserError(f"{shown(override.input_line)}: takes the name of one choice")
-
-
-def _is_group(key: str) -> bool:
-    return "/" in key or (CONF / key).is_dir()
 
 
 def _check_sweep(overrides: list[Override]) -> None:
@@ -245,33 +221,26 @@ def _check_sweep(overrides: list[Override]) -> None:
 
 
 def _length(override: Override) -> int:
-    """How many values a word sweeps over."""
+    """Count the values that a word sweeps over; 1 if it does not sweep."""
     value, word = override.value(), shown(override.input_line)
-    if not override.is_sweep_override():
-        return 1
     if isinstance(value, IntervalSweep):
         raise UserError(f"{word}: has no end; range(START,STOP,STEP) sweeps over an interval")
-    if isinstance(value, Glob):
+    if isinstance(value, RangeSweep):
+        numbers = value.start or 0, value.stop or 0, value.step
+        if not value.step or not all(-math.inf < number < math.inf for number in numbers):
+            raise UserError(f"{word}: never ends; give finite numbers, and a step that is not 0")
+        start, stop, step = map(Decimal, numbers)
+        length = max(0, math.ceil((stop - start) / step))
+    elif isinstance(value, Glob):
         folder = CONF / override.key_or_group
         if not folder.is_dir():
             raise UserError(f"{word}: only choices of a group can be matched, as in kd=glob(*)")
         length = len(value.filter([path.stem for path in folder.glob("*.yaml")]))
-    elif isinstance(value, RangeSweep):
-        length = _range_length(value, word)
     else:
-        length = len(value.list)
+        length = len(value.list) if isinstance(value, ChoiceSweep) else 1
     if not length:
         raise UserError(f"{word}: holds no value")
     return length
-
-
-def _range_length(value: RangeSweep, word: str) -> int:
-    numbers = (value.start, value.stop, value.step)
-    if not value.step or not all(-math.inf < number < math.inf for number in numbers):
-        raise UserError(f"{word}: never ends; give finite numbers, and a step that is not 0")
-    with decimal.localcontext(decimal.Context(Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)):
-        start, stop, step = map(decimal.Decimal, numbers)
-        return max(0, math.ceil((stop - start) / step))
 
 
 def _span(seconds: float) -> str:

@@ -3,20 +3,17 @@
 Like ``kd.config`` imported before anything heavy.
 """
 
-import errno
 import re
-from collections.abc import Iterator
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
 from kd.config.schema import Config, flatten
 from kd.config.validation import unknown_key
-from kd.errors import OutOfMemory, UserError, shown
+from kd.errors import NO_ROOM, OutOfMemory, UserError, chain, shown
 from kd.files import COMMAND
 from kd.methods import METHODS
-from kd.models.cnn import CNN
+from kd.models import MODELS
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says of a file it cannot write, and of memory it cannot have, be it while it is loaded.
 UNWRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d|No space left")
 UNALLOCATED = re.compile(
@@ -28,7 +25,7 @@ MAY_LACK_MEMORY = (RuntimeError, ImportError, SystemError, OSError)
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for a user's mistake; None for an error that is ours, which deserves a traceback."""
+    """Put a user's mistake in one line; None for an error of ours, which deserves a traceback."""
     text = _explain(error)
     return None if text is None else " ".join(text.split())
 
@@ -36,14 +33,14 @@ def explain(error: BaseException) -> str | None:
 def _explain(error: BaseException) -> str | None:
     if is_disk_full(error):
         # Of a copy the second name is the one that found no room.
-        failed = (link for link in _chain(error) if isinstance(link, OSError))
-        files = (link.filename2 or link.filename for link in failed)
+        failed = [link for link in chain(error) if isinstance(link, OSError)]
+        files: list[str | None] = [link.filename2 or link.filename for link in failed]
         file = next(filter(None, files), "the output's")
         return (
             f"no room left on the device ({file}); free some and give the same command again: "
             "what is complete is kept"
         )
-    for link in _chain(error):
+    for link in chain(error):
         if isinstance(link, UserError):
             return str(link)
     if is_out_of_memory(error):
@@ -65,9 +62,9 @@ def _explain(error: BaseException) -> str | None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error came of a device, or a quota, that has no room left."""
     return any(
-        (isinstance(link, OSError) and link.errno in FULL)
+        (isinstance(link, OSError) and link.errno in NO_ROOM)
         or (isinstance(link, RuntimeError) and UNWRITTEN.search(str(link)))
-        for link in _chain(error)
+        for link in chain(error)
     )
 
 
@@ -77,22 +74,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(link, MemoryError | OutOfMemory)
         or type(link).__name__ == "OutOfMemoryError"  # torch's, which is not imported here
         or (isinstance(link, MAY_LACK_MEMORY) and UNALLOCATED.search(str(link)))
-        for link in _chain(error)
+        for link in chain(error)
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came of."""
-    seen: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in seen:
-        seen.append(link)
-        yield link
-        link = link.__cause__ or link.__context__
-
-
 def _explain_hydra(error: BaseException) -> str:
-    """Hydra's own message in one line, without advice that does not hold here (``+key=``)."""
+    """Put Hydra's message in one line, without advice that does not hold here (``+key=``)."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         word = shown(error.override)
@@ -105,14 +92,14 @@ def _explain_hydra(error: BaseException) -> str:
             return "experiment: give it with a plus, as in +experiment=talk"
         if found[1].startswith("hydra."):
             return f"{found[1]}: no such key; {COMMAND} --cfg hydra shows Hydra's own"
-        known = {*flatten(Config(model=CNN())), "stage"}
-        known |= {key for method in METHODS.values() for key in flatten(Config(kd=method()))}
-        return unknown_key(found[1], sorted(known))
+        configs = [Config(kd=method()) for method in METHODS.values()]
+        configs += [Config(model=network()) for network in MODELS.values()]
+        return unknown_key(found[1], sorted({key for one in configs for key in flatten(one)}))
     if found := re.match(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values; add -m to sweep over them, or write [a,b] for a list"
-    if found := re.match(r"Error merging override (.*)", text):
-        return f"{shown(found[1])}: is of a type that this key does not take"
     if found := re.match(r"Sweep parameters '(.*)' requires --multirun", text):
         return f"{found[1]}: several values; add -m to sweep over them"
+    if found := re.match(r"Error merging override (.*)", text):
+        return f"{shown(found[1])}: is of a type that this key does not take"
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,12 +27,12 @@ def run_name(config: Config, overrides: list[str]) -> str:
     if config.stage == "report":
         return "."
     flat = flatten(config)
-    named = {"seed": config.seed}
+    named: dict[str, Any] = {"seed": config.seed}
     if config.stage == "distill":
         named = {"T": config.kd.T, "alpha": config.kd.alpha, **named}
     told = {"stage", "seed", "kd.T", "kd.alpha", "experiment"} | NOT_RELEVANT
     unused = () if config.stage == "distill" else ("kd", "teacher")
-    extra = {}
+    extra: dict[str, Any] = {}
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         if key not in told and key.split(".")[0] not in unused:
@@ -54,7 +55,7 @@ _naming: list[str] = []  # the resolvers at work
 
 
 @contextlib.contextmanager
-def _naming_by(resolver: str) -> Iterator[None]:
+def _naming_by(resolver: str) -> Generator[None]:
     """Refuse a setting that stands for a name which is made of the settings."""
     if _naming:
         raise UserError(f"${{{resolver}:}} is made of the settings and cannot be one of them")

@@ -6,8 +6,9 @@ The settings of a network are in its file in ``kd.models``, those of a method in
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from kd.errors import Value
 from kd.fields import (
     FOLDER,
     choice,
@@ -26,7 +27,7 @@ from kd.models.base import Model, learning_rate
 from kd.models.mlp import MLP
 
 
-def is_checkpoint_choice(value: Any) -> bool:
+def is_checkpoint_choice(value: Value) -> bool:
     """Whether ``teacher.checkpoint`` is null, a path or a list of paths."""
     paths = value if isinstance(value, list) else [value]
     return value is None or (bool(paths) and all(map(is_path, paths)))
@@ -127,19 +128,15 @@ NOT_RELEVANT = {
 }
 
 
-def flatten(config: Config | dict) -> dict[str, Any]:
-    """``{"kd.T": 2.0, "seed": 0, …}``: every setting by its name on the command line."""
-    flat: dict[str, Any] = {}
+def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"kd.T": 2.0, "seed": 0, …}``: every setting by its name on the command line."""
     tree = config if isinstance(config, dict) else dataclasses.asdict(config)
-
-    def visit(node: dict, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                visit(value, f"{prefix}{key}.")
-            else:
-                flat[prefix + key] = value
-
-    visit(tree, "")
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
 
 

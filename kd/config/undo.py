@@ -21,14 +21,13 @@ class Before(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note which folders a run will make."""
         with contextlib.suppress(Exception):  # wrong settings: Hydra meets them next, and says so
-            _note(Path(str(config.hydra.run.dir)))
+            _note(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note which folders a sweep will make, and its file."""
         with contextlib.suppress(Exception):
-            folder = Path(str(config.hydra.sweep.dir)).absolute()
-            file = folder / "multirun.yaml"
-            _note(folder)
+            _note(config.hydra.sweep.dir)
+            file = Path(config.hydra.sweep.dir, "multirun.yaml").absolute()
             _written[file] = file.read_bytes() if file.is_file() else None
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -36,9 +35,9 @@ class Before(Callback):
         keep()
 
 
-def _note(folder: Path) -> None:
+def _note(directory: str) -> None:
     forget()
-    folder = folder.absolute()
+    folder = Path(directory).absolute()
     _missing.extend(path for path in (folder, *folder.parents) if not path.exists())
 
 

@@ -2,21 +2,23 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterator
-from dataclasses import Field
-from typing import Any, get_type_hints
+from collections.abc import Collection, Iterable
+from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kd.config.schema import Config
-from kd.errors import UserError, shown
+from kd.errors import UserError, chain, shown
 from kd.methods import find_method
 from kd.models import find_model
 
+# What a field admits that does not say it.
+ALLOWED = {int: "a whole number", float: "a number", bool: "true or false"}
+
 
 def validate(cfg: DictConfig) -> Config:
-    """The typed configuration of a run, every value checked.
+    """Return the typed configuration of a run, every value checked.
 
     Args:
         cfg: what Hydra composed; a node ``hydra`` in it is passed over.
@@ -24,99 +26,80 @@ def validate(cfg: DictConfig) -> Config:
     Raises:
         UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
     """
-    keys = [key for key in cfg if key != "hydra"]
+    keys = [str(key) for key in cfg if key != "hydra"]
     try:
-        tree = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+        container = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(_unresolved(error)) from error
-    method = find_method(_choice(tree, "kd", "method"))
-    network = find_model(_choice(tree, "model", "name"))
+        # Of a value that stands for nothing OmegaConf says it; a resolver of ours says it itself.
+        said = next((link for link in chain(error) if isinstance(link, UserError)), error)
+        why = " ".join(str(said).split("\n")[0].split())
+        raise UserError(f"{error.full_key}: {why}" if error.full_key else why) from error
+    tree = cast("dict[str, Any]", container)
+    method = find_method(_choice(tree.get("kd"), "method"))
+    network = find_model(_choice(tree.get("model"), "name"))
     config = check_values(Config(kd=method(), model=network()), tree)
     _check_together(config)
     return config
 
 
+def _choice(node: Any, key: str) -> Any:
+    """Return the name of a method or a network; of a group that is none, what stands for it."""
+    return cast("dict[str, Any]", node).get(key) if isinstance(node, dict) else node
+
+
 def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = ()) -> Config:
-    """The schema filled with the values of ``tree``: types are OmegaConf's matter, bounds ours.
+    """Fill the schema with the values of ``tree``: OmegaConf checks types, the fields bounds.
 
     Args:
-        schema: has the networks' and the method's own settings.
+        schema: has the network's and the method's own settings.
         tree: values by key, groups within.
-        only: the settings to take from it; all by default.
+        only: the keys at the top to take from it; all by default.
 
     Raises:
         UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
     """
-    specs = dict(_specs(schema))
-    _refuse_unknown(tree, list(specs))
     typed = OmegaConf.structured(schema)
-    for key in only or specs:
-        spec, kind = specs[key]
-        value = _value_of(tree, key)
-        words = {int: "a whole number", float: "a number", bool: "true or false"}
-        allowed = spec.metadata.get("allowed", words.get(kind, "a text"))
-        try:
-            OmegaConf.update(typed, key, value)
-            found = OmegaConf.select(typed, key)
-            found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-            good = spec.metadata.get("check", lambda _: True)(found)
-        except (OmegaConfBaseException, TypeError, OverflowError):
-            good = False
-        if not good or (isinstance(value, bool) != (kind is bool)):
-            raise UserError(f"{key}={shown(value)}: must be {allowed}")
-    return OmegaConf.to_object(typed)
+    _fill(typed, schema, tree, only)
+    return cast("Config", OmegaConf.to_object(typed))
 
 
-def _specs(schema: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Field[Any], Any]]]:
-    """Every setting by its name on the command line: its field, and the type of its values."""
-    kinds = get_type_hints(type(schema))
-    for spec in dataclasses.fields(schema):
-        value = getattr(schema, spec.name)
-        if dataclasses.is_dataclass(value):
-            yield from _specs(value, f"{prefix}{spec.name}.")
-        else:
-            yield prefix + spec.name, (spec, kinds[spec.name])
-
-
-def _refuse_unknown(tree: dict[str, Any], known: list[str], prefix: str = "") -> None:
-    for name, value in tree.items():
-        key = prefix + name
-        if key in known:
-            continue
-        below = [other for other in known if other.startswith(f"{key}.")]
-        if not below:
-            siblings = {other.removeprefix(prefix).split(".")[0] for other in known}
-            raise UserError(unknown_key(key, [prefix + sibling for sibling in siblings]))
-        if not isinstance(value, dict):
-            raise UserError(f"{key}={shown(value)}: is a group of keys, not a value")
-        _refuse_unknown(value, below, f"{key}.")
-
-
-def _value_of(tree: dict[str, Any], key: str) -> Any:
-    value: Any = tree
-    for name in key.split("."):
-        if name not in value:
+def _fill(
+    typed: DictConfig, schema: Any, tree: dict[str, Any], only: Iterable[str] = (), prefix: str = ""
+) -> None:
+    """Fill a group of keys, and the groups within."""
+    kinds = get_type_hints(schema.__class__)
+    specs = {spec.name: spec for spec in dataclasses.fields(schema)}
+    for name in tree:
+        if name not in specs:
+            raise UserError(unknown_key(prefix + name, [prefix + known for known in specs]))
+    for name in only or specs:
+        key, below = prefix + name, getattr(schema, name)
+        if dataclasses.is_dataclass(below):
+            within = tree.get(name, {})
+            if not isinstance(within, dict):
+                raise UserError(f"{key}={shown(within)}: is a group of keys, not a value")
+            _fill(typed[name], below, cast("dict[str, Any]", within), prefix=f"{key}.")
+        elif name not in tree:
             raise UserError(f"{key}: missing; give it as {key}=VALUE")
-        value = value[name]
-    return value
+        elif not _set(typed, specs[name], tree[name], is_flag=kinds[name] is bool):
+            allowed = specs[name].metadata.get("allowed", ALLOWED.get(kinds[name], "a text"))
+            raise UserError(f"{key}={shown(tree[name])}: must be {allowed}")
 
 
-def _choice(tree: dict[str, Any], group: str, key: str) -> Any:
-    node = tree.get(group)
-    return node.get(key) if isinstance(node, dict) else node
-
-
-def _unresolved(error: OmegaConfBaseException) -> str:
-    """What to say of a value ``${…}`` that stands for nothing."""
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, UserError):
-        link = link.__cause__ or link.__context__
-    why = " ".join(str(link or error).split("\n")[0].split())
-    return f"{error.full_key}: {why}" if error.full_key else why
+def _set(typed: DictConfig, spec: dataclasses.Field[Any], value: Any, is_flag: bool) -> bool:
+    """Set a key's value; return whether its type and its bounds admit it."""
+    try:
+        typed[spec.name] = value
+        found = typed[spec.name]
+        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        good = "check" not in spec.metadata or spec.metadata["check"](found)
+    except (OmegaConfBaseException, TypeError, OverflowError):
+        return False
+    return bool(good) and isinstance(value, bool) == is_flag
 
 
 def _check_together(config: Config) -> None:
-    """Settings that are right each by itself, and do not go together."""
+    """Refuse settings that are right each by itself, and do not go together."""
     if config.stage == "distill" and config.kd.needs_maps and not config.model.has_maps:
         raise UserError(
             f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
@@ -135,7 +118,7 @@ def _check_together(config: Config) -> None:
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """What to say of a key that is none of the ``known`` ones."""
+    """Say that a key is none of the ``known`` ones, and which was probably meant."""
     if key in known:
         return f"{key}: no such key of the chosen {key.split('.')[0]}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

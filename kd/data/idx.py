@@ -20,10 +20,10 @@ IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
 PARTS = ("train", "t10k")
 NAMES = [name.format(part) for part in PARTS for name in (IMAGES, LABELS)]
 
+Part = tuple[np.ndarray, np.ndarray]  # images (samples, height, width), labels (samples,)
 
-def read_parts(
-    folder: Path, sha256: Mapping[str, str] | None = None
-) -> list[tuple[np.ndarray, np.ndarray]]:
+
+def read_parts(folder: Path, sha256: Mapping[str, str] | None = None) -> list[Part]:
     """Read the four files of a data set like MNIST.
 
     Args:
@@ -31,15 +31,14 @@ def read_parts(
         sha256: what each file's must be, by its name; None takes any.
 
     Returns:
-        images (samples, height, width) and labels (samples,), of training and of test, as bytes.
+        the training images and the test images, each with their labels, as bytes.
 
     Raises:
         UserError: one of them is missing, cannot be read or is not what it should be.
     """
-    sha256 = sha256 or {}
 
     def read(name: str, dimensions: int) -> np.ndarray:
-        return read_idx(folder / name, dimensions, sha256.get(name))
+        return read_idx(folder / name, dimensions, (sha256 or {}).get(name))
 
     return [(read(IMAGES.format(part), 3), read(LABELS.format(part), 1)) for part in PARTS]
 
@@ -60,9 +59,7 @@ def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> np.ndarr
             header = file.read(4 * (1 + dimensions))
             shape = _shape(header, dimensions, os.fstat(file.fileno()).st_size)
             content = file.read(math.prod(shape))
-        found = hashlib.sha256(header)
-        found.update(content)
-        if sha256 is not None and found.hexdigest() != sha256:
+        if sha256 is not None and hashlib.sha256(header + content).hexdigest() != sha256:
             raise ValueError("is truncated or altered (sha256 does not match)")
         return np.frombuffer(content, np.uint8).reshape(shape)
     except OSError as error:
@@ -74,7 +71,7 @@ def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> np.ndarr
 
 
 def _shape(header: bytes, dimensions: int, size: int) -> list[int]:
-    """The lengths that the header gives, if the whole file has as many bytes as they ask for."""
+    """Return the lengths in the header, if the file has as many bytes as they ask for."""
     if len(header) < 4 * (1 + dimensions):
         raise ValueError(f"is truncated: {size} bytes are not even a header")
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
@@ -95,16 +92,7 @@ def open_plain(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def write_idx(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write images and labels as the two IDX files of ``part`` (``train`` or ``t10k``).
-
-    Args:
-        folder: where to.
-        part: the names' first word.
-        images: (samples, 784) or (samples, 28, 28), whole numbers from 0 to 255.
-        labels: (samples,), 0 to 9.
-    """
-    header = struct.pack(">IIII", 0x803, len(images), 28, 28)
-    (folder / IMAGES.format(part)).write_bytes(header + images.astype(np.uint8).tobytes())
-    header = struct.pack(">II", 0x801, len(labels))
-    (folder / LABELS.format(part)).write_bytes(header + labels.astype(np.uint8).tobytes())
+def write_idx(path: Path, content: np.ndarray) -> None:
+    """Write an array of whole numbers from 0 to 255 as an IDX file."""
+    header = struct.pack(f">{1 + content.ndim}I", 0x800 + content.ndim, *content.shape)
+    path.write_bytes(header + content.astype(np.uint8).tobytes())

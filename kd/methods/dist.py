@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from kd._torch import Tensor, torch
-from kd.methods.base import Distillation, log_softmax, temperature, weight
+from kd._torch import Tensor
+from kd.methods.base import Distillation, log_softmax, norm, temperature, weight
 from kd.outputs import Outputs
 
 
@@ -48,8 +48,7 @@ def dist_loss(
     def distance(a: Tensor, b: Tensor, dim: int) -> Tensor:
         """1 − the mean Pearson correlation along ``dim``."""
         a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-        norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-        return 1 - ((a * b).sum(dim) / (norms + 1e-8)).mean()
+        return 1 - ((a * b).sum(dim) / (norm(a, dim) * norm(b, dim) + 1e-8)).mean()
 
     student = log_softmax(student_logits / T).exp()
     teacher = log_softmax(teacher_logits.detach() / T).exp()

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kd._torch import Tensor, torch
-from kd.methods.base import Distillation, check_batches, hidden_of, weight
+from kd._torch import Tensor
+from kd.methods.base import Distillation, check_batches, hidden_of, norm, weight
 from kd.outputs import Outputs
 
 
@@ -41,8 +41,7 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     check_batches(student, teacher)
 
     def probabilities(features: Tensor) -> Tensor:
-        norms = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-        directions = features / (norms + 1e-7)
+        directions = features / (norm(features, 1, keepdim=True) + 1e-7)
         kernel = (directions @ directions.mT + 1) / 2
         return kernel / kernel.sum(dim=1, keepdim=True)
 

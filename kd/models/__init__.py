@@ -5,11 +5,14 @@ modules at the top of ``kd``; importing it loads no torch.
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kd._startup import exports
 from kd.fields import find_settings, modules_of, one_of
 from kd.models.base import CLASSES, IMAGE_SHAPE, Model
+
+if TYPE_CHECKING:
+    from kd.models.network import Ensemble, Network, build_model, count_parameters
 
 __all__ = [
     "CLASSES",

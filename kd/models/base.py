@@ -1,15 +1,16 @@
 """The settings that every network has."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kd._startup import lazy
 from kd.fields import count, number
 
 if TYPE_CHECKING:
-    from kd.models.network import Network
+    from kd.models import network
+else:
+    network = lazy("kd.models.network")
 
 IMAGE_SHAPE = (1, 28, 28)
 CLASSES = 10
@@ -37,8 +38,8 @@ class Model:
         """Name the network after its module."""
         self.name = self.name or type(self).__module__.removeprefix(f"{__package__}.")
 
-    def build(self, seed: int) -> Network:
-        """The network, with weights that are still to be drawn.
+    def build(self, seed: int) -> "network.Network":
+        """Return the network, with weights that are still to be drawn.
 
         Args:
             seed: of the dropout masks.
@@ -46,6 +47,6 @@ class Model:
         raise NotImplementedError(f"{type(self).__name__} defines no network")
 
     def shape(self) -> dict[str, Any]:
-        """The settings that shape the network, as a checkpoint records them."""
+        """Return the settings that shape the network, as a checkpoint records them."""
         settings = dataclasses.asdict(self)
         return {key: settings[key] for key in settings if key not in ("dropout", "lr")}

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kd._startup import lazy
 from kd._torch import nn, torch
 from kd.fields import setting
-from kd.models.base import IMAGE_SHAPE, Model, learning_rate
-
-network = lazy("kd.models.network")
+from kd.models.base import IMAGE_SHAPE, Model, learning_rate, network
 
 
 @dataclass

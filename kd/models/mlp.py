@@ -3,11 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from kd._startup import lazy
 from kd._torch import nn
-from kd.models.base import IMAGE_SHAPE, Model
-
-network = lazy("kd.models.network")
+from kd.models.base import IMAGE_SHAPE, Model, network
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config.schema import Config
-from kd.data.module import Pool, load_pool
+from kd.data.pool import Pool, load_pool
 from kd.errors import UserError
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student

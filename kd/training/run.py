@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from kd import metrics as measures
 from kd.config.messages import explain
 from kd.config.schema import Config, relevant
-from kd.data.module import Batches, MNISTDataModule, fingerprint
+from kd.data.module import Batches, MNISTDataModule
+from kd.data.pool import fingerprint
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
 from kd.models.network import Network, build_model, count_parameters
 from kd.training import unfinished

@@ -17,7 +17,7 @@ from helpers import DIGITS, MINI, metrics, tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
-from kd.data.module import load_pool
+from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
 from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint

@@ -17,7 +17,8 @@ from torchvision.transforms import ToTensor
 from kd.config.schema import Data
 from kd.data import idx
 from kd.data import mnist_files as mnist
-from kd.data.module import MNISTDataModule, digest, fingerprint, split_indices
+from kd.data.module import MNISTDataModule
+from kd.data.pool import digest, fingerprint, split_indices
 from kd.errors import UserError
 from kd.files import PROJECT, file_hash
 
@@ -257,7 +258,7 @@ def test_altered_labels_are_seen_in_the_same_process(own, source):
 def test_one_computation_serves_all_jobs(monkeypatch):
     expected = fingerprint(settings())
     monkeypatch.setattr(idx, "read_idx", None)
-    monkeypatch.setattr("kd.data.module.split_indices", None)
+    monkeypatch.setattr("kd.data.pool.split_indices", None)
     assert fingerprint(settings(batch_size=7)) == expected
 
 
