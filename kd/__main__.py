@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from kd._startup import importing
 from kd.config.command_line import check
+from kd.config.composing import help_page
 from kd.config.messages import explain
 from kd.config.own_methods import with_own_methods
 from kd.config.undo import forget, undo
@@ -53,8 +54,11 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
     forget()
     try:
-        sys.argv[1:] = with_own_methods(check(sys.argv[1:]))
-        train()
+        words = sys.argv[1:] = with_own_methods(check(sys.argv[1:]))
+        if "--help" in words or "-h" in words:
+            print(help_page([word for word in words if not word.startswith("-")]))
+        else:
+            train()
     except KeyboardInterrupt:
         undo()
         sys.exit("interrupted")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from kd._startup import importing
 from kd.config.command_line import check
-from kd.config.messages import explain
+from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
 from kd.config.own_methods import with_own_methods
 from kd.config.validation import validate
 from kd.errors import UserError
-from kd.files import CONF
 from kd.sweeps.job_configs import compose_jobs, copying
 from kd.sweeps.launcher import launch
 
@@ -41,8 +36,8 @@ def run(*words: str) -> dict[str, Any]:
     Raises:
         UserError: the words, the data, the teacher or the folder do not allow it.
     """
-    with _composing():
-        cfg = _compose(with_own_methods(check(list(words))))
+    with composing():
+        cfg = compose_words(with_own_methods(check(list(words))))
         config = validate(cfg)
     with importing():
         from kd.training.run import execute
@@ -64,12 +59,12 @@ def sweep(*words: str) -> pd.DataFrame:
     Raises:
         UserError: the words are wrong (nothing has run then), or a job failed.
     """
-    with _composing():
+    with composing():
         checked = with_own_methods(check(["-m", *words])[1:])
         overrides = OverridesParser.create().parse_overrides(checked)
         of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
         choices = [_values(o) for o in overrides if not o.is_hydra_override()]
-        first = _compose(of_hydra)
+        first = compose_words(of_hydra)
         loader = copying(GlobalHydra.instance().config_loader())
         jobs = compose_jobs(loader, first, list(itertools.product(*choices)))
         launch(jobs)
@@ -84,21 +79,3 @@ def _values(override: Override) -> list[str]:
         return [override.input_line]
     key = override.get_key_element()
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _compose(words: list[str]) -> DictConfig:
-    return compose("config", overrides=words, return_hydra_config=True)
-
-
-@contextmanager
-def _composing() -> Iterator[None]:
-    """Have Hydra know our configurations, and put its errors in our words."""
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        if (message := explain(error)) is None:
-            raise
-        raise UserError(message) from error

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import MINI
 
 import train
+
+pytest.register_assert_rewrite("helpers", "golden_cases")
+
+from helpers import MINI  # noqa: E402
 
 # Before torch is imported, here and in the commands that tests start: the networks are too small
 # for two threads, which would only wait for each other beside the tests of the other core.

@@ -5,59 +5,59 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
-def heat_map(
-    grid: pd.DataFrame,
+def draw_heat_map(
+    table: pd.DataFrame,
     title: str,
     unit: str,
     fmt: str = "{:.2f}",
-    marks: pd.DataFrame | None = None,
+    bracketed: pd.DataFrame | None = None,
     centred: bool = False,
 ) -> Figure:
-    """A T × alpha map with its numbers in the cells.
+    """Draw a T × alpha map with its numbers.
 
     Args:
-        grid: temperatures down, alphas across; NaN where no run is.
-        title: above the map.
-        unit: of the colour bar.
-        fmt: of the numbers.
-        marks: same shape, True where the cell is not significant: its number is in brackets.
-        centred: colours around 0 instead of from least to most.
+        table: temperatures down, alphas across; NaN where there is no run.
+        title: the title above the map.
+        unit: the label of the colour bar.
+        fmt: the format of the numbers.
+        bracketed: of the same shape; True puts the number in brackets, for not significant.
+        centred: centre the colours on 0, instead of from the least to the largest number.
     """
-    width = max(4.5, 0.75 * len(grid.columns) + 2)
-    figure = Figure(figsize=(width, 0.45 * len(grid) + 1.8), layout="constrained")
+    width = max(4.5, 0.75 * len(table.columns) + 2)
+    figure = Figure(figsize=(width, 0.45 * len(table) + 1.8), layout="constrained")
     axes = figure.subplots()
-    values = grid.to_numpy(dtype=float)
+    values = table.to_numpy(dtype=float)
     largest = np.nanmax(np.abs(values)) or 1
-    scale = {"vmin": -largest, "vmax": largest, "cmap": "PuOr"} if centred else {"cmap": "cividis"}
-    image = axes.imshow(values, aspect="auto", **scale)
-    axes.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])
-    axes.set_yticks(range(len(grid)), [f"{T:g}" for T in grid.index])
+    norm = Normalize(-largest, largest) if centred else Normalize()
+    image = axes.imshow(values, aspect="auto", norm=norm, cmap="PuOr" if centred else "cividis")
+    axes.set_xticks(range(len(table.columns)), [f"{alpha:g}" for alpha in table.columns])
+    axes.set_yticks(range(len(table)), [f"{T:g}" for T in table.index])
     axes.set(xlabel="alpha (weight of the labels)", ylabel="temperature T", title=title)
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value):
             continue
-        said = fmt.format(value)
-        if marks is not None and marks.iat[row, column]:
-            said = f"({said})"
+        text = fmt.format(value)
+        if bracketed is not None and bracketed.iat[row, column]:
+            text = f"({text})"
         red, green, blue, _ = image.cmap(image.norm(value))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        size = 9 if len(grid.columns) <= 6 else 7
+        size = 9 if len(table.columns) <= 6 else 7
         colour = "white" if dark else "black"
-        axes.text(column, row, said, ha="center", va="center", color=colour, fontsize=size)
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, label=unit)
     return figure
 
 
-def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Training and validation loss of each network by epoch, the best validation epoch marked."""
+def draw_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw each network's training and validation loss by epoch; mark the best validation epoch."""
     figure, row = _row(len(curves), 4.2, 3.2)
     for axes, (name, frame) in zip(row, curves.items(), strict=True):
         axes.plot(frame.index, frame["train/loss"], color=ORANGE, ls="--", label="training")
@@ -69,8 +69,8 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
-    """Actual by predicted class, side by side; colours show errors only, the diagonal is blank."""
+def draw_confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
+    """Draw actual by predicted class; colours show errors only, the diagonal is blank."""
     figure, row = _row(len(matrices), 5.2, 4.8)
     for axes, (name, matrix) in zip(row, matrices.items(), strict=True):
         errors = matrix.astype(float)
@@ -84,8 +84,8 @@ def confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def reliability_diagrams(tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
-    """Accuracy by confidence; on the diagonal a network is as right as it is sure."""
+def draw_reliability_diagrams(tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
+    """Draw accuracy by confidence; a network on the diagonal is right as often as it is sure."""
     figure, row = _row(len(tables), 3.8, 3.6)
     for axes, (name, (table, error)) in zip(row, tables.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=GREY, ls=":")
@@ -101,8 +101,8 @@ def _row(count: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def digits(images: np.ndarray, captions: Sequence[str]) -> Figure:
-    """Images (n, 28, 28) in a row or several, with a caption above each."""
+def draw_digits(images: np.ndarray, captions: Sequence[str]) -> Figure:
+    """Draw images (n, 28, 28) in rows of eight, with a caption above each."""
     columns = 8
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(1.35 * columns, 1.75 * rows), layout="constrained")

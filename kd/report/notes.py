@@ -5,55 +5,63 @@ import shlex
 import pandas as pd
 
 from kd.config.schema import Config
+from kd.report.cells import Method, views_of
 from kd.report.page import Section
-from kd.report.study import Method, Study, views_of
-from kd.report.teachers import taught_by
-from kd.training.results import Run
+from kd.report.runs import Run
+from kd.report.study import Study
+from kd.report.teachers import teacher_checkpoints
+
+# The beginnings of the words of a distillation's command that its student alone does not share.
+NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
+NOT_SHARED += ("keep_epochs=", "data.augment", "hydra")
 
 
-def notes(study: Study, config: Config) -> list[str]:
-    """What stands in the way of an answer, and what to do about it."""
-    parts = []
-    for sha, paths in study.taught.changed.items():
-        count = sum(sha in {s for _, s in taught_by(run)} for run in study.runs)
-        parts.append(
+def list_notes(study: Study, config: Config) -> list[str]:
+    """List what stands in the way of an answer, and what to do about it."""
+    notes = []
+    for sha256, paths in study.checkpoints.changed.items():
+        count = sum(sha256 in {s for _, s in teacher_checkpoints(run)} for run in study.runs)
+        notes.append(
             f"Note: the teacher has changed. {paths[0]} is gone or is no longer the network "
-            f"({sha[:8]}) that taught {count} of the runs, so their agreement with it and "
+            f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
             "divergence from it cannot be measured anew: put it back, or train these runs again "
             "with overwrite=true, or all in a study of their own (study=NEW)."
         )
-    lacking: dict[str, list[Method]] = {}
+    unpaired: dict[str, list[Method]] = {}
     for method in study.methods:
         if method.unpaired:
-            lacking.setdefault(control_command(study, method, config), []).append(method)
-    for command, methods in lacking.items():
+            unpaired.setdefault(control_command(study, method, config), []).append(method)
+    for command, methods in unpaired.items():
         of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
         seeds = ", ".join(map(str, methods[0].unpaired))
-        parts.append(
+        notes.append(
             f"Seeds{of} without a student alone: {seeds}; run {command} "
             "(only seeds in common are compared)."
         )
-    if study.failed:
-        one = len(study.failed) == 1
-        runs = "1 run is" if one else f"{len(study.failed)} runs are"
-        parts.append(f"{runs} not complete: {', '.join(study.failed)}.")
-    if study.left_out:
-        parts.append(
-            f"Distilled runs with other settings are listed, not compared: {study.left_out}."
+    if study.incomplete:
+        notes.append(
+            f"{count_runs(len(study.incomplete))} not complete: {', '.join(study.incomplete)}."
+        )
+    if study.not_compared:
+        notes.append(
+            f"Distilled runs with other settings are listed, not compared: {study.not_compared}."
         )
     if study.refused:
-        count = len(study.refused)
-        said = "1 run is" if count == 1 else f"{count} runs are"
-        parts.append(f"{said} left out; which and why is listed below.")
-    return parts
+        notes.append(f"{count_runs(len(study.refused))} left out; which and why is listed below.")
+    return notes
+
+
+def count_runs(count: int) -> str:
+    """Subject and verb of a sentence about some runs."""
+    return "1 run is" if count == 1 else f"{count} runs are"
 
 
 def control_command(study: Study, method: Method, config: Config) -> str:
-    """The command that trains the students alone which a method lacks."""
+    """Build the command that trains the controls which a method lacks."""
+    run = next(iter(study.cells_of(method)[0].runs.values()))
     words = ["python", "train.py", "-m", "stage=student"]
     words.append("seed=" + ",".join(map(str, method.unpaired)))
-    run = next(iter(next(iter(method.cells.values())).values()))
-    words += words_in_common(run)
+    words += shared_words(run)
     words += [f"data.augment.{key}={value:g}" for key, value in views_of(run).items()]
     if config.study != "main":
         words.append(f"study={config.study}")
@@ -62,30 +70,20 @@ def control_command(study: Study, method: Method, config: Config) -> str:
     return shlex.join(words)
 
 
-def words_in_common(run: Run) -> list[str]:
+def shared_words(run: Run) -> list[str]:
     """The words of a distilled run's command that its student alone shares, if they are known."""
     words = run.read_hydra("overrides.yaml")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return []
-    own = [
-        "stage=",
-        "seed=",
-        "kd",
-        "teacher",
-        "study=",
-        "output_dir=",
-        "overwrite=",
-        "keep_epochs=",
-    ]
-    own += ["data.augment", "hydra"]
-    if views_of(run):  # which an experiment may bring along
-        own.append("+experiment=")
-    return [word for word in words if not word.startswith(tuple(own))]
+    # An experiment may bring the views along, which the command names by themselves.
+    own = (*NOT_SHARED, "+experiment=") if views_of(run) else NOT_SHARED
+    return [word for word in words if not word.startswith(own)]
 
 
-def left_out(study: Study, config: Config) -> list[Section]:
+def show_left_out(study: Study, config: Config) -> list[Section]:
     """The runs that cannot be used, and why."""
     if not study.refused:
         return []
     table = pd.DataFrame(study.refused.items(), columns=["run", "reason"])
-    return [Section("left_out", "Left out", "Runs that nothing here counts, and why.", table=table)]
+    text = "No number in this report counts these runs."
+    return [Section("left_out", "Left out", text, table=table)]

@@ -23,13 +23,13 @@ from kd.files import lock
 
 @dataclass
 class Section:
-    """One part of the report; its words are one line, whatever the names in them."""
+    """One part of the report; its texts are single lines, whatever the names in them."""
 
     slug: str
     title: str
     text: str
     figure: Figure | None = None
-    alt: str = ""
+    alt: str = ""  # what the figure shows, in words
     table: pd.DataFrame | None = None
     files: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables beside the page
     image: str = ""  # the figure as base64 PNG, once drawn
@@ -40,19 +40,19 @@ class Section:
 
 
 def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
-    """Write ``index.html``, ``report.md``, every figure and every table, in place of old ones.
+    """Write ``index.html``, ``report.md``, every figure and every table; replace an old report.
 
-    One process at a time writes, beside the old report, which stays until the new one is whole.
+    One process at a time writes. The old report stays until the new one is whole.
 
     Args:
-        sections: of the page, in their order.
-        target: the folder.
-        study: its name, for the title.
+        sections: the page's sections in their order.
+        target: the report's folder.
+        study: the study's name, for the title.
     """
     fresh, old = target.with_name(".report.new"), target.with_name(".report.old")
     with lock(target.parent / ".locks" / "report.lock"):
-        for left in target.parent.glob(".report*"):  # by a process that was killed
-            remove(left)
+        for leftover in target.parent.glob(".report*"):  # of a process that was killed
+            remove(leftover)
         try:
             fresh.mkdir()
             write_files(sections, fresh, study)
@@ -65,7 +65,7 @@ def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all in it, or a file, or a link; nothing where there is none."""
+    """Remove a folder with its content, a file or a link, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -83,40 +83,40 @@ def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
                 board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
                 (folder / f"{section.slug}.png").write_bytes(drawn.getvalue())
                 section.image = base64.b64encode(drawn.getvalue()).decode()
-            shown = {} if section.table is None else {section.slug: section.table}
-            for name, table in {**section.files, **shown}.items():
+            own = {} if section.table is None else {section.slug: section.table}
+            for name, table in {**section.files, **own}.items():
                 table.replace([math.inf, -math.inf], math.nan).to_csv(
                     folder / f"{name}.csv", index=False
                 )
     environment = Environment(
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": cell_text, "markdown": markdown}
+    environment.filters |= {"readable": format_value, "markdown": escape_markdown}
     for template, name in (("report.html", "index.html"), ("report.md", "report.md")):
         text = environment.get_template(template).render(sections=sections, study=study)
         (folder / name).write_text(text, encoding="utf-8")
 
 
 def one_line(text: str) -> str:
-    """The text with a space for every run of white space or of what cannot be printed."""
+    """Replace every run of white space or unprintable characters by a single space."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-# What Markdown reads as markup: anywhere, around a word, at the beginning of a block.
+# What Markdown takes for markup: anywhere, around a word, at the beginning of a block.
 ANYWHERE = r"[\\`*\[\]|~$]"
 AROUND = r"(?<![^\W_])_|_(?![^\W_])"
 BEGINNING = r"^(?:#{1,6}|[+-])(?= )|^-(?=[-=])|(?<=^\d)[.)](?= )"
 
 
-def markdown(text: Any) -> str:
-    """A text that Markdown shows as it is, in a paragraph as in a cell of a table."""
-    said = re.sub(f"{ANYWHERE}|{AROUND}|{BEGINNING}", r"\\\g<0>", one_line(str(text)))
-    said = said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return said.replace("://", ":\\/\\/")  # else a link of its own accord
+def escape_markdown(text: Any) -> str:
+    """Escape a text so that Markdown shows it as it is, in a paragraph or a table."""
+    escaped = re.sub(f"{ANYWHERE}|{AROUND}|{BEGINNING}", r"\\\g<0>", one_line(str(text)))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("://", ":\\/\\/")  # otherwise Markdown makes it a link
 
 
-def cell_text(value: Any) -> str:
-    """A table's value for the eye; a dash for what cannot be told."""
+def format_value(value: Any) -> str:
+    """Format a value of a table for reading: a dash for what is missing or not finite."""
     if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
         return "–"
     if isinstance(value, float | np.floating):

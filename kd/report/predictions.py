@@ -1,11 +1,11 @@
-"""Reading ``predictions.npz``: checked before it is unpacked, and no code in it runs."""
+"""Reads ``predictions.npz``: the file is checked before it is unpacked, and no code in it runs."""
 
 import hashlib
 import io
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +15,30 @@ from torch import Tensor
 from kd.errors import UserError
 from kd.models.base import CLASSES
 
-MOST_BYTES = 2**30  # that a file may unpack to: 20 million images
-MOST_PACKED = 100  # times smaller than what it unpacks to, above a MiB of that
+MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
+MOST_PACKED = 100  # the limit of unpacked to packed size, for arrays above one MiB
 PARTS = {"logits": np.dtype(np.float32), "labels": np.dtype(np.int64), "indices": np.dtype("int64")}
 
 
-def read_predictions(path: Path, sha256: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Test logits (images, 10), labels (images,), indices into the data set (images,).
+class Predictions(NamedTuple):
+    """What a network answers to the test images."""
+
+    logits: Tensor  # (images, 10)
+    labels: Tensor  # (images,)
+    indices: Tensor  # (images,), into the data set
+
+    @property
+    def classes(self) -> Tensor:
+        """The class that the network names for every image: (images,)."""
+        return self.logits.max(1).indices  # argmax gives the same and takes thirty times as long
+
+
+def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
+    """Read a ``predictions.npz``.
 
     Args:
-        path: of the file.
-        sha256: that the file must have; None where nobody noted it.
+        path: the file.
+        sha256: the hash that the file must have; None accepts any.
 
     Raises:
         UserError: the file is missing, damaged, altered, or not of this form.
@@ -38,18 +51,18 @@ def read_predictions(path: Path, sha256: str | None = None) -> tuple[Tensor, Ten
         content = path.read_bytes()
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise ValueError("not the file that the run wrote: its sha256 differs")
-        logits, labels, indices = _unpack(content)
-        _check(logits, labels, indices)
-    except Exception as error:  # a damaged file raises whatever its damage leads to
+        arrays = _unpack(content)
+        _check(*arrays)
+    except Exception as error:  # a damaged file may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path}: cannot be used ({reason}); train the run again with overwrite=true"
         ) from error
-    return torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(indices)
+    return Predictions(*map(torch.from_numpy, arrays))
 
 
 def _unpack(content: bytes) -> list[np.ndarray]:
-    """The arrays of an npz, none of them larger than the file warrants."""
+    """Unpack the arrays of an npz; refuse those that are larger than the file warrants."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if sorted(member.filename for member in members) != sorted(f"{p}.npy" for p in PARTS):
@@ -70,13 +83,13 @@ def _unpack(content: bytes) -> list[np.ndarray]:
 
 
 def _read_array(file: IO[bytes], size: int, name: str, dtype: np.dtype) -> np.ndarray:
-    """One array, once its header says the type it must have and a shape that the file has room for.
+    """Read one array if its header names the right type and a shape that fits the file's size.
 
     Args:
-        file: of the array.
-        size: of the file in bytes.
-        name: of the array.
-        dtype: that it must have.
+        file: the array's file.
+        size: the file's size in bytes.
+        name: the array's name, for the message.
+        dtype: the type that the array must have.
     """
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -90,7 +103,7 @@ def _read_array(file: IO[bytes], size: int, name: str, dtype: np.dtype) -> np.nd
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
-    """Make sure that the arrays are predictions of the same images."""
+    """Refuse arrays that are not predictions of the same images."""
     images = len(labels) if labels.ndim == 1 else 0
     shapes = logits.shape, labels.shape, indices.shape
     if not images or shapes != ((images, CLASSES), (images,), (images,)):

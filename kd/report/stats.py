@@ -1,28 +1,47 @@
-"""Intervals and verdicts: what a study's runs allow one to say.
+"""Intervals and verdicts: what a study's runs allow one to conclude.
 
 The unit of replication is the seed. A distilled run is compared with the student alone *of the same
-seed*, which started from the same weights and saw the same batches, so the difference has less
-noise than either accuracy.
+seed*, which started from the same weights and saw the same batches. Their difference has less noise
+than either accuracy.
 """
 
+# scipy has no type stubs: its results are unknown until they are made floats.
+# pyright: strict, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
-# A gain below this is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
+# A smaller gain is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
 SMALLEST_GAIN = 0.001
+NO_DISTILLED_RUN = (
+    "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
+)
+NO_CONTROL = (
+    "No distilled run (with alpha below 1) has a student alone of its seed: run python "
+    "train.py -m stage=student with the seeds of the sweep."
+)
+
+C = TypeVar("C", bound=Hashable)  # whatever names a cell
+BySeed = Mapping[int, float]
+Correct = NDArray[np.bool_]  # (images,): which ones a network gets right
+Word = Literal["works", "does not work", "cannot tell"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval and the p-value of the mean being 0."""
+    """A mean over seeds, its interval, and the p-value of the hypothesis that the mean is 0."""
 
     mean: float
     low: float
@@ -32,25 +51,51 @@ class Estimate:
     sd: float
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A cell compared with its control over the seeds that both have."""
+
+    accuracy: Estimate  # test accuracy; over all seeds of the cell if the control has none of them
+    gain: Estimate  # paired difference of test accuracy; n = 0 without a common seed
+    p_holm: float  # the gain's p-value, corrected over all cells; NaN if the gain is not tested
+    validation: float  # mean validation accuracy: all that the choice may look at
+    is_control: bool = False  # whether the cell is the student alone by its setting
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[C]):
+    """The answer, and the cell that it is about."""
+
+    word: Word
+    sentence: str
+    chosen: C | None  # None if no cell can be compared
+    best_on_test: C | None
+
+
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
-    """Student's t interval and two-sided one-sample t-test (against 0) of a mean over seeds.
+    """Compute the mean over seeds, Student's t interval, and the two-sided t-test against 0.
 
     Args:
-        values: one value a seed. One alone has no interval: it is infinite, and p is 1.
-        level: coverage of the interval, between 0 and 1.
+        values: one per seed. A single value has an infinite interval and p = 1; no value, NaNs.
+        level: the coverage of the interval, between 0 and 1.
 
     Differences that are all 0, as those of a control trained in one group with the student alone,
-    give an interval of no width, p = 1. Equal ones other than 0 are an accident of accuracies that
-    come in steps of an image: they say nothing of the spread, so the interval is infinite.
+    give an interval of no width and p = 1. Equal differences other than 0 are an accident, since
+    accuracies come in steps of one image. They say nothing about the spread, so the interval is
+    infinite.
     """
     sample = np.asarray(values, dtype=float)
-    n, mean = len(sample), float(sample.mean())
-    if n < 2:
+    n = len(sample)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, math.nan, 0, math.nan)
+    mean = float(sample.mean())
+    if n == 1:
         return Estimate(mean, -math.inf, math.inf, 1.0, n, math.nan)
     sd = float(sample.std(ddof=1))
     if sd < 1e-9:
         half = 0.0 if abs(mean) < 1e-9 else math.inf
         return Estimate(mean, mean - half, mean + half, 1.0, n, 0.0)
+    # scipy.stats.ttest_1samp gives the same and takes forty times as long.
     error = sd / math.sqrt(n)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
@@ -58,25 +103,21 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the chance of any false alarm among all cells stays bounded.
+    """Correct p-values for the number of tests, so that any false alarm stays unlikely.
 
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
-    steps = p[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return corrected.tolist()
+    order = p.argsort()
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected: list[float] = np.minimum(1, steps)[order.argsort()].tolist()
+    return corrected
 
 
-def mcnemar(one_correct: np.ndarray, other_correct: np.ndarray) -> float:
-    """Exact McNemar p-value: do two networks err equally often on the same test images?
+def mcnemar(one_correct: Correct, other_correct: Correct) -> float:
+    """Compute the exact McNemar p-value of two networks erring equally often on the same images.
 
-    McNemar 1947; two-sided binomial test on the images that one gets right and the other wrong.
-
-    Args:
-        one_correct, other_correct: (images,) of bool.
+    McNemar 1947: a two-sided binomial test on the images that only one of them gets right.
     """
     only_one = int((one_correct & ~other_correct).sum())
     only_other = int((~one_correct & other_correct).sum())
@@ -86,11 +127,11 @@ def mcnemar(one_correct: np.ndarray, other_correct: np.ndarray) -> float:
 
 
 def bootstrap_difference(
-    one_correct: np.ndarray, other_correct: np.ndarray, seed: int = 0, level: float = LEVEL
+    one_correct: Correct, other_correct: Correct, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Interval of accuracy(one) − accuracy(other) over resampled test images: percentile bootstrap.
+    """Bootstrap the interval of accuracy(one) − accuracy(other) over resampled test images.
 
-    It speaks of these two trained networks, not of other seeds.
+    The interval holds for these two trained networks, not for other seeds.
     """
     difference = one_correct.astype(float) - other_correct.astype(float)
     draws = stats.bootstrap(
@@ -107,18 +148,18 @@ def bootstrap_difference(
 
 
 def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - LEVEL) -> int:
-    """How many seeds a two-sided paired t-test needs to see a true ``gain`` with that power.
+    """Compute how many seeds a two-sided paired t-test needs to detect a true ``gain``.
 
     Args:
-        sd: of the difference between paired runs.
-        gain: the true mean difference to detect, not 0.
-        power: wanted chance of seeing it.
-        alpha: the test's level.
+        sd: the standard deviation of the difference between paired runs.
+        gain: the true mean difference, not 0.
+        power: the wanted probability of detecting it.
+        alpha: the level of the test.
     """
 
     def shortfall(n: float) -> float:
         critical = stats.t.ppf(1 - alpha / 2, n - 1)
-        return power - stats.nct.sf(critical, n - 1, abs(gain) / sd * math.sqrt(n))
+        return power - float(stats.nct.sf(critical, n - 1, abs(gain) / sd * math.sqrt(n)))
 
     if shortfall(2) <= 0:
         return 2
@@ -127,142 +168,119 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - 
         most *= 2
         if most > 1e6:
             return int(most)
-    return math.ceil(brentq(shortfall, most / 2, most))
+    needed: float = brentq(shortfall, most / 2, most)  # pyright: ignore[reportAssignmentType]
+    return math.ceil(needed)
 
 
-BySeed = Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A cell of the sweep beside the student alone, both over the seeds that they share."""
-
-    accuracy: Estimate  # test accuracy; over all seeds of the cell where none is shared
-    gain: Estimate | None  # paired test difference; None without a common seed
-    p_holm: float  # of the gain, corrected over all cells; NaN where no test is made of it
-    validation: float  # mean validation accuracy: what the choice may look at
-    control: bool = False  # whether it is the student alone by its setting
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answer, and the cell that it is about."""
-
-    word: str  # works | does not work | cannot tell
-    sentence: str
-    chosen: object | None
-    best_on_test: object | None
-
-
-def compare(
-    test: Mapping[object, BySeed],
-    validation: Mapping[object, BySeed],
-    alone: Mapping[object, BySeed],
-    controls: Collection[object] = (),
-) -> dict[object, Compared]:
-    """Every cell's accuracy and its paired difference to the student alone, Holm-corrected.
+def compare_cells(
+    test: Mapping[C, BySeed],
+    validation: Mapping[C, BySeed],
+    controls: Mapping[C, BySeed],
+    control_cells: Collection[C] = (),
+) -> dict[C, Comparison]:
+    """Estimate every cell's accuracy and its paired gain over its control, Holm-corrected.
 
     Args:
         test: cell → seed → test accuracy in [0, 1].
-        validation: the same of the validation images.
-        alone: cell → seed → test accuracy of the student alone that the cell is compared with.
-        controls: the cells that are the student alone by their setting (alpha = 1), whatever their
-            results: they are shown, and nothing is tested of them.
+        validation: cell → seed → validation accuracy.
+        controls: cell → seed → test accuracy of the student alone that the cell is compared with.
+        control_cells: the cells that are the student alone by their setting (alpha = 1), whatever
+            their results. They are shown and not tested.
     """
-    shared = {
-        cell: sorted(seeds.keys() & alone[cell].keys()) or sorted(seeds)
-        for cell, seeds in test.items()
+    gains = {
+        cell: estimate_gain(test[cell], controls[cell], cell in control_cells) for cell in test
     }
-    gains = {cell: gain_over(test[cell], alone[cell], cell in controls) for cell in test}
-    tested = [c for c, gain in gains.items() if gain and gain.n > 1 and c not in controls]
+    tested = [c for c, gain in gains.items() if gain.n > 1 and c not in control_cells]
     corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))
-    untested = {c: math.nan if c in controls or not gain else 1.0 for c, gain in gains.items()}
-    return {
-        cell: Compared(
-            accuracy=estimate([test[cell][s] for s in seeds]),
-            gain=gains[cell],
-            p_holm=(untested | corrected)[cell],
-            validation=fmean(validation[cell][s] for s in seeds),
-            control=cell in controls,
+    comparisons: dict[C, Comparison] = {}
+    for cell, gain in gains.items():
+        seeds = sorted(test[cell].keys() & controls[cell].keys()) or sorted(test[cell])
+        is_control = cell in control_cells
+        comparisons[cell] = Comparison(
+            accuracy=estimate([test[cell][seed] for seed in seeds]),
+            gain=gain,
+            p_holm=corrected.get(cell, 1.0 if gain.n and not is_control else math.nan),
+            validation=fmean(validation[cell][seed] for seed in seeds),
+            is_control=is_control,
         )
-        for cell, seeds in shared.items()
-    }
+    return comparisons
 
 
-def gain_over(cell: BySeed, alone: BySeed, control: bool) -> Estimate | None:
-    """The paired difference of a cell to the student alone; None without a common seed.
+def estimate_gain(accuracies: BySeed, control: BySeed, is_control: bool) -> Estimate:
+    """Estimate the paired difference of a cell to its control, over their common seeds.
 
     Differences of a distilled cell that are all 0 are an accident too, as other equal ones are.
     """
-    common = sorted(cell.keys() & alone.keys())
-    if not common:
-        return None
-    gain = estimate([cell[seed] - alone[seed] for seed in common])
-    return gain if control or gain.sd != 0 else replace(gain, low=-math.inf, high=math.inf)
+    seeds = sorted(accuracies.keys() & control.keys())
+    gain = estimate([accuracies[seed] - control[seed] for seed in seeds])
+    return gain if is_control or gain.sd != 0 else replace(gain, low=-math.inf, high=math.inf)
 
 
-def eligible(cells: Mapping[object, Compared]) -> dict[object, Compared]:
-    """The cells that a choice is made of: no control, and with the most seeds.
+def eligible(cells: Mapping[C, Comparison]) -> dict[C, Comparison]:
+    """Select the cells that the choice is made among: no control, and with the most seeds.
 
-    Means of different seeds are no fair race. No result decides on it, only settings and seeds.
+    Means over different seeds are no fair comparison. Only settings and seeds decide, no result.
     """
-    tested = {c: found for c, found in cells.items() if found.gain and not found.control}
+    tested = {cell: found for cell, found in cells.items() if found.gain.n and not found.is_control}
     most = max((found.gain.n for found in tested.values()), default=0)
-    return {c: found for c, found in tested.items() if found.gain.n == most}
+    return {cell: found for cell, found in tested.items() if found.gain.n == most}
 
 
-def choose(cells: Mapping[object, Compared]) -> object | None:
-    """The cell of the best mean validation accuracy among the eligible; None if none is.
+def choose(cells: Mapping[C, Comparison]) -> C | None:
+    """Choose the eligible cell with the best mean validation accuracy; None if none is eligible.
 
-    Of equally good ones the first in the order given, which is that of their settings.
+    Of equally good cells the first in the given order is chosen, which is that of their settings.
     """
     among = eligible(cells)
     return max(among, key=lambda cell: among[cell].validation, default=None)
 
 
-def judge(cells: Mapping[object, Compared], smallest_gain: float = SMALLEST_GAIN) -> Verdict:
-    """*works*, *does not work* or *cannot tell*, about the cell that validation chooses.
+def judge(cells: Mapping[C, Comparison], smallest_gain: float = SMALLEST_GAIN) -> Verdict[C]:
+    """Answer *works*, *does not work* or *cannot tell* for the cell that validation chooses.
 
-    *Works*: the chosen cell's gain over the student alone is positive with Holm-corrected p below
-    0.05. The correction counts every cell, since validation and test accuracy of one run share its
-    luck, so that choosing on validation is not free. *Does not work*: the interval of the gain ends
-    below ``smallest_gain``. Else, and with a single seed always, one *cannot tell*.
+    *Works*: the chosen cell's gain over its control is positive with Holm-corrected p below 0.05.
+    The correction counts every cell: validation and test accuracy of one run share its luck, so
+    that choosing on validation is not free. *Does not work*: the interval of the gain ends below
+    ``smallest_gain``. Otherwise, and always with a single seed, one *cannot tell*.
     """
-    cells = eligible(cells)
+    among = eligible(cells)
     chosen = choose(cells)
     if chosen is None:
-        sentence = (
-            "No distilled run (with alpha below 1) has a student alone of its seed: run python "
-            "train.py -m stage=student with the seeds of the sweep."
-        )
-        return Verdict("cannot tell", sentence, None, None)
-    best = max(cells, key=lambda cell: cells[cell].accuracy.mean)
-    found = cells[chosen]
+        return Verdict("cannot tell", NO_CONTROL if cells else NO_DISTILLED_RUN, None, None)
+    best = max(among, key=lambda cell: among[cell].accuracy.mean)
+    word, sentence = judge_gain(among[chosen], len(among), smallest_gain)
+    return Verdict(word, sentence, chosen, best)
+
+
+def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Word, str]:
+    """Answer for one cell, with the numbers in a sentence.
+
+    Args:
+        found: the chosen cell.
+        cells: the number of cells that it was chosen among.
+        smallest_gain: the least gain of practical interest.
+    """
     gain = found.gain
     points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
     if gain.n < 2:
-        sentence = (
+        return "cannot tell", (
             f"The cell chosen on validation has {points}, with one seed. How far another seed "
             "would move this number, one seed cannot tell. Run at least five."
         )
-        return Verdict("cannot tell", sentence, chosen, best)
     interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
     if math.isinf(gain.high):
-        interval = f"the same in all {gain.n} seeds, which says nothing of their spread"
-    said = (
+        interval = f"the same in all {gain.n} seeds, which says nothing about their spread"
+    measured = (
         f"The cell chosen on validation has {points} ({interval}, p = {found.p_holm:.2g} after Holm"
     )
     if gain.mean > 0 and found.p_holm < 1 - LEVEL:
-        return Verdict("works", f"{said}).", chosen, best)
+        return "works", f"{measured})."
     if gain.high < smallest_gain:
-        sentence = f"{said}): a gain of {100 * smallest_gain:.1f} points is ruled out."
-        return Verdict("does not work", sentence, chosen, best)
+        ruled_out = f"a gain of {100 * smallest_gain:.1f} points is ruled out"
+        return "does not work", f"{measured}): {ruled_out}."
     target = max(abs(gain.mean), smallest_gain)
-    needed = max(
-        gain.n + 1, seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / len(cells))
+    needed = seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / cells)
+    return "cannot tell", (
+        f"{measured}). About {max(gain.n + 1, needed)} seeds would tell a gain of "
+        f"{100 * target:.2f} points from none (80 % power)."
     )
-    sentence = (
-        f"{said}). About {needed} seeds would tell a gain of {100 * target:.2f} points from none "
-        "(80 % power)."
-    )
-    return Verdict("cannot tell", sentence, chosen, best)

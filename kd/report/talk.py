@@ -1,96 +1,97 @@
-"""What the talk reported, to be put beside what we measure.
+"""What the talk reported, beside what the study measured.
 
 Figures from the talk's slides: test accuracy in %, F1 by class, confused pairs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from kd.report.cells import Cell
 from kd.report.evaluation import confused_pairs, confusion, per_class
-from kd.training.results import Run
+from kd.report.runs import Run, mean_metric
+from kd.report.study import Study
 
 TEACHER, STUDENT = 98.4, 96.3
-LOWEST_CELL, HIGHEST_CELL = 95.7, 96.8
+CELLS = "95.7 to 96.8 %"
 TEACHER_F1 = (0.99, 0.99, 0.98, 0.99, 0.99, 0.98, 0.99, 0.98, 0.98, 0.98)
 STUDENT_F1 = (0.98, 0.98, 0.96, 0.96, 0.96, 0.95, 0.97, 0.97, 0.95, 0.96)
 CONFUSED = "9 and 4, 5 and 3, 6 and 5"
 
+Row = tuple[str, str, str]  # the point, what the talk says, what we measured
 
-def compare_with_talk(
-    teachers: Mapping[int, Run],
-    students: Mapping[int, Run],
-    cells: Mapping[tuple[float, float], Mapping[int, Run]],
-) -> pd.DataFrame:
-    """Point by point: what the talk says, what we find."""
-    rows: list[tuple[str, str, str]] = []
-    for name, theirs, runs, f1 in (
-        ("teacher", TEACHER, teachers, TEACHER_F1),
-        ("student alone", STUDENT, students, STUDENT_F1),
-    ):
-        if not runs:
-            rows.append((f"{name}: test accuracy", f"{theirs} %", "no run"))
-            continue
-        ours = [100 * run.metrics["test/acc"] for run in runs.values()]
-        rows.append((f"{name}: test accuracy", f"{theirs} %", spread(ours)))
-        mine = np.mean(
-            [per_class(*r.predictions[:2])["f1-score"][:10] for r in runs.values()], axis=0
-        )
-        largest = np.abs(mine - np.array(f1)).max()
-        rows.append(
-            (
-                f"{name}: F1 of the digits",
-                listed(f1),
-                f"{listed(mine)} (at most {largest:.3f} apart)",
-            )
-        )
-        matrix = sum(confusion(*run.predictions[:2]) for run in runs.values())
-        pairs = ", ".join(f"{i} and {j}" for i, j, _ in confused_pairs(matrix, 3))
-        rows.append((f"{name}: most confused", CONFUSED, pairs))
-    if cells:
-        mean = {
-            c: 100 * np.mean([r.metrics["test/acc"] for r in by.values()])
-            for c, by in cells.items()
-        }
-        rows.append(
-            (
-                "grid: lowest to highest",
-                f"{LOWEST_CELL} to {HIGHEST_CELL} %",
-                f"{min(mean.values()):.2f} to {max(mean.values()):.2f} %",
-            )
-        )
-        for title, inside in (
-            ("along T = 1", lambda c: c[0] == 1),
-            ("along alpha = 1", lambda c: c[1] == 1),
-        ):
-            line = [value for cell, value in mean.items() if inside(cell)]
-            if line:
-                rows.append((title, "constant", f"{min(line):.2f} to {max(line):.2f} %"))
-        low = [mean[c] for c in mean if c[0] == max(T for T, _ in mean)]
-        rows.append(
-            (
-                f"at T = {max(T for T, _ in mean):g}, alpha falling",
-                "falls",
-                " → ".join(f"{value:.2f}" for value in reversed(low)) + " %",
-            )
-        )
-        rows.append(
-            (
-                "best cell",
-                "alpha = 1",
-                "T = {:g}, alpha = {:g} on test".format(*max(mean, key=mean.get)),
-            )
-        )
+
+def compare_with_talk(study: Study) -> pd.DataFrame:
+    """Compare the talk's numbers with those of the study's largest method, point by point."""
+    rows = [
+        *compare_network("teacher", TEACHER, TEACHER_F1, study.teachers.values()),
+        *compare_network("student alone", STUDENT, STUDENT_F1, study.students.values()),
+    ]
+    if study.cells:
+        rows += compare_sweep(study.cells_of(study.methods[0]))
     return pd.DataFrame(rows, columns=["point", "talk", "ours"])
 
 
-def spread(values: list[float]) -> str:
-    """Mean and range over seeds."""
+def compare_network(
+    name: str, accuracy: float, f1: Sequence[float], runs: Collection[Run]
+) -> list[Row]:
+    """Compare one network's accuracy, F1 by class and confused pairs over its seeds.
+
+    Args:
+        name: the network's name.
+        accuracy: the talk's, in %.
+        f1: the talk's, of the ten digits.
+        runs: ours, one per seed.
+    """
+    if not runs:
+        return [(f"{name}: test accuracy", f"{accuracy} %", "no run")]
+    predictions = [run.predictions for run in runs]
+    ours = np.mean([per_class(one)["f1-score"][:10] for one in predictions], axis=0)
+    apart = f"at most {np.abs(ours - np.array(f1)).max():.3f} apart"
+    counts = np.sum([confusion(one) for one in predictions], axis=0)
+    pairs = ", ".join(f"{i} and {j}" for i, j, _ in confused_pairs(counts, 3))
+    return [
+        (f"{name}: test accuracy", f"{accuracy} %", format_spread(runs)),
+        (f"{name}: F1 of the digits", format_figures(f1), f"{format_figures(ours)} ({apart})"),
+        (f"{name}: most confused", CONFUSED, pairs),
+    ]
+
+
+def compare_sweep(cells: Iterable[Cell]) -> list[Row]:
+    """Compare the mean accuracies of the cells: their range, lines through them, and the best."""
+    table = pd.DataFrame(
+        [(cell.T, cell.alpha, 100 * mean_metric(cell.runs.values(), "test/acc")) for cell in cells],
+        columns=["T", "alpha", "accuracy"],
+    )
+    lines = {
+        name: table.loc[table[name] == 1, "accuracy"]
+        for name in ("T", "alpha")
+        if 1 in set(table[name])
+    }
+    hottest = table["T"].max()
+    falling = table.loc[table["T"] == hottest, "accuracy"][::-1].map("{:.2f}".format)
+    best = table.loc[table["accuracy"].idxmax()]
+    return [
+        ("grid: lowest to highest", CELLS, format_range(table["accuracy"])),
+        *((f"along {name} = 1", "constant", format_range(lines[name])) for name in lines),
+        (f"at T = {hottest:g}, alpha falling", "falls", f"{' → '.join(falling)} %"),
+        ("best cell", "alpha = 1", f"T = {best['T']:g}, alpha = {best['alpha']:g} on test"),
+    ]
+
+
+def format_range(values: Iterable[float]) -> str:
+    """Least and largest of some accuracies in %."""
+    return f"{min(values):.2f} to {max(values):.2f} %"
+
+
+def format_spread(runs: Collection[Run]) -> str:
+    """Mean and range of test accuracy over seeds."""
+    values = [100 * run.metrics["test/acc"] for run in runs]
     seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
     return f"{np.mean(values):.2f} % ({min(values):.2f} to {max(values):.2f}, {seeds})"
 
 
-def listed(values: tuple[float, ...] | np.ndarray) -> str:
-    """The ten digits' figures in a row."""
+def format_figures(values: Iterable[float]) -> str:
+    """The figures of the ten digits in a row."""
     return " ".join(f"{value:.2f}" for value in values)

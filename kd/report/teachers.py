@@ -1,30 +1,30 @@
 """Which networks taught a study's runs, by the hashes of their checkpoints, and where they are.
 
-A path says little: the network that lies there may have been trained anew since.
+A path does not identify a teacher: another network may have been trained in its place since.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd.errors import UserError
 from kd.files import file_hash
-from kd.training.results import Run
+from kd.report.runs import CHECKPOINT, Run
+from kd.training.results import shortened
 from kd.training.run_folder import read_metrics, teacher_paths
 
-CHECKPOINT = "model.ckpt"
 
-
-def taught_by(run: Run) -> list[tuple[Path, str]]:
+def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
     hashes = run.metrics["teacher/sha256"]
     if hashes is None:
         return []
     pairs = zip(teacher_paths(run.metrics), hashes.split(":"), strict=False)
-    return [(Path(path), sha) for path, sha in pairs]
+    return [(Path(path), sha256) for path, sha256 in pairs]
 
 
-def hash_of(path: Path) -> str | None:
-    """sha256 of a file; None where there is none to be read."""
+def hash_if_readable(path: Path) -> str | None:
+    """Compute the sha256 of a file; return None if the file cannot be read."""
     try:
         return file_hash(path) if path.is_file() else None
     except (OSError, ValueError):
@@ -32,84 +32,112 @@ def hash_of(path: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Teachers:
-    """The teachers of a study's distilled runs."""
+class TeacherCheckpoints:
+    """The checkpoints that taught a study's distilled runs."""
 
-    there: dict[str, Path]  # by sha256, the checkpoints that are still what they were
-    changed: dict[str, list[Path]]  # by sha256, where another network is by now, or none
+    found: dict[str, Path]  # by sha256: the checkpoints that are still unchanged
+    changed: dict[str, list[Path]]  # by sha256: paths that hold another network by now, or none
 
-    def unchanged(self, run: Run) -> bool:
-        """Whether what taught the run is still there; so it is of a run without a teacher."""
-        return not any(sha in self.changed for _, sha in taught_by(run))
+    def taught_unchanged(self, run: Run) -> bool:
+        """Whether the run's teachers are all found; true for a run without a teacher."""
+        return not any(sha256 in self.changed for _, sha256 in teacher_checkpoints(run))
 
-    def replaced(self, teacher: Run) -> bool:
-        """Whether a teacher lies where another one taught from, and taught nobody itself."""
-        path = teacher.folder / CHECKPOINT
-        left = {place.absolute() for paths in self.changed.values() for place in paths}
-        return path.absolute() in left and path not in self.there.values()
+    def is_replacement(self, teacher: Run) -> bool:
+        """Whether a teacher lies at the path of one that has changed, and taught no run itself."""
+        lost = {path.absolute() for paths in self.changed.values() for path in paths}
+        path = teacher.checkpoint
+        return path.absolute() in lost and path not in self.found.values()
 
 
-def find_teachers(study: Path, own: Iterable[Run], distilled: Iterable[Run]) -> Teachers:
-    """Look for the teachers of distilled runs: where they were, and among the study's own.
+def find_checkpoints(
+    study: Path, teachers: Iterable[Run], distilled: Iterable[Run]
+) -> TeacherCheckpoints:
+    """Look for the teachers of distilled runs, at their recorded paths and in the study.
 
     Args:
-        study: its folder, which may have been moved since.
-        own: the study's teachers.
+        study: the study's folder, which may have been moved since.
+        teachers: the study's own teachers.
         distilled: the runs whose teachers are looked for.
     """
-    known = {hash_of(run.folder / CHECKPOINT): run.folder / CHECKPOINT for run in own}
-    there, gone = {}, {}
-    for path, sha in dict.fromkeys(pair for run in distilled for pair in taught_by(run)):
-        places = [path, study.joinpath(*path.parts[-3:])]
-        found = known.get(sha) or next((p for p in places if hash_of(p) == sha), None)
-        if found:
-            there[sha] = found
+    known = {hash_if_readable(run.checkpoint): run.checkpoint for run in teachers}
+    found: dict[str, Path] = {}
+    lost: dict[str, list[Path]] = {}
+    recorded = dict.fromkeys(pair for run in distilled for pair in teacher_checkpoints(run))
+    for path, sha256 in recorded:
+        candidates = [path, study.joinpath(*path.parts[-3:])]
+        match = known.get(sha256) or next(
+            (one for one in candidates if hash_if_readable(one) == sha256), None
+        )
+        if match:
+            found[sha256] = match
         else:
-            gone.setdefault(sha, []).append(path)
-    return Teachers(there, {sha: paths for sha, paths in gone.items() if sha not in there})
+            lost.setdefault(sha256, []).append(path)
+    return TeacherCheckpoints(found, {key: lost[key] for key in lost if key not in found})
 
 
-def run_of(checkpoint: Path, runs: Iterable[Run]) -> Run | None:
-    """The complete run that a checkpoint is of, in the study or elsewhere.
+def find_run(checkpoint: Path, runs: Iterable[Run]) -> Run | None:
+    """Find the complete run that wrote a checkpoint, in the study or elsewhere.
 
     Raises:
-        UserError: the run is there and cannot be used.
+        UserError: the run exists and cannot be used.
     """
     if checkpoint.name != CHECKPOINT:
         return None
     for run in runs:
         if run.folder == checkpoint.parent:
             return run
-    found = read_metrics(checkpoint.parent)
-    if found is None:
+    metrics = read_metrics(checkpoint.parent)
+    if metrics is None:
         return None
-    run = Run(checkpoint.parent, found)
+    run = Run(checkpoint.parent, metrics)
     _ = run.predictions
     return run
 
 
-def by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs by their teachers; as one lot where every seed has a teacher of its own."""
+def find_study_teacher(
+    methods: list[list[Run]],
+    checkpoints: TeacherCheckpoints,
+    runs: list[Run],
+    refused: dict[str, str],
+) -> Run | None:
+    """Find the teacher of the largest method that still has one; of an ensemble, one of them."""
+    split = methods[0][0].metrics["data/fingerprint"]
+    recorded = [pair for part in methods for run in part for pair in teacher_checkpoints(run)]
+    for sha256 in dict.fromkeys(sha256 for _, sha256 in recorded):
+        if sha256 not in checkpoints.found:
+            continue
+        path = checkpoints.found[sha256]
+        try:
+            teacher = find_run(path, runs)
+        except UserError as error:
+            refused[Run(path.parent, {}).name] = shortened(error, path.parent)
+            continue
+        if teacher and teacher.metrics["data/fingerprint"] == split:
+            return teacher
+    return None
+
+
+def partition_by_teacher(runs: Sequence[Run]) -> list[list[Run]]:
+    """Partition runs by their teachers, unless every seed has a teacher of its own."""
     keys = ("seed", "teacher/checkpoint", "teacher/sha256")
     known = {tuple(run.metrics[key] for key in keys) for run in runs}
-    if all(len(set(part)) == len(known) for part in zip(*known, strict=True)):
+    if all(len(set(column)) == len(known) for column in zip(*known, strict=True)):
         return [list(runs)]
-    lots: dict[str, list[Run]] = {}
+    parts: dict[str, list[Run]] = {}
     for run in runs:
-        lots.setdefault(run.metrics["teacher/sha256"], []).append(run)
-    return sorted(lots.values(), key=len, reverse=True)
+        parts.setdefault(run.metrics["teacher/sha256"], []).append(run)
+    return sorted(parts.values(), key=len, reverse=True)
 
 
-def told(run: Run, others: Iterable[Run]) -> str:
-    """Who taught a run, in words that tell it from other runs' teachers: paths, else hashes too."""
-    mine = run.metrics["teacher/checkpoint"], run.metrics["teacher/sha256"]
+def teacher_label(run: Run, others: Iterable[Run]) -> str:
+    """Name a run's teachers by their paths, with hashes where a path alone is ambiguous."""
+    path, sha256 = run.metrics["teacher/checkpoint"], run.metrics["teacher/sha256"]
     retrained = any(
-        other.metrics["teacher/checkpoint"] == mine[0]
-        and other.metrics["teacher/sha256"] != mine[1]
+        other.metrics["teacher/checkpoint"] == path and other.metrics["teacher/sha256"] != sha256
         for other in others
     )
     words = []
-    for path, sha in taught_by(run):
-        folder = path.parent if path.name == CHECKPOINT else path
-        words.append(f"{folder} ({sha[:8]})" if retrained else str(folder))
+    for file, digest in teacher_checkpoints(run):
+        folder = file.parent if file.name == CHECKPOINT else file
+        words.append(f"{folder} ({digest[:8]})" if retrained else str(folder))
     return " + ".join(words)

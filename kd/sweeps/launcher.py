@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 from omegaconf import DictConfig
-from rich.console import Console
 
 from kd._startup import importing
 from kd.config.messages import explain, is_disk_full, is_out_of_memory
 from kd.config.schema import Config, relevant
 from kd.config.undo import keep
 from kd.errors import UserError
-from kd.sweeps.table import tables
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kd.sweeps.grouping import Group
     from kd.training.fit import Share
     from kd.training.run import Outcome
@@ -76,6 +76,10 @@ def launch(wanted: Sequence[Job]) -> None:
     Raises:
         UserError: the jobs do not go together, none of them can be trained, or one failed.
     """
+    from rich.console import Console
+
+    from kd.sweeps.table import tables
+
     started = time.perf_counter()
     distinct = one_per_folder(wanted)
     jobs = list(distinct.values())
@@ -103,7 +107,7 @@ def launch(wanted: Sequence[Job]) -> None:
         )
 
 
-def run_jobs(jobs: Sequence[Job], console: Console) -> None:
+def run_jobs(jobs: Sequence[Job], console: "Console") -> None:
     """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
     with importing():
         from kd.sweeps import plan
@@ -161,7 +165,7 @@ def result(job: Job, spent: Sequence[float], left: int) -> str:
     return f"{said}  {spent[-1]:.1f} s, {clock(sum(spent) / len(spent) * left)} left"
 
 
-def plan_groups(jobs: Sequence[Job], console: Console) -> list["Group"]:
+def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
     """Decide which jobs train together, and list the groups in their study's plan.
 
     Raises:
@@ -218,7 +222,7 @@ def finish_job(job: Job) -> None:
         job.lock.release()
 
 
-def train_together(group: "Group", jobs: Sequence[Job], console: Console) -> None:
+def train_together(group: "Group", jobs: Sequence[Job], console: "Console") -> None:
     """Train a group and give each job its share; where that fails, say why they have none.
 
     Raises:

@@ -2,24 +2,17 @@
 
 import csv
 import logging
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-from torch import Tensor
-
 from kd.errors import UserError
 from kd.files import lock, remove_leftovers, replacing
-from kd.report.predictions import read_predictions
 from kd.training.run_folder import LOCKS, METRICS, STAGES, read_metrics
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 RESULTS = "results.csv"
-MOST_BYTES = 2**16  # of a file of Hydra's, which has a few kB
 
 
 def scan(study: Path) -> tuple[list[Row], dict[str, str]]:
@@ -75,40 +68,3 @@ def write_results(study: Path, say: bool = True) -> Path:
             writer.writeheader()
             writer.writerows(rows)
     return path
-
-
-@dataclass(frozen=True)
-class Run:
-    """A complete run: its folder and its metrics; the predictions are read when asked for."""
-
-    folder: Path
-    metrics: Row
-
-    @cached_property
-    def predictions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Test logits (images, 10), labels (images,), indices into the data set (images,).
-
-        Raises:
-            UserError: they are damaged, or not those that the run wrote.
-        """
-        noted = self.metrics.get("predictions/sha256")
-        return read_predictions(self.folder / "predictions.npz", noted)
-
-    def forget(self) -> None:
-        """Let go of the predictions; they are read again when asked for again."""
-        self.__dict__.pop("predictions", None)
-
-    def read_hydra(self, name: str) -> Any:
-        """What one of the files in ``.hydra`` holds; None where it cannot be read."""
-        path = self.folder / ".hydra" / name
-        try:
-            if not path.is_file() or path.stat().st_size > MOST_BYTES:
-                return None
-            return yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            return None
-
-    @property
-    def name(self) -> str:
-        """Stage and parameters, as its folder says them."""
-        return f"{self.folder.parent.name}/{self.folder.name}"

@@ -1,6 +1,7 @@
 """The report: whole on a real small study, and in words where a study lacks something."""
 
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -15,10 +16,10 @@ from helpers import DIGITS, MINI
 
 import train
 from kd.config.schema import Config
+from kd.errors import UserError
 from kd.files import PROJECT
 from kd.report import stats
-from kd.report.comparison import compared
-from kd.report.notes import notes
+from kd.report.notes import list_notes
 from kd.report.study import load_study
 from kd.training.run_folder import read_metrics, write_metrics
 
@@ -77,6 +78,49 @@ def test_the_report_is_whole(study):
     assert not outside, "the page needs nothing but itself"
     assert "## Verdict" in (PAGE.parent / "report.md").read_text()
     assert list(PAGE.parent.glob("events.out.tfevents*"))
+
+
+def test_a_study_answers_in_python(study):
+    found = load_study("outputs/main")
+    frame = found.frame()
+    assert len(frame) == len(found.runs) == 11
+    assert frame["run"].tolist() == [run.name for run in found.runs]
+    assert {"seed", "kd/T", "test/acc", "fidelity/kl"} <= set(frame.columns)
+    assert repr(found) == "Study('outputs/main', 11 runs)"
+    verdict, cell = found.verdict, found.verdict.chosen
+    assert verdict.word in ("works", "does not work", "cannot tell")
+    assert "The cell chosen on validation has" in verdict.sentence
+    assert (cell.method.label, cell.alpha, set(cell.runs)) == ("hinton", 0.5, {0, 1})
+    assert "method=Method(label='hinton')" in repr(verdict.chosen)
+    gains = [
+        run.metrics["test/acc"] - cell.method.controls[s].metrics["test/acc"]
+        for s, run in cell.runs.items()
+    ]
+    assert found.comparisons[cell].gain.mean == pytest.approx(np.mean(gains))
+    study("stage=report")
+    page = sections(PAGE.read_text())["verdict"]
+    assert f"Distillation here: {verdict.word}. {verdict.sentence}" in html.unescape(page)
+
+
+def test_a_run_gives_its_network_and_predictions(study):
+    for run in load_study(Path("outputs/main")).runs:
+        assert not run.network().training
+        assert run.predictions.logits.shape == (len(run.predictions.labels), 10)
+        right = (run.predictions.classes == run.predictions.labels).double().mean().item()
+        assert right == pytest.approx(run.metrics["test/acc"])
+        run.forget_predictions()
+    (run.folder / "model.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged"):
+        run.network()
+
+
+def test_a_study_without_distilled_runs_says_so(cli, teacher):
+    verdict = load_study("outputs/main").verdict
+    assert verdict.word == "cannot tell"
+    assert verdict.chosen is None
+    assert "no distilled run" in verdict.sentence
+    with pytest.raises(UserError, match="no complete run to report"):
+        load_study("outputs/nowhere")
 
 
 def test_its_figures_are_those_of_the_runs(study):
@@ -313,9 +357,9 @@ def test_the_choice_is_blind_to_test_figures(study):
     for _ in range(12):
         for run in [*runs_of("distill"), *runs_of("student")]:
             change(run, **{"test/acc": float(random.integers(0, 4)) / 3})
-        cells = compared(load_study(Path("outputs/main")))
-        place, among = stats.choose(cells), stats.eligible(cells)
-        chosen.add((place[1], tuple(cell for _, cell in among)))
+        cells = load_study("outputs/main").comparisons
+        choice, among = stats.choose(cells), stats.eligible(cells)
+        chosen.add((choice.T, choice.alpha, *((cell.T, cell.alpha) for cell in among)))
     assert len(chosen) == 1
 
 
@@ -589,7 +633,7 @@ def test_seeds_without_a_student_alone_are_named_and_not_mixed_in(study):
 def test_the_command_for_missing_controls_names_study_and_views(cli, teacher):
     views = ("data.augment.shift=2",)
     cli("stage=distill", *MINI, *views, "seed=1", "study=other", f"teacher.checkpoint={teacher}")
-    (said,) = notes(load_study(Path("outputs/other")), Config(study="other"))
+    (said,) = list_notes(load_study(Path("outputs/other")), Config(study="other"))
     expected = "seed=1 data=mnist_mini trainer.max_epochs=2 data.augment.shift=2 study=other"
     assert f"run python train.py -m stage=student {expected} (only" in said
 

@@ -35,7 +35,8 @@ KINDS = {
     "sweep": (settings.sweep, 5),
     "wrong": (settings.wrong, 60),
 }
-# A report takes seconds: these kinds begin with the second round, which CI does not reach.
+# Reports take seconds, and tests/integration sweeps every setting: these kinds begin with the
+# second round, which CI does not reach.
 LATER = {
     "disk-report",
     "flip-config",
@@ -43,6 +44,7 @@ LATER = {
     "kill-teachers",
     "race-alone",
     "race-sweep_report",
+    "sweep",
 }
 
 

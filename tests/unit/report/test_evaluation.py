@@ -11,17 +11,22 @@ from kd.models.network import build_model
 from kd.report.evaluation import (
     confused_pairs,
     confusion,
-    cost,
-    fidelity_to,
+    measure_cost,
+    measure_fidelity,
     per_class,
     reliability,
 )
+from kd.report.predictions import Predictions
+from kd.report.runs import Run
 from kd.training.checkpoint import save_checkpoint
-from kd.training.results import Run
 
 
 def logits_of(predicted: list[int], sure: float = 5.0) -> torch.Tensor:
     return sure * torch.eye(10)[predicted]
+
+
+def answers(logits: torch.Tensor, labels: list[int]) -> Predictions:
+    return Predictions(logits, torch.tensor(labels), torch.arange(len(labels)))
 
 
 def run(folder: Path, predicted: list[int], labels: list[int], sure: float = 5.0) -> Run:
@@ -33,8 +38,7 @@ def run(folder: Path, predicted: list[int], labels: list[int], sure: float = 5.0
 
 
 def test_per_class_figures_by_hand():
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    table = per_class(logits_of([0, 0, 1, 1, 0, 2]), labels)
+    table = per_class(answers(logits_of([0, 0, 1, 1, 0, 2]), [0, 0, 0, 1, 1, 2]))
     assert table.loc["0", ["precision", "recall", "f1-score"]].tolist() == pytest.approx(
         [2 / 3] * 3
     )
@@ -44,7 +48,7 @@ def test_per_class_figures_by_hand():
 
 
 def test_confusion_counts_actual_down_and_predicted_across():
-    matrix = confusion(logits_of([9, 9, 4, 4]), torch.tensor([4, 4, 9, 4]))
+    matrix = confusion(answers(logits_of([9, 9, 4, 4]), [4, 4, 9, 4]))
     assert matrix[4, 9] == 2
     assert matrix[9, 4] == 1
     assert matrix[4, 4] == 1
@@ -53,8 +57,7 @@ def test_confusion_counts_actual_down_and_predicted_across():
 
 def test_reliability_bins_hold_their_means():
     logits = torch.cat([logits_of([1] * 4, 2.0), logits_of([2] * 6, 9.0)])
-    labels = torch.tensor([1, 1, 0, 0, 2, 2, 2, 2, 2, 0])
-    table = reliability(logits, labels)
+    table = reliability(answers(logits, [1, 1, 0, 0, 2, 2, 2, 2, 2, 0]))
     assert table["images"].tolist() == [4, 6]
     assert table["accuracy"].tolist() == pytest.approx([0.5, 5 / 6])
     expected = [logits[i].softmax(0).max().item() for i in (0, 9)]
@@ -65,12 +68,12 @@ def test_fidelity_lies_between_its_floor_and_one(tmp_path):
     labels = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     teacher = run(tmp_path / "t", [0, 1, 2, 3, 4, 5, 6, 7, 8, 0], labels)  # 9 of 10 right
     student = run(tmp_path / "s", [0, 1, 2, 3, 4, 5, 6, 7, 7, 0], labels)  # 8 of 10 right
-    found = fidelity_to(student, teacher)
+    found = measure_fidelity(student, teacher)
     assert found["agreement"] == pytest.approx(0.9)
     assert found["floor"] == pytest.approx(0.7)
     assert found["position"] == pytest.approx(0.2 / 0.3)
     assert found["agreement_on_errors"] == 1
-    same = fidelity_to(teacher, teacher)
+    same = measure_fidelity(teacher, teacher)
     assert (same["agreement"], same["position"]) == (1, 1)
     assert same["kl"] == pytest.approx(0, abs=1e-12)
 
@@ -84,7 +87,7 @@ def test_costs_are_counted(tmp_path, stage, parameters, macs):
     of_stage = config(f"stage={stage}")
     network = build_model(of_stage.model, 0)
     save_checkpoint(tmp_path / "model.ckpt", network.state_dict(), of_stage, "split", 1)
-    found = cost(Run(tmp_path, {}))
+    found = measure_cost(Run(tmp_path, {}))
     assert (found["parameters"], found["macs"]) == (parameters, macs)
     assert found["file_bytes"] > 4 * parameters
     assert found["one_image_ms"] > 0

@@ -3,7 +3,7 @@
 import pytest
 from helpers import tree
 
-from kd.report.page import Section, markdown, write_page
+from kd.report.page import Section, escape_markdown, write_page
 
 
 def test_a_report_that_fails_leaves_the_old_one(tmp_path):
@@ -28,4 +28,4 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path):
     ],
 )
 def test_markdown_shows_a_text_as_it_is(text, said):
-    assert markdown(text) == (said or text)
+    assert escape_markdown(text) == (said or text)

@@ -1,5 +1,6 @@
 """Which jobs of a sweep train together."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from kd.sweeps import grouping
 
 
 def grid(seeds, temperatures, *words: str) -> list[Config]:
+    base = config("stage=distill", *words)
     return [
-        config("stage=distill", f"kd.T={T}", f"seed={seed}", *words)
+        dataclasses.replace(base, seed=seed, kd=dataclasses.replace(base.kd, T=float(T)))
         for seed in seeds
         for T in temperatures
     ]
@@ -73,8 +75,7 @@ def test_an_unfinished_group_is_taken_up_as_it_was():
         assert planned(configs, left[1:], began)[0] == [whole[1][1:], *whole[2:]]
         elsewhere = [(Path("outputs/other"), group) for _, group in began]
         assert planned(configs, left, elsewhere)[0] == planned(configs, left)[0]
-        anew = [config("stage=distill", f"seed={c.seed}", "kd.T=1", "overwrite=true",
-                       "trainer.group_mb=3") for c in configs]  # fmt: skip
+        anew = [dataclasses.replace(config, overwrite=True) for config in configs]
         assert planned(anew, left, began)[0] == planned(configs, left)[0]
 
 

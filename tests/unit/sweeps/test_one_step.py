@@ -1,0 +1,167 @@
+"""One step of training: gradients of students in a group are those of each student alone.
+
+For every method there is, and two values of each of its settings. What whole trainings together
+and alone have in common beyond that, tests/integration/test_groups.py looks at.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import DIGITS
+from torch import Tensor
+from torture.settings import two_values
+
+from kd.config.schema import Augment, Config, Data, Trainer
+from kd.data.module import MNISTDataModule
+from kd.fields import sweepable_names
+from kd.methods import METHODS
+from kd.methods.base import Distillation, weights_at
+from kd.models.cnn import CNN
+from kd.models.mlp import MLP
+from kd.models.network import build_model, build_regressor
+from kd.sweeps.grouping import cell_of, plan_groups
+from kd.sweeps.module import GroupModule
+from kd.training.material import Accelerator, Material
+from kd.training.modules import DistillModule, StudentModule
+from kd.training.teacher import needs_live_teacher, regressor_width, teacher_outputs
+
+SEEDS = 3, 4
+PASSED = 1  # epochs: a teacher that stops after one has stopped, one that warms up has not done so
+CLOSE = 3e-6  # relative to the norm of each tensor's gradient: rounding is up to 1.2e-6
+VIEWS = Augment(shift=2, rotate=15, mixup=0.5, extra=1)
+TOGETHER = [name for name, method in METHODS.items() if not method.needs_maps]
+
+torch.set_flush_denormal(True)  # as every run does
+
+
+@pytest.fixture(scope="module")
+def teacher() -> torch.nn.Module:
+    """A network that is surer of itself than an untrained one."""
+    network = build_model(CNN(), seed=9)
+    with torch.no_grad():
+        network.output.weight.mul_(5)
+    return network
+
+
+@pytest.fixture(scope="module")
+def material(teacher):
+    """A function that gives data and teacher of a configuration, each read once."""
+    known: dict[str, Material] = {}
+
+    def make(config: Config) -> Material:
+        key = repr(config.data)
+        if key not in known:
+            data = MNISTDataModule(config.data, config.seed)
+            data.setup()
+            known[key] = Material(
+                Accelerator("cpu", torch.device("cpu")),
+                data,
+                [],
+                teacher,
+                teacher_outputs(teacher, data, hidden=True),
+            )
+        return known[key]
+
+    return make
+
+
+def variants(method: type[Distillation]) -> list[Distillation]:
+    """A method as it is, and with another value of each of its settings."""
+    usual = method()
+    found = [usual]
+    for field in dataclasses.fields(method):
+        if field.name != "method":
+            found += [dataclasses.replace(usual, **{field.name: v}) for v in two_values(field)]
+    return [kd for number, kd in enumerate(found) if kd not in found[:number]]
+
+
+def shared(kd: Distillation) -> tuple[str, ...]:
+    """The settings that students of a group have in common."""
+    own = sweepable_names(kd)
+    return tuple(
+        getattr(kd, field.name) for field in dataclasses.fields(kd) if field.name not in own
+    )
+
+
+def together(module: GroupModule) -> list[dict[str, Tensor]]:
+    """Each student's gradients at the first batch of the second epoch."""
+    adam = torch.optim.Adam(module.stack.parameters(), fused=True)
+    module.optimizers, module.lr_schedulers = lambda **_: adam, lambda: None  # the Trainer's
+    module.history = [{}] * PASSED
+    module.training_step(next(iter(module.orders))[:1], 0)
+    for parameter in module.stack.parameters():  # the first mean that Adam has: a tenth of it
+        parameter.data = 10 * adam.state[parameter]["exp_avg"]
+    found = [module.stack.state(student) for student in range(module.students)]
+    for student, gradients in enumerate(found):
+        regressor = [parameter[student] for parameter in module.stack.regressors]
+        gradients |= dict(zip(("regressor.weight", "regressor.bias"), regressor, strict=False))
+    return found
+
+
+def alone(config: Config, material: Material) -> dict[str, Tensor]:
+    """The same of a student that trains by itself."""
+    batches = material.data.training(config.seed)
+    network = build_model(config.model, config.seed)
+    if config.stage == "student":
+        module = StudentModule(network, config.optim)
+    else:
+        width = regressor_width(config, material.teacher_outputs)
+        regressor = width and build_regressor(config.model.hidden, width, config.seed)
+        outputs = None if needs_live_teacher(config) else material.teacher_outputs
+        module = DistillModule(
+            network, config.optim, material.teacher, config.kd, outputs, regressor
+        )
+        module.weights = weights_at(config.kd, PASSED + 1 / len(batches))
+    module.training_step(next(iter(batches)), 0).backward()
+    return {name.removeprefix("network."): p.grad for name, p in module.named_parameters()}
+
+
+def compare(kd: list[Distillation], material: Callable[[Config], Material], **settings) -> None:
+    """Take a step of students without a teacher and of one for each setting of a method."""
+    settings["trainer"] = Trainer(group_mb=10_000)  # one group has room for all
+    configs = [Config(stage="student", seed=seed, **settings) for seed in SEEDS]
+    for one in kd:
+        configs += [Config(stage="distill", seed=seed, kd=one, **settings) for seed in SEEDS]
+    directories = [Path("outputs/main", config.stage, str(i)) for i, config in enumerate(configs)]
+    groups, lonely = plan_groups(configs, directories, range(len(configs)))
+    assert not lonely
+    assert len(groups) == max(1, len({shared(one) for one in kd}))
+    for group in groups:
+        lead, (seeds, cells) = configs[group.lead], (group.planned.seeds, group.planned.cells)
+        of_group = material(lead)
+        mine = together(GroupModule(lead, seeds, cells, of_group))
+        grid = [(seed, cell) for seed in seeds for cell in cells]
+        for config in (configs[index] for index in group.members):
+            gradients = mine[grid.index((config.seed, cell_of(config, lead)))]
+            expected = alone(config, of_group)
+            assert gradients.keys() >= expected.keys()
+            for name, gradient in expected.items():
+                apart = (gradients[name] - gradient).norm()
+                assert apart <= CLOSE * gradient.norm(), f"{name} of {config.kd}"
+
+
+def data(**settings) -> Data:
+    sizes = {"val_size": 200, "test_size": 200, "batch_size": 32}
+    return Data(dir=str(DIGITS), source="folder", **sizes, **settings)
+
+
+@pytest.mark.parametrize("method", TOGETHER)
+def test_gradients_in_a_group_are_those_alone(material, method):
+    compare(variants(METHODS[method]), material, data=data(), model=MLP(dropout=0.3))
+
+
+@pytest.mark.parametrize("method", TOGETHER)
+def test_gradients_on_views_in_a_group_are_those_alone(material, method):
+    compare(variants(METHODS[method]), material, data=data(augment=VIEWS), model=MLP(dropout=0.3))
+
+
+@pytest.mark.parametrize("method", [name for name in TOGETHER if METHODS[name].regresses])
+def test_gradients_of_regressors_in_a_group_are_those_alone(material, method):
+    compare(variants(METHODS[method]), material, data=data(), model=MLP(hidden=16))
+
+
+def test_gradients_of_students_without_a_teacher_in_a_group_are_those_alone(material):
+    compare([], material, data=data(), model=MLP(dropout=0.3))
