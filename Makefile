@@ -27,6 +27,7 @@ torture: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyright
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/epoch.py -n 7
