@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
@@ -39,9 +40,10 @@ class SweepLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Have the sweeper's check of all jobs and :meth:`launch` compose each but once."""
-        self.config, self.loader = config, hydra_context.config_loader
+        loader: Any = hydra_context.config_loader
+        self.config, self.loader = config, loader
         if self.copy_configs:
-            self.loader.load_sweep_config = copying(self.loader)
+            loader.load_sweep_config = copying(loader)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

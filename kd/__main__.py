@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +24,7 @@ from kd.files import CONF
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def train(cfg: DictConfig) -> object:
     """One run; Hydra calls this once, or with ``hydra/launcher=basic`` once per job of a sweep."""
-    hydra_node = HydraConfig.get()
+    hydra_node: Any = HydraConfig.get()
     try:
         config = validate(cfg)
         # torch and Lightning load here: help and typos need neither

@@ -7,7 +7,7 @@ Lightning takes several seconds more.
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def importing() -> Generator[None]:
     """For the first import of torch and Lightning: saves two of the five seconds it takes.
 
     Half a million objects come into being that live until the end, and the garbage collector would

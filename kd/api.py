@@ -62,11 +62,13 @@ def sweep(*words: str) -> pd.DataFrame:
     with composing():
         checked = with_own_methods(check(["-m", *words])[1:])
         overrides = OverridesParser.create().parse_overrides(checked)
-        of_hydra = [o.input_line for o in overrides if o.is_hydra_override()]
-        choices = [_values(o) for o in overrides if not o.is_hydra_override()]
-        first = compose_words(of_hydra)
+        of_hydra, of_task = (
+            [_values(o) for o in overrides if o.is_hydra_override() == hydra]
+            for hydra in (True, False)
+        )
+        first = compose_words([word for (word,) in of_hydra])
         loader = copying(GlobalHydra.instance().config_loader())
-        jobs = compose_jobs(loader, first, list(itertools.product(*choices)))
+        jobs = compose_jobs(loader, first, list(itertools.product(*of_task)))
         launch(jobs)
     with importing():
         import pandas as pd
@@ -76,6 +78,6 @@ def sweep(*words: str) -> pd.DataFrame:
 def _values(override: Override) -> list[str]:
     """A word for every value that an override sweeps over."""
     if not override.is_sweep_override():
-        return [override.input_line]
+        return [str(override.input_line)]
     key = override.get_key_element()
     return [f"{key}={value}" for value in override.sweep_string_iterator()]

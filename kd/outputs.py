@@ -1,6 +1,6 @@
 """What a network makes of images: its outputs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kd._torch import Tensor
 
@@ -9,7 +9,7 @@ class Outputs(NamedTuple):
     """The outputs of a network for a batch, or for a whole data set."""
 
     logits: Tensor  # (batch, classes)
-    hidden: Tensor | None = None  # (batch, width), after ReLU, before dropout; an ensemble has none
+    hidden: Any = None  # Tensor (batch, width), after ReLU, before dropout; an ensemble has none
     maps: tuple[Tensor, ...] = ()  # per block of convolutions, (batch, channels, height, width)
 
     def at(self, indices: Tensor) -> "Outputs":

@@ -1,6 +1,6 @@
 """Configurations composed by Hydra from the words of a command, outside Hydra's own start."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from string import Template
 
@@ -13,7 +13,7 @@ from kd.files import CONF
 
 
 @contextmanager
-def composing() -> Iterator[None]:
+def composing() -> Generator[None]:
     """Have Hydra know our configurations, and put its errors in our words.
 
     Raises:
@@ -45,6 +45,8 @@ def help_page(words: Sequence[str]) -> str:
         if folder.is_dir()
     }
     listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
-    shown = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    shown = OmegaConf.to_yaml(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    )
     page = Template(cfg.hydra.help.template)
     return page.safe_substitute(APP_CONFIG_GROUPS=listed, CONFIG=shown)

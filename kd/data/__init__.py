@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "MNISTDataModule", "Pool", "fingerprint", "load_pool"]
 
 _POOL = ("Pool", "fingerprint", "load_pool")
-_MODULES = {name: "kd.data.pool" if name in _POOL else "kd.data.module" for name in __all__}
+_MODULES = {name: "pool" if name in _POOL else "module" for name in __all__}
 __getattr__ = exports(__name__, _MODULES)

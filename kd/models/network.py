@@ -137,7 +137,7 @@ def _draw(network: Drawn, weights: torch.Generator) -> Drawn:
 class Ensemble(nn.Module):
     """Several networks as one: its logits are the log of the mean of their probabilities."""
 
-    def __init__(self, members: list[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 

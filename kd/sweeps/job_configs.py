@@ -74,7 +74,9 @@ def copying(loader: ConfigLoader) -> Compose:
 
     def load(master_config: DictConfig, words: list[str]) -> DictConfig:
         readings = [read(word) for word in words]
-        kind = tuple(o.input_line if role != "value" else o.key_or_group for o, role in readings)
+        kind = tuple(
+            str(o.input_line) if role != "value" else o.key_or_group for o, role in readings
+        )
         keys = [override.key_or_group for override, role in readings if role == "value"]
         others = [override.key_or_group for override, role in readings if role == "other"]
         if any(_overlap(key, other) for key in keys for other in others):

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from kd.sweeps.grouping import Group
     from kd.training.fit import Share
-    from kd.training.run import Outcome
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Job:
     share: "Share | None" = None  # of a group's training
     alone: str = ""  # why it has none
     lock: Any = None  # of its run's folder, while its group trains
-    outcome: "Outcome | None" = None
+    outcome: Any = None  # a kd.training.run.Outcome, once it is complete
     failure: Exception | None = None
     waits: bool = False  # it failed for want of memory or of the folder, and may go on later
 
@@ -325,7 +324,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[int]) -> set[int
     from kd.training.material import find_material
 
     deciding = ("stage", "data.", "teacher.", "model.", "trainer.accelerator", "kd.method")
-    errors: dict[str, Exception | None] = {}
+    errors: dict[str, Any] = {}
     refused = set()
     for index in sorted(missing):
         job = jobs[index]
@@ -341,7 +340,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[int]) -> set[int
             job.failure = found
             refused.add(index)
     if len(refused) == len(jobs):
-        raise jobs[0].failure
+        raise next(iter(errors.values()))
     return refused
 
 

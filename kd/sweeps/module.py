@@ -101,8 +101,8 @@ class GroupModule(Bookkeeper):
         self.weights: tuple[Tensor, ...] = ()
         self.scheduled = any(m.warmup_epochs or m.stop_epoch for m in self.methods)
         live = needs_live_teacher(self.config)
-        # In a tuple, as in DistillModule: outside the module's own parameters.
-        self.live = (FrozenTeacher(material.teacher).to(device),) if live else ()
+        # In a list, as in DistillModule: outside the module's own parameters.
+        self.live = [FrozenTeacher(material.teacher).to(device)] if live else []
         self.teacher_outputs = None if live else material.teacher_outputs
 
     @property
@@ -137,7 +137,8 @@ class GroupModule(Bookkeeper):
     def training_step(self, indices: Tensor, chunk: int) -> None:
         """A step of Adam for each batch of (batches, seeds, batch) indices."""
         count, _, size = indices.shape
-        adam, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        adam: Any = self.optimizers(use_pl_optimizer=False)
+        schedule: Any = self.lr_schedulers()
         weights = self.stack.weights()
         masks = self.stack.masks(count, size * (1 + self.config.data.augment.extra))
         counted = []
@@ -192,7 +193,7 @@ class GroupModule(Bookkeeper):
     def _compared(self, teacher: Outputs) -> dict[str, Tensor]:
         """What the method compares of the teacher's outputs, in the layout of a stack."""
         parts = {"logits": teacher.logits}
-        if self.kd.needs_hidden:
+        if teacher.hidden is not None:
             parts["hidden"] = teacher.hidden
         return {name: _batch_last(part) for name, part in parts.items()}
 

@@ -9,7 +9,7 @@ each group, see ``kd.training.unfinished``.
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def _parse(entry: dict[str, Any]) -> Planned:
 
 
 @contextlib.contextmanager
-def _editing(study: Path) -> Iterator[list[Planned]]:
+def _editing(study: Path) -> Generator[list[Planned]]:
     """The plan, written back when the block ends; one process at a time."""
     with lock(study / LOCKS / "plan.lock"):
         paths = [study / FOLDER / name for name in PLANS]

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ try:
     from torch.fx.graph import CodeGen
     from torch.utils._pytree import tree_leaves
 except ImportError:
-    make_fx = None
+    make_fx: Any = None
 try:
     from torch.optim.adam import adam as adam_function
 except ImportError:
@@ -59,7 +60,8 @@ def traced(function: Function, arguments: tuple, compiles: bool = False) -> Func
         for node in module.graph.nodes:
             if isinstance(node.target, OpOverload) and node.target.namespace == "aten":
                 # torch.add(a, b) takes half the time that torch.ops.aten.add.Tensor(a, b) takes.
-                name, functions = node.target._opname, torch._C._VariableFunctions
+                functions: Any = torch._C._VariableFunctions  # pyright: ignore
+                name = node.target._opname
                 node.target = getattr(
                     functions, name, getattr(torch._C.TensorBase, name, node.target)
                 )
@@ -73,14 +75,14 @@ def traced(function: Function, arguments: tuple, compiles: bool = False) -> Func
 def _compiled(function: Function, arguments: tuple) -> Function:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     leaves = tree_leaves(arguments)
-    program = torch._inductor.compile(_operations(function, arguments), leaves)
+    program: Any = torch._inductor.compile(_operations(function, arguments), leaves)
     program(*leaves)
     return lambda *arguments: program(*tree_leaves(arguments))
 
 
 def _operations(function: Function, arguments: tuple) -> torch.fx.GraphModule:
     """What ``function`` does with the tensors in ``arguments``, which it takes in a row."""
-    module = make_fx(function)(*arguments)
+    module: Any = make_fx(function)(*arguments)
     module.graph.set_codegen(CodeGen())  # without containers, whose unpacking takes time
     module.recompile()
     return module
@@ -99,7 +101,7 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def adam_step(adam: torch.optim.Adam, gradients: Sequence[Tensor]) -> None:
+def adam_step(adam: torch.optim.Adam, gradients: list[Tensor]) -> None:
     """A step of the optimiser by gradients in the order of its parameters.
 
     Straight by the function that ``adam.step()`` calls after having spent as much time again.

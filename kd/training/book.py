@@ -1,6 +1,5 @@
 """The optimiser of a training, and its book: figures, weights worth keeping, state."""
 
-import math
 import time
 from typing import Any
 
@@ -28,6 +27,9 @@ class Bookkeeper(LightningModule):
     ``history`` has the figures of every epoch, ``kept`` each student's weights of its best epoch so
     far, where these are wanted.
     """
+
+    train_sums: Tensor
+    val_sums: Tensor
 
     def __init__(self, optim: Optim, students: int = 1, checkpoint: str = "last") -> None:
         super().__init__()
@@ -189,7 +191,7 @@ def refuse_diverged(found: dict[str, float | Tensor], epoch: int) -> None:
     odd = [
         f"{name} is {value}" if isinstance(value, float) else f"{name} are not finite"
         for name, value in found.items()
-        if not (math.isfinite(value) if isinstance(value, float) else value.isfinite().all())
+        if not torch.as_tensor(value).isfinite().all()
     ]
     if odd:
         raise UserError(

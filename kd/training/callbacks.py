@@ -90,9 +90,9 @@ class ShowProgress(Checkpoint):
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=console, transient=True)
-            total = trainer.max_epochs * trainer.num_training_batches
-            done = trainer.current_epoch * trainer.num_training_batches
-            first = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 0
+            total, done = epochs * batches, trainer.current_epoch * batches
+            first = f"epoch {trainer.current_epoch + 1}/{epochs}"
             self.task = self.bar.add_task(first, total=total, completed=done)
             self.bar.start()
 
@@ -104,7 +104,7 @@ class ShowProgress(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Say how the epoch went."""
-        said = self.line(pl_module, trainer.max_epochs)
+        said = self.line(pl_module, trainer.max_epochs or 0)
         log.log(logging.DEBUG if self.bar else logging.INFO, said)
         if self.bar:
             self.bar.update(self.task, description=said)

@@ -134,7 +134,7 @@ def make_module(config: Config, material: Material) -> Classifier:
         return StudentModule(network, config.optim, config.checkpoint)
     outputs = material.teacher_outputs
     width = regressor_width(config, outputs)
-    regressor = width and build_regressor(config.model.hidden, width, config.seed)
+    regressor = build_regressor(config.model.hidden, width, config.seed) if width else None
     return DistillModule(
         network,
         config.optim,

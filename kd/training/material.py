@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
-from torch import nn
 
 from kd.config.schema import Config
 from kd.data.module import MNISTDataModule
 from kd.errors import UserError
-from kd.outputs import Outputs
 from kd.training.memory import refuse_too_large
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
@@ -32,8 +30,8 @@ class Material(NamedTuple):
     accelerator: Accelerator
     data: MNISTDataModule
     teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
-    teacher: nn.Module | None
-    teacher_outputs: Outputs | None  # for all samples of the pool
+    teacher: Any = None  # nn.Module, of a distillation
+    teacher_outputs: Any = None  # Outputs, of it for all samples of the pool
 
     def digest(self, settings: Any) -> str:
         """What stands for all that a training's state depends on, the settings given."""
@@ -69,7 +67,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     data.prepare_data()
     data.setup()
     if config.stage != "distill":
-        return Material(accelerator, data, [], None, None)
+        return Material(accelerator, data, [])
     shared = ["data", "output_dir=", "trainer.max_epochs="]
     if not config.data.augment.active:  # views are the student's matter, and who brings them
         shared.append("+experiment=")
@@ -81,7 +79,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     teachers = find_teacher(config, data.fingerprint, words)
     teacher = load_teacher(teachers, data.fingerprint)
     check_method(config, teacher)
-    return Material(accelerator, data, teachers, teacher, None)
+    return Material(accelerator, data, teachers, teacher)
 
 
 def choose_accelerator(wanted: str) -> Accelerator:

@@ -1,5 +1,7 @@
 """The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Classifier(Bookkeeper):
 
     def __init__(self, network: nn.Module, optim: Optim, checkpoint: str = "last") -> None:
         super().__init__(optim, checkpoint=checkpoint)
-        self.network = network
+        self.network: Any = network
         self.example_input_array = torch.zeros(1, *IMAGE_SHAPE)  # for Lightning's table of layers
 
     def forward(self, images: Tensor) -> Tensor:

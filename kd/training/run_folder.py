@@ -174,7 +174,8 @@ def refuse_other_settings(
     """
     path = directory / ".hydra" / "config.yaml"
     try:
-        saved = flatten(OmegaConf.to_container(OmegaConf.load(path)))
+        tree: Any = OmegaConf.to_container(OmegaConf.load(path))
+        saved = flatten(tree)
         if "stage" not in saved:
             raise ValueError("it holds no configuration of a run")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:

@@ -86,7 +86,7 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network: Any = network.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
@@ -116,7 +116,8 @@ def check_method(config: Config, teacher: nn.Module) -> None:
         )
     if kd.needs_maps and len(student.maps) != len(theirs.maps):
         raise UserError(
-            f"model.channels={config.model.channels}: kd.method={kd.method} compares block by "
+            f"model.channels={config.model.shape().get('channels')}: kd.method={kd.method} "
+            "compares block by "
             f"block with the teacher's {len(theirs.maps)}"
         )
     if kd.needs_hidden and theirs.hidden is None:
