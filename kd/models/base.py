@@ -2,15 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from kd._startup import lazy
 from kd.fields import count, number
-
-if TYPE_CHECKING:
-    from kd.models import network
-else:
-    network = lazy("kd.models.network")
 
 IMAGE_SHAPE = (1, 28, 28)
 CLASSES = 10
@@ -38,7 +32,7 @@ class Model:
         """Name the network after its module."""
         self.name = self.name or type(self).__module__.removeprefix(f"{__package__}.")
 
-    def build(self, seed: int) -> "network.Network":
+    def build(self, seed: int) -> Any:
         """Return the network, with weights that are still to be drawn.
 
         Args:

@@ -1,11 +1,14 @@
 """The talk's teacher: 3 × 3 convolutions with pooling, then a hidden layer."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from kd._startup import lazy
 from kd._torch import nn, torch
 from kd.fields import setting
-from kd.models.base import IMAGE_SHAPE, Model, learning_rate, network
+from kd.models.base import IMAGE_SHAPE, Model, learning_rate
+
+network = lazy("kd.models.network")
 
 
 @dataclass
@@ -20,7 +23,7 @@ class CNN(Model):
     )
     has_maps: ClassVar[bool] = True
 
-    def build(self, seed: int) -> "network.Network":
+    def build(self, seed: int) -> Any:
         """See :meth:`Model.build`."""
         layers: list[nn.Module] = []
         inputs, side = IMAGE_SHAPE[0], IMAGE_SHAPE[1]
