@@ -11,7 +11,7 @@ Value: TypeAlias = str | int | float | bool | Sequence["Value"] | Mapping[str, "
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its message is one line: what is wrong, what to do."""
+    """A mistake that the user can mend; the message is one line: what is wrong, what to do."""
 
 
 class OutOfMemory(UserError):

@@ -21,7 +21,7 @@ FOLDER = "a folder's path, without line breaks or other control characters"
 
 
 def setting(default: Any, allowed: str, check: Check) -> Any:
-    """A field whose value must pass ``check``; ``allowed`` says in words what does."""
+    """Make a field whose value must pass ``check``; ``allowed`` says in words what does."""
     about = {"allowed": allowed, "check": check}
     if isinstance(default, list):
         return field(default_factory=cast("list[Any]", default).copy, metadata=about)
@@ -29,23 +29,23 @@ def setting(default: Any, allowed: str, check: Check) -> Any:
 
 
 def number(default: float, allowed: str, check: Check) -> Any:
-    """A finite number within bounds."""
+    """Make a field for a finite number within bounds."""
     return setting(default, allowed, lambda value: math.isfinite(value) and check(value))
 
 
 def count(default: int, least: int = 1, most: int = 1_000_000) -> Any:
-    """A whole number within bounds; ``most`` is far more than makes sense, and less than harms."""
+    """Make a field for a whole number; ``most`` is far above what makes sense, yet harmless."""
     allowed = f"a whole number from {least} to {most}"
     return setting(default, allowed, lambda value: least <= value <= most)
 
 
 def seed(default: int = 0) -> Any:
-    """A seed of a random generator; 0 is as good as any."""
+    """Make a field for a seed of a random generator."""
     return count(default, least=0, most=2**32 - 1)
 
 
 def choice(default: str, *options: str) -> Any:
-    """One of a few words, the default among them."""
+    """Make a field for one of a few words, the default among them."""
     return setting(default, " or ".join((default, *options)), lambda v: v in (default, *options))
 
 
@@ -55,7 +55,7 @@ def is_path(value: Any) -> bool:
 
 
 def folder(default: str) -> Any:
-    """A folder's path."""
+    """Make a field for a folder's path."""
     return setting(default, FOLDER, is_path)
 
 
@@ -71,18 +71,18 @@ def sweepable(spec: Any) -> Any:
 
 
 def sweepable_names(settings: Any) -> list[str]:
-    """The fields of a dataclass that :func:`sweepable` marks."""
+    """Return the fields of a dataclass that :func:`sweepable` marks."""
     return [spec.name for spec in dataclasses.fields(settings) if spec.metadata.get("sweepable")]
 
 
 def modules_of(package: ModuleType) -> list[str]:
-    """The modules of a package that hold a choice each: not its base, nor private ones."""
+    """Return the modules of a package that hold a choice each: not its base, nor private ones."""
     names = [found.name for found in pkgutil.iter_modules(package.__path__)]
     return [name for name in names if name != "base" and not name.startswith("_")]
 
 
 def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]:
-    """The class of settings that a module defines.
+    """Return the class of settings that a module defines.
 
     Args:
         module: its full name; it is imported.
@@ -111,6 +111,6 @@ def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]
 
 
 def one_of(names: Iterable[str], given: Any, key: str) -> UserError:
-    """What to say of a choice that is none of ``names``."""
+    """Say that a choice is none of ``names``."""
     group = key.partition(".")[0]
     return UserError(f"{key}={shown(given)}: unknown; choose {group}=NAME from {', '.join(names)}")

@@ -105,7 +105,8 @@ def quote_path(word: str) -> str:
 def check(arguments: list[str]) -> list[str]:
     """Return the same arguments, flags first, as Hydra wants them.
 
-    All is checked that can be by itself. A line says how many runs a large sweep holds.
+    Each is checked as far as it can be by itself. Of a large sweep, a line says how many runs it
+    holds.
 
     Raises:
         UserError: a flag or a word is not available here, or a sweep has no end.
@@ -244,7 +245,7 @@ def _length(override: Override) -> int:
 
 
 def _span(seconds: float) -> str:
-    """Seconds in words, as one says it."""
+    """Put seconds in words, as one says it."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

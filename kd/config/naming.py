@@ -15,7 +15,7 @@ from kd.files import MINI, data_dir
 
 
 def run_name(config: Config, overrides: list[str]) -> str:
-    """The run's folder below its study: stage and parameters, then what else was overridden.
+    """Return the run's folder below its study: stage and parameters, then what else was overridden.
 
     Args:
         config: the run's configuration.
@@ -44,7 +44,7 @@ def run_name(config: Config, overrides: list[str]) -> str:
 
 
 def _shorten(name: str, most: int = 80) -> str:
-    """The name without what a path cannot hold; what is too long for one ends in a hash."""
+    """Replace what a path cannot hold; a name that is too long for one ends in a hash."""
     safe = re.sub(r"[^\w.,=+-]", "_", name)
     if len(safe) <= most:
         return safe
@@ -67,13 +67,13 @@ def _naming_by(resolver: str) -> Generator[None]:
 
 
 def _run_subdir(*, _root_: DictConfig) -> str:
-    """Hydra's name for a job's folder; a wrong setting ends here and leaves no trace."""
+    """Name a job's folder for Hydra; a wrong setting ends here and leaves no trace."""
     with _naming_by("run_subdir"):
         return run_name(validate(_root_), list(_root_.hydra.overrides.task))
 
 
 def _study_dir(*, _root_: DictConfig) -> str:
-    """Hydra's name for a sweep's folder, checked before a sweep writes there."""
+    """Name a sweep's folder for Hydra, checked before a sweep writes there."""
     with _naming_by("study_dir"):
         given = {name: _root_.get(name) for name in ("output_dir", "study")}
     check_values(Config(), given, only=given)

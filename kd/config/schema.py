@@ -141,7 +141,7 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def relevant(config: Config) -> dict[str, Any]:
-    """The settings that the run's result depends on: the others may differ when it is resumed."""
+    """Return the settings that the result depends on; the others may differ on resumption."""
     groups = () if config.stage == "distill" else ("kd.", "teacher.")
     # Verified files are the same wherever they lie; of others the folder is all that tells them.
     others = NOT_RELEVANT if config.data.source == "verified" else NOT_RELEVANT - {"data.dir"}
@@ -153,5 +153,5 @@ def relevant(config: Config) -> dict[str, Any]:
 
 
 def sweepable_settings(config: Config) -> set[str]:
-    """The settings that may differ between students of one group."""
+    """Return the settings that may differ between students of one group."""
     return {*sweepable_names(config), *(f"kd.{name}" for name in sweepable_names(config.kd))}

@@ -1,4 +1,4 @@
-"""Views of training images: moved, turned and mixed, on the device, a batch at a time."""
+"""Views of training images: moved, turned and mixed on the device, one batch at a time."""
 
 import math
 
@@ -28,7 +28,7 @@ class Views:
         self.generator = generator(seed, "views", device)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Views in the place of the images, or after them where ``extra`` are wanted.
+        """Return views in the place of the images, or after them where ``extra`` are wanted.
 
         Args:
             images: (batch, 1, 28, 28) in [0, 1].
@@ -36,7 +36,7 @@ class Views:
 
         Returns:
             the views, of the images' shape, and the share of each class in them (batch, 10); with
-            ``extra`` views an image, (batch · (1 + extra), …), the shares of views being 0.
+            ``extra`` views per image, (batch · (1 + extra), …), the shares of views being 0.
         """
         config, extra = self.config, self.config.extra
         shares = F.one_hot(labels, CLASSES).to(images.dtype)
@@ -53,7 +53,7 @@ class Views:
         return views, theirs
 
     def _uniform(self, count: int, device: torch.device) -> Tensor:
-        """(count,) numbers from 0 to 1."""
+        """Draw (count,) numbers from 0 to 1."""
         return torch.rand(count, generator=self.generator, device=device)
 
     def _move(self, images: Tensor) -> Tensor:

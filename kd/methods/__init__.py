@@ -20,7 +20,7 @@ METHODS: dict[str, type[Distillation]] = {
 
 
 def find_method(name: Any) -> type[Distillation]:
-    """The settings of a method, by the name of its file here or of a module of the user's own.
+    """Return the settings of a method, by its file here or by a module of the user's own.
 
     Raises:
         UserError: there is none, or its module cannot be imported.
@@ -33,7 +33,7 @@ def find_method(name: Any) -> type[Distillation]:
 
 
 def _public(name: str) -> dict[str, Callable[..., Any]]:
-    """What a method's file defines and does not keep to itself."""
+    """Return what a method's file defines and does not keep to itself."""
     module = import_module(f"{__name__}.{name}")
     return {
         key: value

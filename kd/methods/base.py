@@ -12,27 +12,27 @@ from kd.outputs import Outputs
 
 
 def temperature(default: float) -> Any:
-    """A field for T, the temperature."""
+    """Make a field for T, the temperature."""
     return sweepable(number(default, "a number above 0, up to 1000", lambda v: 1e-3 <= v <= 1e3))
 
 
 def label_weight(default: float) -> Any:
-    """A field for alpha, the weight of the labels."""
+    """Make a field for alpha, the weight of the labels."""
     return sweepable(number(default, "a number from 0 to 1", lambda v: 0 <= v <= 1))
 
 
 def weight(default: float) -> Any:
-    """A field for a weight within a method's term: 0 or more."""
+    """Make a field for a weight within a method's term: 0 or more."""
     return sweepable(number(default, "a number from 0 up", lambda v: v >= 0))
 
 
 def warmup(default: int) -> Any:
-    """A field for the number of epochs over which the term's weight rises from 0."""
+    """Make a field for the number of epochs over which the term's weight rises from 0."""
     return sweepable(count(default, least=0))
 
 
 def stop() -> Any:
-    """A field for the epoch after which the labels teach alone, or null."""
+    """Make a field for the epoch after which the labels teach alone, or null."""
     allowed = "null or a whole number from 1 to 1000000"
     return sweepable(setting(None, allowed, lambda v: v is None or 1 <= v <= 1_000_000))
 
@@ -65,7 +65,7 @@ class Distillation:
         self.method = self.method or module.removeprefix(f"{__package__}.")
 
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """The method's term, a scalar that differentiates in the student alone.
+        """Return the method's term, a scalar that differentiates in the student alone.
 
         Args:
             student: its outputs for a batch.
@@ -80,7 +80,7 @@ SCHEDULED = ("alpha", "warmup_epochs", "stop_epoch")
 
 
 def weights_at(kd: Distillation, epochs: float) -> tuple[float, float]:
-    """The weights of the labels and of the term at a time of the training.
+    """Return the weights of the labels and of the term at a time of the training.
 
     They are alpha and 1 − alpha. While the method warms up, the term's grows to that (Zhao et al.
     2022); after ``kd.stop_epoch`` the labels teach alone (Cho & Hariharan 2019, arXiv:1910.01348).
@@ -101,7 +101,7 @@ def weighted_loss(
     term: Tensor,
     weights: tuple[float | Tensor, float | Tensor],
 ) -> Tensor:
-    """The loss of a distilled student: ``alpha · CE(student, labels) + (1 − alpha) · term``.
+    """Return the loss of a distilled student: ``alpha · CE(student, labels) + (1 − alpha) · term``.
 
     Args:
         student_logits: (batch, classes).
@@ -114,7 +114,7 @@ def weighted_loss(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean of −log softmax(logits)[label], in nats; of :func:`log_softmax` for its speed.
+    """Return the mean of −log softmax(logits)[label], in nats.
 
     Args:
         logits: (batch, classes).
@@ -131,7 +131,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Logarithm of the softmax over the last dimension, (batch, classes).
+    """Return the logarithm of the softmax over the last dimension, (batch, classes).
 
     It is computed across the batch: torch's kernel is ten times faster there than along so few
     classes, and the logits of stacked students lie that way in memory.
@@ -145,7 +145,7 @@ def norm(features: Tensor, dim: int, keepdim: bool = False) -> Tensor:
 
 
 def hidden_of(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
-    """The hidden representations of student and teacher.
+    """Return the hidden representations of student and teacher.
 
     Raises:
         ValueError: one of them has none.

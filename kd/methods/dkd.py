@@ -58,26 +58,22 @@ def dkd_loss(
     >>> float(dkd_loss(logits, logits, labels, T=4.0, alpha=1.0, beta=8.0))
     0.0
     """
-    classes = torch.arange(student_logits.shape[-1], device=labels.device)
-    is_label = classes == labels.unsqueeze(-1)
+    student_pair, student_others = _decouple(student_logits, labels, T)
+    teacher_pair, teacher_others = _decouple(teacher_logits.detach(), labels, T)
+    target = _divergence(teacher_pair, student_pair)
+    return T**2 * (alpha * target + beta * _divergence(teacher_others, student_others))
 
-    def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of (the label, any other), and of the other classes among them."""
-        scaled = logits / T
-        among_all = log_softmax(scaled)
-        label = among_all.gather(-1, labels.unsqueeze(-1))
-        others = scaled.masked_fill(is_label, -torch.inf)
-        rest = others.logsumexp(-1, keepdim=True) - scaled.logsumexp(-1, keepdim=True)
-        return torch.cat([label, rest], dim=-1), log_softmax(others)
 
-    def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-        return (teacher.exp() * (teacher - student)).sum(-1).mean()
+def _decouple(logits: Tensor, labels: Tensor, T: float) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities of (the label, any other), and of the others among themselves."""
+    is_label = torch.arange(logits.shape[-1], device=labels.device) == labels.unsqueeze(-1)
+    scaled = logits / T
+    label = log_softmax(scaled).gather(-1, labels.unsqueeze(-1))
+    others = scaled.masked_fill(is_label, -torch.inf)
+    rest = others.logsumexp(-1, keepdim=True) - scaled.logsumexp(-1, keepdim=True)
+    among_others = log_softmax(others).masked_fill(is_label, 0)  # the label's takes no part
+    return torch.cat([label, rest], dim=-1), among_others
 
-    student_pair, student_others = decouple(student_logits)
-    teacher_pair, teacher_others = decouple(teacher_logits.detach())
-    zero = torch.zeros_like(student_others)  # the label's own column takes no part
-    target = divergence(teacher_pair, student_pair)
-    non_target = divergence(
-        torch.where(is_label, zero, teacher_others), torch.where(is_label, zero, student_others)
-    )
-    return T**2 * (alpha * target + beta * non_target)
+
+def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    return (teacher.exp() * (teacher - student)).sum(-1).mean()

@@ -37,7 +37,7 @@ MODELS: dict[str, type[Model]] = {
 
 
 def find_model(name: Any) -> type[Model]:
-    """The settings of a network, by the name of its file here.
+    """Return the settings of a network, by the name of its file here.
 
     Raises:
         UserError: there is none.

@@ -11,7 +11,7 @@ CLASSES = 10
 
 
 def learning_rate(default: float) -> Any:
-    """A field for a learning rate."""
+    """Make a field for a learning rate."""
     return number(default, "a number above 0", lambda v: v > 0)
 
 

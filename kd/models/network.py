@@ -38,19 +38,19 @@ class Dropout(nn.Module):
         return hidden * self.mask(hidden.shape, hidden.device)
 
     def mask(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """The next mask: 0 where a unit is dropped, 1 / (1 − share) elsewhere."""
+        """Draw the next mask: 0 where a unit is dropped, 1 / (1 − share) elsewhere."""
         kept = torch.empty(shape, device=device)
         kept.bernoulli_(1 - self.share, generator=self.generator_on(device))
         return kept.div_(1 - self.share)
 
     def generator_on(self, device: torch.device) -> torch.Generator:
-        """What draws the masks."""
+        """Return what draws the masks."""
         if self.generator is None or self.generator.device.type != device.type:
             self.generator = generator(self.seed, "dropout", device)
         return self.generator
 
     def extra_repr(self) -> str:
-        """What ``print(network)`` shows of it."""
+        """Say what ``print(network)`` shows of it."""
         return f"share={self.share}"
 
 
@@ -73,7 +73,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 def classify(features: Tensor, dense: Layer, dropout: Layer, output: Layer) -> Outputs:
-    """One hidden layer with ReLU and dropout, and the logits: of one network, or of a stack.
+    """Apply a hidden layer with ReLU and dropout, then the output layer, of one network or a stack.
 
     Args:
         features: what the hidden layer takes.
@@ -111,7 +111,7 @@ class Network(nn.Module):
 
 
 def build_model(config: Model, seed: int) -> Network:
-    """A fresh network: Glorot-uniform weights, zero biases, drawn from the seed's own generator.
+    """Build a network: Glorot-uniform weights from the seed's own generator, biases of zero.
 
     Args:
         config: its settings.
@@ -121,7 +121,7 @@ def build_model(config: Model, seed: int) -> Network:
 
 
 def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
-    """What makes a student's hidden representation as wide as its teacher's, drawn likewise."""
+    """Build what makes a student's hidden representation as wide as its teacher's, likewise."""
     return _draw(nn.Linear(width, wanted), generator(seed, "regressor"))
 
 
@@ -151,5 +151,5 @@ class Ensemble(nn.Module):
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trainable values."""
+    """Count the trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())

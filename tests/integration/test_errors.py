@@ -88,7 +88,10 @@ ODD = [
     ("-m hydra.launcher={_target_:os.mkdir}", CODE),
     ("-m +hydra.launcher.x=[{_target_:os.mkdir}]", CODE),
     ("-m hydra.launcher={n:1},{_target_:os.mkdir}", CODE),
-    ("-m +hydra.launcher.x=${y}", "takes a plain value"),
+    *(
+        (f"-m +hydra.launcher.x={value}", "takes a plain value")
+        for value in ("${y}", "[${y}]", "1,'${y}'", "{z:${y}}")
+    ),
     ("hydra.launcher=null", HYDRA),
     ("~hydra.launcher", HYDRA),
     ("+x._target_=os.mkdir", "x: no such key"),
@@ -103,6 +106,7 @@ ODD = [
     ("+experiment=/etc/evil", GROUP),
     ("+experiment=[talk,../evil]", GROUP),
     ("-m +experiment=talk,../evil", GROUP),
+    ("-m +experiment=[talk],[../evil]", GROUP),
     ("hydra/launcher=nothing", "hydra/launcher=nothing: no such choice; choose from basic"),
     ("--experimental-rerun x", "--experimental-rerun: not available here"),
     ("--config-path x", "--config-path: not available here: choices come from conf/"),

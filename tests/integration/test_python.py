@@ -76,5 +76,5 @@ def test_the_lines_of_the_readme_run_from_a_wheel_in_another_folder(tmp_path):
     assert said.strip().endswith(str(target / "kd" / "__init__.py"))
     assert (elsewhere / "outputs/main/results.csv").exists()
     assert "kd.alpha" in run(sys.executable, str(target / "bin" / "kd"), "--help")
-    listed = run(sys.executable, "-m", "kd", "--cfg", "job")
+    listed = run(sys.executable, "-m", "kd", "--cfg", "job", "--resolve")
     assert "\n  dir: data\n" in listed, "data lie in the working directory"

@@ -296,7 +296,7 @@ def test_hydras_own_launcher_works_too(cli, teacher):
 def epochs_of_group(study: str) -> int:
     """How many epochs the file of the study's unfinished group holds; 0 without one."""
     for path in Path("outputs", study, "unfinished").glob("*.ckpt"):
-        return len(torch.load(path, weights_only=True)["group"]["history"])
+        return len(torch.load(path, weights_only=True)["book"]["history"])
     return 0
 
 
