@@ -98,7 +98,8 @@ def _read_array(file: IO[bytes], size: int, name: str, dtype: np.dtype) -> np.nd
         raise ValueError(f"{name} are {found}, not {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
         raise ValueError(f"{name} have shape {shape}, which does not match its size")
-    flat = np.frombuffer(bytearray(file.read()), dtype)
+    # By its size: a read without one inflates all that is there, whatever the directory claims.
+    flat = np.frombuffer(bytearray(file.read(size - file.tell())), dtype)
     return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
 
 
