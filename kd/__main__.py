@@ -57,7 +57,7 @@ def main() -> None:
     try:
         words = sys.argv[1:] = with_own_methods(check(sys.argv[1:]))
         if "--help" in words or "-h" in words:
-            print(help_page([word for word in words if not word.startswith("-")]))
+            print(help_page([word for word in words if "=" in word or word.startswith("~")]))
         else:
             train()
     except KeyboardInterrupt:

@@ -39,12 +39,12 @@ def run(*words: str) -> dict[str, Any]:
     with composing():
         cfg = compose_words(with_own_methods(check(list(words))))
         config = validate(cfg)
-    with importing():
-        from kd.training.run import execute
-    if config.stage == "report":
-        raise UserError("stage=report: is no run; kd.load_study reads a study")
-    folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))
-    return execute(config, folder.absolute(), cfg.hydra).metrics
+        if config.stage == "report":
+            raise UserError("stage=report: is no run; kd.load_study reads a study")
+        with importing():
+            from kd.training.run import execute
+        folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))
+        return execute(config, folder.absolute(), cfg.hydra).metrics
 
 
 def sweep(*words: str) -> pd.DataFrame:

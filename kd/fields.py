@@ -63,8 +63,8 @@ def sweepable(spec: Any) -> Any:
     """Mark a field whose values may differ between students that train together.
 
     A number of a method reaches the term as a tensor of one value per student; the numbers that
-    weigh labels and term act through :func:`kd.methods.base.weights_at`. Whatever is not marked is
-    the same for all students of a group.
+    weigh labels and term act through :func:`kd.methods.base.loss_weights_at`. Whatever is not
+    marked is the same for all students of a group.
     """
     spec.metadata = MappingProxyType({**spec.metadata, "sweepable": True})
     return spec
@@ -107,6 +107,9 @@ def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]
             f"{key}: the module must define one class that derives from {base.__name__}, and "
             f"defines {len(classes)}"
         )
+    missing = sorted(getattr(classes[0], "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{key}: {classes[0].__name__} does not define {', '.join(missing)}")
     return classes[0]
 
 

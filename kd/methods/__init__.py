@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from kd.fields import find_settings, modules_of, one_of
-from kd.methods.base import Distillation, cross_entropy, weighted_loss, weights_at
+from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 
 _HERE = sys.modules[__name__]
 METHODS: dict[str, type[Distillation]] = {
@@ -57,6 +57,6 @@ __all__ = [  # pyright: ignore # of the methods' own names only their files know
     "cross_entropy",
     "find_method",
     "weighted_loss",
-    "weights_at",
+    "loss_weights_at",
     *_found,
 ]

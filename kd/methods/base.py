@@ -3,6 +3,7 @@
 Every method enters a training as ``alpha · CE + (1 − alpha) · term``.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ def stop() -> Any:
 
 
 @dataclass
-class Distillation:
+class Distillation(ABC):
     """The settings of a method: temperature, weight of the labels, and when the teacher takes part.
 
     A method derives from this class, in a module of its own, adds its numbers and defines
@@ -64,6 +65,7 @@ class Distillation:
         module = type(self).__module__
         self.method = self.method or module.removeprefix(f"{__package__}.")
 
+    @abstractmethod
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Return the method's term, a scalar that differentiates in the student alone.
 
@@ -72,14 +74,13 @@ class Distillation:
             teacher: the teacher's outputs for it, constants.
             labels: (batch,) class numbers, or shares as in :func:`cross_entropy`.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no term")
 
 
-# The numbers that act through `weights_at`; all other sweepable ones reach the term as tensors.
+# These act through `loss_weights_at`; all other sweepable numbers reach the term as tensors.
 SCHEDULED = ("alpha", "warmup_epochs", "stop_epoch")
 
 
-def weights_at(kd: Distillation, epochs: float) -> tuple[float, float]:
+def loss_weights_at(kd: Distillation, epochs: float) -> tuple[float, float]:
     """Return the weights of the labels and of the term at a time of the training.
 
     They are alpha and 1 − alpha. While the method warms up, the term's grows to that (Zhao et al.
@@ -107,7 +108,7 @@ def weighted_loss(
         student_logits: (batch, classes).
         labels: (batch,) class numbers, or shares as in :func:`cross_entropy`.
         term: of the method, a scalar.
-        weights: of the labels and of the term; see :func:`weights_at`.
+        weights: of the labels and of the term; see :func:`loss_weights_at`.
     """
     of_labels, of_term = weights
     return of_labels * cross_entropy(student_logits, labels) + of_term * term

@@ -1,6 +1,7 @@
 """The settings that every network has."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ def learning_rate(default: float) -> Any:
 
 
 @dataclass
-class Model:
+class Model(ABC):
     """The settings of a network; ``lr`` is the learning rate that suits it with ``optim=adam``.
 
     A network derives from this class, in a module of its own, and defines :meth:`build`.
@@ -32,13 +33,13 @@ class Model:
         """Name the network after its module."""
         self.name = self.name or type(self).__module__.removeprefix(f"{__package__}.")
 
+    @abstractmethod
     def build(self, seed: int) -> Any:
         """Return the network, with weights that are still to be drawn.
 
         Args:
             seed: of the dropout masks.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no network")
 
     def shape(self) -> dict[str, Any]:
         """Return the settings that shape the network, as a checkpoint records them."""

@@ -51,7 +51,7 @@ def train_group(
     module = GroupModule(lead, planned.seeds, planned.cells, material)
     refuse_unhandled(configs, lead, module.handled)
     study = directories[0].parents[1]
-    state = State(study, planned.name, material.digest(in_common(lead)))
+    state = State(study, planned.name, material.digest(lead, in_common(lead)))
     before = state.saved()
     for directory in directories:
         clear(directory)

@@ -83,47 +83,52 @@ def plan_groups(
         earlier: the study and the plan of each group that is unfinished.
 
     Returns:
-        the groups, and why each of the other missing jobs trains alone.
+        the groups, and why each of the other missing jobs trains apart.
     """
     groups: list[Group] = []
-    alone: dict[int, str] = {}
-    left = set(missing)
+    apart: dict[int, str] = {}
     earlier = list(earlier)
-    for kin in _kin(configs, directories, left, earlier):
-        lead = kin[0]
-        config, study = configs[lead], directories[lead].parents[1]
-        reason = None
-        if config.model.name != FUSABLE_MODEL:
-            reason = f"model={config.model.name} is no faster in a stack"
-        elif config.keep_epochs:
-            reason = "keep_epochs=true keeps more than a group's file has"
-        if reason:
-            alone |= {index: reason for index in kin if index in left}
+    for kin in _kin(configs, missing, earlier):
+        lead, left = kin[0], [index for index in kin if index in missing]
+        if reason := _why_apart(configs[lead]):
+            apart |= dict.fromkeys(left, reason)
             continue
-        common = common_digest(config)
-        for of, planned in earlier:
-            usable = (planned.common, planned.version) == (common, unfinished.version()) and (
-                planned.group_mb == config.trainer.group_mb
-                or unfinished.has_state(of, planned.name)
-            )
-            if of != study or not usable or config.overwrite:
+        begun = [planned for of, planned in earlier if of == directories[lead].parents[1]]
+        for planned in begun:
+            if not _usable(planned, configs[lead], directories[lead].parents[1]):
                 continue
-            runs = set(planned.runs)
-            members = [i for i in kin if i in left and unfinished.run_name(directories[i]) in runs]
+            members = [i for i in left if unfinished.below_study(directories[i]) in planned.runs]
             if members:
                 groups.append(Group(planned, lead, members))
-                left -= set(members)
-        fresh, lonely = _fresh(configs, directories, [i for i in kin if i in left], lead)
+                left = [index for index in left if index not in members]
+        fresh, lonely = _fresh(configs, directories, left, lead)
         groups += fresh
-        alone |= lonely
-    return groups, alone
+        apart |= lonely
+    return groups, apart
+
+
+def _why_apart(config: Config) -> str | None:
+    """Why the runs of these settings train apart; None where they may train together."""
+    if config.model.name != FUSABLE_MODEL:
+        return f"model={config.model.name} is no faster in a stack"
+    if config.keep_epochs:
+        return "keep_epochs=true keeps more than a group's file has"
+    return None
+
+
+def _usable(planned: Planned, config: Config, study: Path) -> bool:
+    """Whether a group of an earlier attempt is one that these settings would make now."""
+    same = (planned.common, planned.version) == (common_digest(config), unfinished.version())
+    size = planned.group_mb == config.trainer.group_mb
+    begun = size or unfinished.has_state(study, planned.name)
+    return same and begun and not config.overwrite
 
 
 def _fresh(
     configs: Sequence[Config], directories: Sequence[Path], jobs: Sequence[int], lead: int
 ) -> tuple[list[Group], dict[int, str]]:
-    """Groups of jobs that may train together and have not begun, and why others train alone."""
-    groups, alone, config = [], {}, configs[lead]
+    """Groups of jobs that may train together and have not begun, and why others train apart."""
+    groups, apart, config = [], {}, configs[lead]
     by_student: dict[tuple[int, Cell], list[int]] = {}
     for index in jobs:
         student = configs[index].seed, cell_of(configs[index], config)
@@ -137,20 +142,19 @@ def _fresh(
                 group_mb=config.trainer.group_mb,
                 seeds=tuple(seeds),
                 cells=tuple(cells),
-                runs=tuple(unfinished.run_name(directories[index]) for index in members),
+                runs=tuple(unfinished.below_study(directories[index]) for index in members),
                 version=unfinished.version(),
             )
             groups.append(Group(planned, lead, members))
         elif len(by_student) == 1:
-            alone[members[0]] = "no other job differs in seed and numbers of kd alone"
+            apart[members[0]] = "no other job differs in seed and numbers of kd alone"
         else:
-            alone[members[0]] = f"trainer.group_mb={config.trainer.group_mb} has no room for two"
-    return groups, alone
+            apart[members[0]] = f"trainer.group_mb={config.trainer.group_mb} has no room for two"
+    return groups, apart
 
 
 def _kin(
     configs: Sequence[Config],
-    directories: Sequence[Path],
     missing: Collection[int],
     earlier: Iterable[tuple[Path, Planned]],
 ) -> list[list[int]]:

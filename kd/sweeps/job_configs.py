@@ -86,14 +86,7 @@ def copying(loader: ConfigLoader) -> Compose:
             if not any(key in composed.hydra.runtime.choices for key in keys):
                 first[kind] = copy.deepcopy(composed)  # whoever gets the other may change it
             return composed
-        copied = copy.deepcopy(first[kind])
-        for override, role in readings:
-            if role == "value":
-                OmegaConf.update(copied, override.key_or_group, override.value())
-        of_task = [override for override, _ in readings if not override.is_hydra_override()]
-        copied.hydra.overrides.task = [override.input_line for override in of_task]
-        copied.hydra.job.override_dirname = _dirname(of_task, copied)
-        return copied
+        return _with_values(copy.deepcopy(first[kind]), readings)
 
     def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         words = tuple(sweep_overrides)
@@ -102,6 +95,17 @@ def copying(loader: ConfigLoader) -> Compose:
         return known[words]
 
     return load_sweep_config
+
+
+def _with_values(cfg: DictConfig, readings: Sequence[tuple[Override, str]]) -> DictConfig:
+    """The configuration with the values that a job's words give."""
+    for override, role in readings:
+        if role == "value":
+            OmegaConf.update(cfg, override.key_or_group, override.value())
+    of_task = [override for override, _ in readings if not override.is_hydra_override()]
+    cfg.hydra.overrides.task = [override.input_line for override in of_task]
+    cfg.hydra.job.override_dirname = _dirname(of_task, cfg)
+    return cfg
 
 
 def _dirname(overrides: Sequence[Override], cfg: DictConfig) -> str:

@@ -39,7 +39,7 @@ class Job:
     name: str  # of its folder, below its study
     directory: Path
     share: "Share | None" = None  # of a group's training
-    alone: str = ""  # why it has none
+    apart: str = ""  # why it trains apart from others
     lock: Any = None  # of its run's folder, while its group trains
     outcome: Any = None  # a kd.training.run.Outcome, once it is complete
     failure: Exception | None = None
@@ -119,7 +119,7 @@ def run_jobs(jobs: Sequence[Job], console: "Console") -> None:
     studies = {job.study for job in jobs}
     for study in studies:
         plan.tidy(study)
-    groups = plan_groups(jobs, console)
+    groups = form_groups(jobs, console)
     group_at = {min(group.members): group for group in groups}
     spent: list[float] = []  # seconds of each run that trained alone
     try:
@@ -128,10 +128,10 @@ def run_jobs(jobs: Sequence[Job], console: "Console") -> None:
                 train_together(group_at[number - 1], jobs, console)
             before = time.perf_counter()
             finish_job(job)
-            if job.alone and not job.error:
+            if job.apart and not job.error:
                 spent.append(time.perf_counter() - before)
-            left = sum(bool(later.alone) for later in jobs[number:])
-            said = f"[{number}/{len(jobs)}] {job.name}  {result(job, spent, left)}"
+            left = sum(bool(later.apart) for later in jobs[number:])
+            said = f"[{number}/{len(jobs)}] {job.name}  {outcome_of(job, spent, left)}"
             console.print(said, markup=False)
     finally:
         for job in jobs:
@@ -146,7 +146,7 @@ def run_jobs(jobs: Sequence[Job], console: "Console") -> None:
             plan.replace(study, [group.planned], [])
 
 
-def result(job: Job, spent: Sequence[float], left: int) -> str:
+def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
     """What became of a job, in half a line.
 
     Args:
@@ -159,12 +159,12 @@ def result(job: Job, spent: Sequence[float], left: int) -> str:
     said = f"test accuracy {job.accuracy:.4f}"
     if job.outcome.skipped:
         return f"{said}  complete already, skipped"
-    if not job.alone:
+    if not job.apart:
         return said
     return f"{said}  {spent[-1]:.1f} s, {rounded(sum(spent) / len(spent) * left)} left"
 
 
-def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
+def form_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
     """Decide which jobs train together, and list the groups in their study's plan.
 
     Raises:
@@ -172,7 +172,7 @@ def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
     """
     from kd.sweeps import grouping, plan
     from kd.training.run_folder import hold, is_complete
-    from kd.training.unfinished import run_name
+    from kd.training.unfinished import below_study
 
     missing = {
         index
@@ -185,15 +185,15 @@ def plan_groups(jobs: Sequence[Job], console: "Console") -> list["Group"]:
     studies = {jobs[index].study for index in missing}
     earlier = [(study, planned) for study in studies for planned in plan.read(study)]
     configs, directories = [job.config for job in jobs], [job.directory for job in jobs]
-    groups, alone = grouping.plan_groups(configs, directories, missing, earlier)
-    anew = {run_name(directories[index]) for index in missing if configs[index].overwrite}
+    groups, apart = grouping.plan_groups(configs, directories, missing, earlier)
+    anew = {below_study(directories[index]) for index in missing if configs[index].overwrite}
     for study in studies:
         old = [group for of, group in earlier if of == study and anew & set(group.runs)]
         mine = [group.planned for group in groups if jobs[group.lead].study == study]
         plan.replace(study, old, mine)
-    for index, reason in alone.items():
-        jobs[index].alone = reason
-    reasons = Counter(alone.values()) if len(missing) > 1 else {}
+    for index, reason in apart.items():
+        jobs[index].apart = reason
+    reasons = Counter(apart.values()) if len(missing) > 1 else {}
     for reason, count in reasons.items():
         console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)
     return groups
@@ -209,7 +209,7 @@ def finish_job(job: Job) -> None:
 
     if job.failure is None:
         keep()
-        note = f"trains alone: {job.alone}" if job.alone else ""
+        note = f"trains alone: {job.apart}" if job.apart else ""
         try:
             job.outcome = execute(
                 job.config, job.directory, job.hydra, job.share, note=note, quiet=True
@@ -256,8 +256,8 @@ def train_together(group: "Group", jobs: Sequence[Job], console: "Console") -> N
             for job in members:
                 job.put_off(failed)
             return
-        let_train_alone(members, error)
-        console.print(f"{len(members)} runs train alone: {members[0].alone}", markup=False)
+        let_train_apart(members, error)
+        console.print(f"{len(members)} runs train alone: {members[0].apart}", markup=False)
         return
     for job, share in zip(members, shares, strict=True):
         job.share = share
@@ -282,14 +282,14 @@ def lock_members(jobs: Iterable[Job]) -> list[Job]:
     return members
 
 
-def let_train_alone(members: Sequence[Job], error: Exception) -> None:
+def let_train_apart(members: Sequence[Job], error: Exception) -> None:
     """After a group's failure each job by itself meets the error, or does without the group."""
     reason = explain(error)
     if reason is None:  # a fault of ours, which no run's log would show
         traceback.print_exception(error)
         reason = f"{type(error).__name__}: {error}"
     for job in members:
-        job.alone = f"the group of {len(members)} failed: {reason}"
+        job.apart = f"the group of {len(members)} failed: {reason}"
         job.lock.release()
         job.lock = None
 

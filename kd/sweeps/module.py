@@ -16,7 +16,7 @@ from torch import Tensor
 from kd.config.schema import Config
 from kd.data.module import Batch, Batches, MNISTDataModule
 from kd.fields import sweepable_names
-from kd.methods.base import SCHEDULED, cross_entropy, weights_at
+from kd.methods.base import SCHEDULED, cross_entropy, loss_weights_at
 from kd.metrics import count_right
 from kd.models.base import IMAGE_SHAPE
 from kd.outputs import Outputs
@@ -98,7 +98,7 @@ class GroupModule(Bookkeeper):
             for name in sweepable_names(kd)
             if name not in SCHEDULED
         }
-        self.weights: tuple[Tensor, ...] = ()
+        self.loss_weights: tuple[Tensor, ...] = ()
         self.scheduled = any(m.warmup_epochs or m.stop_epoch for m in self.methods)
         live = needs_live_teacher(self.config)
         # In a list, as in DistillModule: outside the module's own parameters.
@@ -173,7 +173,7 @@ class GroupModule(Bookkeeper):
                 else:
                     teacher = self._compared(self._see(images))
                 own |= {name: self._per_student(values).mT for name, values in teacher.items()}
-                own |= {"numbers": self.stacked, "weights": self._weights()}
+                own |= {"numbers": self.stacked, "loss_weights": self._loss_weights()}
             yield images, own
 
     def _view(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,13 +197,13 @@ class GroupModule(Bookkeeper):
             parts["hidden"] = teacher.hidden
         return {name: _batch_last(part) for name, part in parts.items()}
 
-    def _weights(self) -> tuple[Tensor, ...]:
+    def _loss_weights(self) -> tuple[Tensor, ...]:
         """Of labels and term, (students,) each, for the batch in hand."""
-        if not self.weights or self.scheduled:
+        if not self.loss_weights or self.scheduled:
             epochs = len(self.history) + self.passed / len(self.orders.batches[0])
-            found = zip(*(weights_at(kd, epochs) for kd in self.methods), strict=True)
-            self.weights = tuple(torch.tensor(part, device=self.device) for part in found)
-        return self.weights
+            found = zip(*(loss_weights_at(kd, epochs) for kd in self.methods), strict=True)
+            self.loss_weights = tuple(torch.tensor(part, device=self.device) for part in found)
+        return self.loss_weights
 
     def _differentiate(self, size: int, arguments: tuple) -> Sequence[Tensor]:
         """Gradients, losses and counts; of a batch of full size by the fast function."""

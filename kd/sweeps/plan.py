@@ -16,7 +16,7 @@ from typing import Any
 
 from kd.files import lock, remove_leftovers, replacing
 from kd.training.run_folder import LOCKS, Busy, hold, is_complete
-from kd.training.unfinished import ALONE, FOLDER, digest, forget, run_name, version
+from kd.training.unfinished import FOLDER, OF_ONE_RUN, below_study, digest, forget, version
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def tidy(study: Path) -> None:
         known = {group.name for group in plan}
         for path in folder.iterdir() if folder.is_dir() else ():
             name = path.name.lstrip(".")
-            if name not in PLANS and name[:16] not in known and not name.startswith(ALONE):
+            if name not in PLANS and name[:16] not in known and not name.startswith(OF_ONE_RUN):
                 log.warning("%s: belongs to no group in training; removed", path)
                 path.unlink(missing_ok=True)
 
@@ -145,5 +145,5 @@ def _in_use(study: Path, group: Planned) -> bool:
 
 def ended(study: Path, group: Planned, handled: Sequence[Path]) -> bool:
     """Whether nothing is left to do for a group: its runs are complete, or were ``handled``."""
-    done = {run_name(directory) for directory in handled}
+    done = {below_study(directory) for directory in handled}
     return all(run in done or is_complete(study / run) for run in group.runs)

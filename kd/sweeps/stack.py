@@ -156,7 +156,7 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
         teacher = Outputs(own["logits"], own.get("hidden"))
         numbered = replace(kd, **own["numbers"])
         term = numbered.term(Outputs(logits, hidden), teacher, own["labels"])
-        return weighted_loss(logits, own["labels"], term, own["weights"])
+        return weighted_loss(logits, own["labels"], term, own["loss_weights"])
 
     def objective(
         products: Tensor,

@@ -1,6 +1,7 @@
 """The optimiser of a training, and its book: figures, weights worth keeping, state."""
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from kd.errors import UserError
 Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
 
 
-class Bookkeeper(LightningModule):
+class Bookkeeper(LightningModule, ABC):
     """A module that trains one student, or many side by side, and keeps the book of it.
 
     Args:
@@ -46,13 +47,13 @@ class Bookkeeper(LightningModule):
         self.spent, self.started = 0.0, time.perf_counter()
         self.restored: list[Tensor] = []  # states of the generators, until the training begins
 
+    @abstractmethod
     def state(self, student: int) -> dict[str, Tensor]:
         """The ``state_dict`` of one student's network, a copy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generators(self) -> list[torch.Generator]:
         """Everything that draws random numbers during the training."""
-        raise NotImplementedError
 
     def batches(self) -> int:
         """Of the whole training."""

@@ -61,8 +61,8 @@ class Curves:
 
     def _append(self, event: Event) -> None:
         event.wall_time = time.time()
-        new = not self.file.exists()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if new := not self.file.exists():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("ab") as file:
             writer = RecordWriter(file)
             if new:

@@ -56,7 +56,7 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
         quiet: shows no progress.
     """
     study, data = directory.parents[1], material.data
-    state = State(study, name_of(directory), material.digest([version(), relevant(config)]))
+    state = State(study, name_of(directory), material.digest(config, [version(), relevant(config)]))
     if config.overwrite:
         forget(study, state.name)
     before = state.saved()

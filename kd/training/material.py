@@ -1,5 +1,6 @@
 """What a training needs: accelerator, data and teacher, found before a file is written."""
 
+import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from kd.config.schema import Config
 from kd.data.module import MNISTDataModule
 from kd.errors import UserError
+from kd.files import file_hash
 from kd.training.memory import refuse_too_large
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
@@ -33,9 +35,15 @@ class Material(NamedTuple):
     teacher: Any = None  # nn.Module, of a distillation
     teacher_outputs: Any = None  # Outputs, of it for all samples of the pool
 
-    def digest(self, settings: Any) -> str:
-        """What stands for all that a training's state depends on, the settings given."""
-        return digest([settings, self.data.fingerprint, hashes(self.teachers)])
+    def digest(self, config: Config, settings: Any) -> str:
+        """What stands for all that a training's state depends on.
+
+        Args:
+            config: of the training; its method may be of the user's own code.
+            settings: that count.
+        """
+        method = file_hash(Path(inspect.getfile(type(config.kd))))
+        return digest([settings, method, self.data.fingerprint, hashes(self.teachers)])
 
 
 def prepare(config: Config, words: Iterable[str] = ()) -> Material:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kd.config.schema import Optim
 from kd.data.module import Batch
-from kd.methods.base import Distillation, cross_entropy, weighted_loss, weights_at
+from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 from kd.metrics import count_right
 from kd.models.base import IMAGE_SHAPE
 from kd.models.network import Dropout
@@ -117,7 +117,7 @@ class DistillModule(Classifier):
         super().__init__(network, optim, checkpoint)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
         self.kd, self.teacher_outputs, self.regressor = kd, teacher_outputs, regressor
-        self.weights = kd.alpha, 1 - kd.alpha
+        self.loss_weights = kd.alpha, 1 - kd.alpha
 
     @property
     def teacher(self) -> FrozenTeacher:
@@ -131,7 +131,7 @@ class DistillModule(Classifier):
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         """Give labels and teacher the weights of this time of the training."""
         passed = self.current_epoch + (batch_index + 1) / self.trainer.num_training_batches
-        self.weights = weights_at(self.kd, passed)
+        self.loss_weights = loss_weights_at(self.kd, passed)
 
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """``alpha · CE + (1 − alpha) · term`` of the method."""
@@ -143,4 +143,4 @@ class DistillModule(Classifier):
         if self.regressor is not None:
             student = student._replace(hidden=self.regressor(student.hidden))
         term = self.kd.term(student, teacher, labels)
-        return weighted_loss(student.logits, labels, term, self.weights)
+        return weighted_loss(student.logits, labels, term, self.loss_weights)

@@ -88,17 +88,15 @@ def execute(
         finally:
             remove_empty(directory)
         write_log(directory)
+        if note:
+            log.info("%s", note)
         try:
-            if note:
-                log.info("%s", note)
             save_hydra(config, hydra, directory / ".hydra")
             trained = share.train() if share else fit(config, material, directory, quiet)
             metrics = finish(config, material, trained, directory)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
-        write_metrics(directory, metrics)
-        unfinished.forget(directory.parents[1], unfinished.name_of(directory))
         if not quiet:
             write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
@@ -136,7 +134,7 @@ def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
 
 
 def finish(config: Config, material: Material, trained: Trained, directory: Path) -> dict[str, Any]:
-    """Test the trained network once, save all but ``metrics.json``, and return that."""
+    """Test the trained network once, save all, ``metrics.json`` last, and return its content."""
     data = material.data
     network = build_model(config.model, config.seed).to(data.device)
     network.load_state_dict(trained.weights)
@@ -166,7 +164,10 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "teacher/sha256": hashes(material.teachers) or None,
         "predictions/sha256": predictions,
     }
-    return {**tags_of(config, network), **known, **metrics, **versions()}
+    found = {**tags_of(config, network), **known, **metrics, **versions()}
+    write_metrics(directory, found)
+    unfinished.forget(directory.parents[1], unfinished.name_of(directory))
+    return found
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from kd.files import PACKAGE, file_hash, replacing
 log = logging.getLogger(__name__)
 
 FOLDER = "unfinished"
-ALONE = "run-"  # how the names of trainings begin that are of one run
+OF_ONE_RUN = "run-"  # how the names of trainings begin that are of one run
 
 
 def digest(value: Any) -> str:
@@ -35,14 +35,14 @@ def version() -> str:
     return digest([code, torch.__version__])
 
 
-def run_name(directory: Path) -> str:
+def below_study(directory: Path) -> str:
     """A run's folder below its study."""
     return f"{directory.parent.name}/{directory.name}"
 
 
 def name_of(directory: Path) -> str:
     """The name of the training of one run."""
-    return f"{ALONE}{digest(run_name(directory))}"
+    return f"{OF_ONE_RUN}{digest(below_study(directory))}"
 
 
 class State(NamedTuple):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from helpers import MINI, metrics
 
+from kd.training.callbacks import Record
+
 METHOD = '''
 from dataclasses import dataclass
 
@@ -95,6 +97,7 @@ def test_a_sweepable_setting_that_a_group_would_not_tell_apart_trains_alone(
     [
         ("kd.method=my_package.missing", "cannot be imported (No module named"),
         ("kd.method=my_package.broken", "cannot be imported (division by zero)"),
+        ("kd.method=my_package.termless", "Termless does not define term"),
         ("kd.method=my_package", "choose kd=NAME from"),
         ("kd.method=os.path", "must define one class that derives from Distillation"),
         ("kd.method=.powered", "cannot be imported"),
@@ -102,6 +105,9 @@ def test_a_sweepable_setting_that_a_group_would_not_tell_apart_trains_alone(
 )
 def test_what_is_no_method_is_one_line(cli, package, word, message):
     (package / "broken.py").write_text("1 / 0\n")
+    (package / "termless.py").write_text(
+        "from kd.methods import Distillation\nclass Termless(Distillation): pass\n"
+    )
     said = cli("stage=distill", word)
     assert said.code == 1
     assert message in said.err
@@ -114,3 +120,23 @@ def test_its_own_bounds_hold(cli, package):
     said = cli("stage=distill", "kd.method=my_package.powered", "kd.power=9")
     assert said.code == 1
     assert "kd.power=9: must be a whole number from 1 to 4" in said.err
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
+def test_a_method_that_was_changed_is_not_gone_on_with(cli, teacher, package, monkeypatch, sweep):
+    words = (*sweep, "stage=distill", *MINI, "kd.method=my_package.powered")
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        cli(*words)
+    (package / "powered.py").write_text(METHOD.replace("self.times *", "7 * self.times *"))
+    for name in [name for name in sys.modules if name.startswith("my_package")]:
+        monkeypatch.delitem(sys.modules, name)
+    said = cli(*words)
+    assert said.code == 0, said.err
+    assert "removed, the training starts anew" in said.out

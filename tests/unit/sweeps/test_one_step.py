@@ -18,7 +18,7 @@ from kd.config.schema import Augment, Config, Data, Trainer
 from kd.data.module import MNISTDataModule
 from kd.fields import sweepable_names
 from kd.methods import METHODS
-from kd.methods.base import Distillation, weights_at
+from kd.methods.base import Distillation, loss_weights_at
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor
@@ -114,7 +114,7 @@ def alone(config: Config, material: Material) -> dict[str, Tensor]:
         module = DistillModule(
             network, config.optim, material.teacher, config.kd, outputs, regressor
         )
-        module.weights = weights_at(config.kd, PASSED + 1 / len(batches))
+        module.loss_weights = loss_weights_at(config.kd, PASSED + 1 / len(batches))
     module.training_step(next(iter(batches)), 0).backward()
     return {name.removeprefix("network."): p.grad for name, p in module.named_parameters()}
 

@@ -25,7 +25,7 @@ def arguments(method: str, shares: bool, mask: bool, seed: int) -> tuple:
         "labels": normal(STUDENTS, BATCH, CLASSES).softmax(-1) if shares else labels,
         "logits": normal(STUDENTS, CLASSES, BATCH).mT,
         "numbers": {name: least + torch.arange(STUDENTS) / 4 for name, least in names.items()},
-        "weights": (torch.full((STUDENTS,), 0.3), torch.full((STUDENTS,), 0.7)),
+        "loss_weights": (torch.full((STUDENTS,), 0.3), torch.full((STUDENTS,), 0.7)),
     }
     if METHODS[method].needs_hidden:
         own["hidden"] = normal(STUDENTS, HIDDEN, BATCH).mT
