@@ -27,8 +27,8 @@ from kd.training.book import Bookkeeper
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher, regressor_width
 
-CHUNK = 25  # batches that Lightning hands over at a time: its own cost a step is then not felt
-# Compiling takes up to 20 s and saves about 0.2 ms a batch and 0.01 ms more for each student.
+CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
+# Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
 
 

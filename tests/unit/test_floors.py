@@ -44,6 +44,7 @@ def test_every_import_is_seen():
     """Of each kind one: at the top, inside a function, loaded lazily by a module, by a package."""
     assert "kd.methods.base" in IMPORTS["kd.methods.dkd"]
     assert "kd.training.run" in IMPORTS["kd.__main__"]
+    assert "kd.models.network" in IMPORTS["kd.models.cnn"]
     assert "kd.api" in IMPORTS["kd"]
 
 
