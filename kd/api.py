@@ -18,7 +18,6 @@ from kd.config.own_methods import with_own_methods
 from kd.config.validation import validate
 from kd.errors import UserError
 from kd.sweeps.job_configs import compose_jobs, copying
-from kd.sweeps.launcher import launch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,9 +68,11 @@ def sweep(*words: str) -> pd.DataFrame:
         first = compose_words([word for (word,) in of_hydra])
         loader = copying(GlobalHydra.instance().config_loader())
         jobs = compose_jobs(loader, first, list(itertools.product(*of_task)))
+        with importing():
+            import pandas as pd
+
+            from kd.sweeps.launcher import launch
         launch(jobs)
-    with importing():
-        import pandas as pd
     return pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in jobs])
 
 

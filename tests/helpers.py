@@ -12,6 +12,7 @@ from kd.config.validation import validate
 from kd.files import PROJECT
 from kd.methods.base import Distillation, weighted_loss
 from kd.outputs import Outputs
+from kd.sweeps.job_configs import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,12 @@ def composed(*words: str) -> DictConfig:
 def config(*words: str) -> Config:
     """The same, checked and typed."""
     return validate(composed(*words))
+
+
+def as_job(config: Config, name: str) -> Job:
+    """A job of a sweep; its run's folder has this name."""
+    name = f"{config.stage}/{name}"
+    return Job(config, DictConfig({}), name, Path(config.output_dir, config.study, name))
 
 
 def tree(folder: Path) -> dict[str, bytes]:

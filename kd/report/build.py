@@ -10,8 +10,7 @@ from kd.report import comparison, notes, sections
 from kd.report.page import Section, one_line, write_page
 from kd.report.study import Study, load_study
 from kd.training.logging import set_up_logging
-from kd.training.results import write_results
-from kd.training.run_folder import remove_empty
+from kd.training.run_folder import remove_empty, write_results
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from kd.report import stats
 from kd.report.cells import Cell, Method, build_cells, partition_by_method, select_split
 from kd.report.runs import Run
 from kd.report.teachers import TeacherCheckpoints, find_checkpoints, find_study_teacher
-from kd.training.results import scan, shortened
-from kd.training.run_folder import METRICS, STAGES
+from kd.training.run_folder import METRICS, STAGES, scan, shortened
 
 
 @dataclass(frozen=True, repr=False)

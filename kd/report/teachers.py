@@ -10,8 +10,7 @@ from pathlib import Path
 from kd.errors import UserError
 from kd.files import file_hash
 from kd.report.runs import CHECKPOINT, Run
-from kd.training.results import shortened
-from kd.training.run_folder import read_metrics, teacher_paths
+from kd.training.run_folder import read_metrics, shortened, teacher_paths
 
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:

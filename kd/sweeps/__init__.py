@@ -7,7 +7,7 @@ from kd._startup import exports
 
 _MODULES = {
     "GroupModule": "module",
-    "Job": "launcher",
+    "Job": "job_configs",
     "compose_jobs": "job_configs",
     "launch": "launcher",
     "train_group": "group",

@@ -1,14 +1,10 @@
 """The training of one group of a sweep, from its plan to each job's share of it."""
 
 import logging
-from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
-from kd.config.schema import Config
-from kd.sweeps.grouping import cell_of, in_common, refuse_unhandled
+from kd.sweeps.grouping import Group, cell_of, in_common, refuse_unhandled
 from kd.sweeps.module import GroupModule
-from kd.sweeps.plan import Planned
 from kd.training.book import epoch_line, refuse_diverged
 from kd.training.callbacks import Record, ShowProgress
 from kd.training.curves import Curves
@@ -22,42 +18,33 @@ from kd.training.unfinished import State
 log = logging.getLogger(__name__)
 
 
-def train_group(
-    planned: Planned,
-    lead: Config,
-    configs: Sequence[Config],
-    directories: Sequence[Path],
-    words: Iterable[str],
-) -> list[Share]:
+def train_group(group: Group) -> list[Share]:
     """Train the students of one group, or go on where an earlier attempt was ended.
 
     Args:
-        planned: its seeds and cells.
-        lead: a configuration with the settings that its students share.
-        configs: of the jobs that want one of its students each.
-        directories: of their runs, which the caller holds the locks of.
-        words: of the command of one of them, for messages.
+        group: the caller holds the locks of its members' folders.
 
     Returns:
-        each job's share.
+        each member's share.
 
     Raises:
         UserError: the accelerator, the data or the teacher is not to be had.
     """
     set_up_logging(logging.INFO)
+    planned, lead = group.planned, group.lead.config
+    configs = [job.config for job in group.members]
     grid = [(seed, cell) for seed in planned.seeds for cell in planned.cells]
     refuse_too_large(lead, len(grid))
-    material = prepare(lead, words)
+    material = prepare(lead, group.lead.hydra.overrides.task)
     module = GroupModule(lead, planned.seeds, planned.cells, material)
     refuse_unhandled(configs, lead, module.handled)
-    study = directories[0].parents[1]
-    state = State(study, planned.name, material.digest(lead, in_common(lead)))
+    state = State(group.lead.study, planned.name, material.digest(lead, in_common(lead)))
     before = state.saved()
-    for directory in directories:
-        clear(directory)
+    for job in group.members:
+        clear(job.directory)
 
     students = [grid.index((config.seed, cell_of(config, lead))) for config in configs]
-    curves = [Curves(directory) for directory in directories]
+    curves = [Curves(job.directory) for job in group.members]
     record = Record(state, list(zip(students, curves, strict=True)))
     device = material.accelerator.device
     of = f" kd={lead.kd.method}" if lead.stage == "distill" else ""

@@ -1,12 +1,13 @@
 """Which jobs of a sweep train together: those that differ in sweepable settings alone."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant, sweepable_settings
 from kd.fields import sweepable_names
+from kd.sweeps.job_configs import Job
 from kd.sweeps.plan import Cell, Planned
 from kd.training import unfinished
 from kd.training.memory import student_bytes
@@ -17,11 +18,11 @@ FUSABLE_MODEL = "mlp"
 
 
 class Group(NamedTuple):
-    """Jobs that train together, by their place in the sweep."""
+    """Jobs that train together."""
 
     planned: Planned
-    lead: int  # a job that has all settings which they share
-    members: list[int]  # that are to be trained
+    lead: Job  # has all settings which they share
+    members: list[Job]  # that are to be trained
 
 
 def cell_of(config: Config, lead: Config) -> Cell:
@@ -66,42 +67,35 @@ def is_taught(config: Config) -> bool:
 
 
 def plan_groups(
-    configs: Sequence[Config],
-    directories: Sequence[Path],
-    missing: Collection[int],
-    earlier: Iterable[tuple[Path, Planned]] = (),
-) -> tuple[list[Group], dict[int, str]]:
+    jobs: Sequence[Job], missing: Collection[Job], earlier: Mapping[Path, Iterable[Planned]]
+) -> tuple[list[Group], dict[Job, str]]:
     """Decide which jobs of a sweep train together.
 
     Groups that an earlier attempt began are taken up as they were; then the jobs that are left make
     groups, each the full grid of some seeds and cells that fits in ``trainer.group_mb``.
 
     Args:
-        configs: of all jobs of the sweep.
-        directories: of their runs.
-        missing: the jobs that are to be trained.
-        earlier: the study and the plan of each group that is unfinished.
+        jobs: all of the sweep.
+        missing: those that are to be trained.
+        earlier: by study, the plan of each group that is unfinished.
 
     Returns:
         the groups, and why each of the other missing jobs trains apart.
     """
     groups: list[Group] = []
-    apart: dict[int, str] = {}
-    earlier = list(earlier)
-    for kin in _kin(configs, missing, earlier):
-        lead, left = kin[0], [index for index in kin if index in missing]
-        if reason := _why_apart(configs[lead]):
+    apart: dict[Job, str] = {}
+    begun = {planned.common for listed in earlier.values() for planned in listed}
+    for kin in _kin(jobs, missing, begun):
+        lead, left = kin[0], [job for job in kin if job in missing]
+        if reason := _why_apart(lead.config):
             apart |= dict.fromkeys(left, reason)
             continue
-        begun = [planned for of, planned in earlier if of == directories[lead].parents[1]]
-        for planned in begun:
-            if not _usable(planned, configs[lead], directories[lead].parents[1]):
-                continue
-            members = [i for i in left if unfinished.below_study(directories[i]) in planned.runs]
-            if members:
+        for planned in earlier.get(lead.study, ()):
+            members = [job for job in left if job.name in planned.runs]
+            if members and _usable(planned, lead):
                 groups.append(Group(planned, lead, members))
-                left = [index for index in left if index not in members]
-        fresh, lonely = _fresh(configs, directories, left, lead)
+                left = [job for job in left if job not in members]
+        fresh, lonely = _fresh(left, lead)
         groups += fresh
         apart |= lonely
     return groups, apart
@@ -116,23 +110,22 @@ def _why_apart(config: Config) -> str | None:
     return None
 
 
-def _usable(planned: Planned, config: Config, study: Path) -> bool:
+def _usable(planned: Planned, lead: Job) -> bool:
     """Whether a group of an earlier attempt is one that these settings would make now."""
+    config = lead.config
     same = (planned.common, planned.version) == (common_digest(config), unfinished.version())
     size = planned.group_mb == config.trainer.group_mb
-    begun = size or unfinished.has_state(study, planned.name)
+    begun = size or unfinished.has_state(lead.study, planned.name)
     return same and begun and not config.overwrite
 
 
-def _fresh(
-    configs: Sequence[Config], directories: Sequence[Path], jobs: Sequence[int], lead: int
-) -> tuple[list[Group], dict[int, str]]:
+def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]:
     """Groups of jobs that may train together and have not begun, and why others train apart."""
-    groups, apart, config = [], {}, configs[lead]
-    by_student: dict[tuple[int, Cell], list[int]] = {}
-    for index in jobs:
-        student = configs[index].seed, cell_of(configs[index], config)
-        by_student.setdefault(student, []).append(index)
+    groups, apart, config = [], {}, lead.config
+    by_student: dict[tuple[int, Cell], list[Job]] = {}
+    for job in jobs:
+        student = job.config.seed, cell_of(job.config, config)
+        by_student.setdefault(student, []).append(job)
     limit = config.trainer.group_mb * 2**20
     for seeds, cells in _grids(by_student, student_bytes(config), limit):
         members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
@@ -142,7 +135,7 @@ def _fresh(
                 group_mb=config.trainer.group_mb,
                 seeds=tuple(seeds),
                 cells=tuple(cells),
-                runs=tuple(unfinished.below_study(directories[index]) for index in members),
+                runs=tuple(job.name for job in members),
                 version=unfinished.version(),
             )
             groups.append(Group(planned, lead, members))
@@ -153,49 +146,35 @@ def _fresh(
     return groups, apart
 
 
-def _kin(
-    configs: Sequence[Config],
-    missing: Collection[int],
-    earlier: Iterable[tuple[Path, Planned]],
-) -> list[list[int]]:
+def _kin(jobs: Iterable[Job], missing: Collection[Job], begun: Collection[str]) -> list[list[Job]]:
     """The jobs that may train together, the first of each lot being able to lead it.
 
     Students alone join the first distillation that shares their settings, if it has to be trained:
     there they are what it has at alpha = 1, to the last bit.
     """
-    begun = {planned.common for _, planned in earlier}
-    kin: dict[str, list[int]] = {}
-    for index, config in enumerate(configs):
-        kin.setdefault(json.dumps(in_common(config) | _not_relevant(config)), []).append(index)
-    hosts: dict[str, str] = {}
-    for key, indices in kin.items():
-        lead = configs[indices[0]]
+    kin: dict[str, list[Job]] = {}
+    for job in jobs:
+        kin.setdefault(_shared(job.config), []).append(job)
+    hosts: dict[str, list[Job]] = {}
+    for some in kin.values():
+        lead = some[0].config
         if lead.stage == "distill" and (
-            common_digest(lead) in begun or any(index in missing for index in indices)
+            common_digest(lead) in begun or any(job in missing for job in some)
         ):
-            hosts.setdefault(_without_teacher(lead), key)
-    for key in list(kin):
-        lead = configs[kin[key][0]]
-        host = hosts.get(_without_teacher(lead)) if lead.stage == "student" else None
-        if host is not None:
-            kin[host] += kin.pop(key)
+            hosts.setdefault(_shared(lead, ("stage", "kd.", "teacher.")), some)
+    for key, some in list(kin.items()):
+        if some[0].config.stage == "student" and (
+            host := hosts.get(_shared(some[0].config, ("stage", "kd.", "teacher.")))
+        ):
+            host += kin.pop(key)
     return list(kin.values())
 
 
-def _not_relevant(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config).items() if key in NOT_RELEVANT}
-
-
-def _without_teacher(config: Config) -> str:
-    """The settings of a student that are not its teacher's or its method's doing."""
-    settings = in_common(config) | _not_relevant(config)
-    return json.dumps(
-        {
-            k: v
-            for k, v in settings.items()
-            if k != "stage" and not k.startswith(("kd.", "teacher."))
-        }
-    )
+def _shared(config: Config, but: tuple[str, ...] = ()) -> str:
+    """All settings that kin have in common, where things lie too, ``but`` those that begin so."""
+    others = {key: value for key, value in flatten(config).items() if key in NOT_RELEVANT}
+    settings = in_common(config) | others
+    return json.dumps({key: v for key, v in settings.items() if not key.startswith(but)})
 
 
 def in_common(config: Config) -> dict[str, Any]:

@@ -7,18 +7,61 @@ as long as an epoch of their students.
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kd.config.messages import explain
+from kd.config.schema import Config, relevant
 from kd.config.validation import validate
 from kd.errors import UserError
-from kd.sweeps.launcher import Job
+
+if TYPE_CHECKING:
+    from kd.training.fit import Share
 
 Compose = Callable[[DictConfig, list[str]], DictConfig]
+
+
+@dataclass(eq=False)  # a job is itself alone
+class Job:
+    """One run of the sweep and what became of it."""
+
+    config: Config
+    hydra: DictConfig  # the node of that name that Hydra composed
+    name: str  # of its folder, below its study
+    directory: Path
+    share: "Share | None" = None  # of a group's training
+    apart: str = ""  # why it trains apart from others
+    lock: Any = None  # of its run's folder, while its group trains
+    outcome: Any = None  # a kd.training.run.Outcome, once it is complete
+    failure: Exception | None = None
+    waits: bool = False  # it failed for want of memory or of the folder, and may go on later
+
+    def put_off(self, error: Exception) -> None:
+        """Fail the job for now: what is trained of its group is kept."""
+        self.failure, self.waits = error, True
+
+    @property
+    def study(self) -> Path:
+        """The folder of its study."""
+        return self.directory.parents[1]
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, in a line; None if it did not."""
+        if self.failure is None:
+            return None
+        return explain(self.failure) or f"{type(self.failure).__name__}: {self.failure}"
+
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy of the complete run, in [0, 1]."""
+        return self.outcome.metrics["test/acc"]
 
 
 def compose_jobs(
@@ -33,9 +76,20 @@ def compose_jobs(
         first: the number of the first job.
 
     Raises:
-        UserError: a setting is wrong, or a job is a report.
+        UserError: a setting is wrong, a job is a report, or two jobs of different settings have one
+            folder.
     """
-    return [_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
+    jobs = [_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
+    found: dict[Path, Job] = {}
+    for job in jobs:  # settings that a stage does not use make no other run
+        other = relevant(found.setdefault(job.directory, job).config)
+        mine = relevant(job.config)
+        if differing := [key for key in mine if mine[key] != other.get(key)]:
+            raise UserError(
+                f"{job.name}: two jobs of this sweep have this folder and differ in "
+                f"{', '.join(differing)}; give study=NAME to each, in a command of its own"
+            )
+    return jobs
 
 
 def _job(cfg: DictConfig, number: int) -> Job:

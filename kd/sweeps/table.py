@@ -1,15 +1,13 @@
 """The tables of test accuracies that a sweep ends with."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from kd.sweeps.launcher import Job
+from kd.sweeps.job_configs import Job
 
 
-def tables(jobs: Sequence["Job"]) -> list[Table]:
+def tables(jobs: Sequence[Job]) -> list[Table]:
     """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept.
 
     Tables of a single cell each become the rows of one.
@@ -34,7 +32,7 @@ def tables(jobs: Sequence["Job"]) -> list[Table]:
     return [table]
 
 
-def table_of(title: str, jobs: Sequence["Job"]) -> Table:
+def table_of(title: str, jobs: Sequence[Job]) -> Table:
     """One table of :func:`tables`; without a teacher it is a single cell."""
     distilled = jobs[0].config.stage == "distill"
     cells: dict[tuple[str, str], list[Job]] = {}
@@ -50,13 +48,13 @@ def table_of(title: str, jobs: Sequence["Job"]) -> Table:
     return table
 
 
-def over_seeds(jobs: Sequence["Job"]) -> str:
+def over_seeds(jobs: Sequence[Job]) -> str:
     """What to add to a table's title where it has means."""
     seeds = len({job.config.seed for job in jobs})
     return f", mean of {seeds} seeds" if seeds > 1 else ""
 
 
-def mean_accuracy(jobs: Sequence["Job"]) -> str:
+def mean_accuracy(jobs: Sequence[Job]) -> str:
     """Mean test accuracy of a cell's seeds; failures are counted, not averaged away."""
     good = [job.accuracy for job in jobs if not job.error]
     mean = f"{sum(good) / len(good):.4f}" if good else ""

@@ -15,7 +15,7 @@ _MODULES = {
     "load_checkpoint": "checkpoint",
     "read_metrics": "run_folder",
     "save_checkpoint": "checkpoint",
-    "write_results": "results",
+    "write_results": "run_folder",
 }
 __all__ = [*_MODULES]
 __getattr__ = exports(__name__, _MODULES)

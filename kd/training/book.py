@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from kd.config.schema import Optim
 from kd.errors import UserError
 
+PARTS = ("train", "val")
 Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
 
 
@@ -29,8 +30,7 @@ class Bookkeeper(LightningModule, ABC):
     far, where these are wanted.
     """
 
-    train_sums: Tensor
-    val_sums: Tensor
+    sums: Tensor  # (parts, loss and right answers, students)
 
     def __init__(self, optim: Optim, students: int = 1, checkpoint: str = "last") -> None:
         super().__init__()
@@ -40,9 +40,8 @@ class Bookkeeper(LightningModule, ABC):
         self.kept: list[dict[str, Tensor]] = [{}] * students
         # Sums over an epoch of losses and of right answers. Adding to them costs a few µs per step;
         # a logging call or a metric object per step would be felt beside so small a network.
-        self.register_buffer("train_sums", torch.zeros(2, students), persistent=False)
-        self.register_buffer("val_sums", torch.zeros(2, students), persistent=False)
-        self.samples = {"train": 0, "val": 0}
+        self.register_buffer("sums", torch.zeros(len(PARTS), 2, students), persistent=False)
+        self.samples: dict[str, int] = dict.fromkeys(PARTS, 0)
         self.figures: Figures = {}  # of the epoch in hand
         self.spent, self.started = 0.0, time.perf_counter()
         self.restored: list[Tensor] = []  # states of the generators, until the training begins
@@ -79,14 +78,14 @@ class Bookkeeper(LightningModule, ABC):
             samples: of a batch.
             batches: how many these are.
         """
-        sums = self.train_sums if part == "train" else self.val_sums
-        sums[0].add_(losses, alpha=samples)
-        sums[1].add_(right)
+        of_losses, of_right = self.sums[PARTS.index(part)]
+        of_losses.add_(losses, alpha=samples)
+        of_right.add_(right)
         self.samples[part] += samples * batches
 
     def close(self, part: str) -> None:
         """Turn an epoch's sums into figures: ``train/loss``, ``train/acc`` or those of ``val``."""
-        sums = self.train_sums if part == "train" else self.val_sums
+        sums = self.sums[PARTS.index(part)]
         means = (sums / max(1, self.samples[part])).tolist()
         for name, values in zip(("loss", "acc"), means, strict=True):
             self.figures[f"{part}/{name}"] = [seven_digits(value) for value in values]

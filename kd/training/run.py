@@ -23,23 +23,12 @@ from kd.data.module import Batches, MNISTDataModule
 from kd.data.pool import fingerprint
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
 from kd.models.network import Network, build_model, count_parameters
-from kd.training import unfinished
+from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
 from kd.training.checkpoint import save_checkpoint
 from kd.training.fit import Share, Trained, fit
 from kd.training.logging import set_up_logging, train_log
 from kd.training.material import Material, prepare
-from kd.training.results import RESULTS, write_results
-from kd.training.run_folder import (
-    METRICS,
-    hashes,
-    hold,
-    read_metrics,
-    refuse_other_settings,
-    remove_empty,
-    save_hydra,
-    write_metrics,
-)
 
 log = logging.getLogger(__name__)
 
@@ -82,23 +71,23 @@ def execute(
         try:  # a run that is refused leaves nothing behind
             material = share.material if share else prepare(config, words)
             if share is None:
-                held.callback(hold(directory).release)
+                held.callback(run_folder.hold(directory).release)
             if (before := find_complete(config, directory)) is not None:
                 return skip(before, shown, quiet)  # another process has been faster
         finally:
-            remove_empty(directory)
+            run_folder.remove_empty(directory)
         write_log(directory)
         if note:
             log.info("%s", note)
         try:
-            save_hydra(config, hydra, directory / ".hydra")
+            run_folder.save_hydra(config, hydra, directory / ".hydra")
             trained = share.train() if share else fit(config, material, directory, quiet)
             metrics = finish(config, material, trained, directory)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
         if not quiet:
-            write_results(directory.parents[1])
+            run_folder.write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
     log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
     return Outcome(metrics, skipped=False)
@@ -112,21 +101,19 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
     """
     if config.overwrite:
         return None
-    before = read_metrics(directory)
+    before = run_folder.read_metrics(directory)
     if before is not None:
         if config.data.files is not None:  # they are checked whether they are needed or not
             MNISTDataModule(config.data, config.seed).prepare_data()
-        refuse_other_settings(config, directory, before, fingerprint(config.data))
+        run_folder.refuse_other_settings(config, directory, before, fingerprint(config.data))
     return before
 
 
 def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
     """Say that the run is complete, and see that the table of its study knows it."""
-    table = shown.parents[1] / RESULTS
-    if not quiet and (
-        not table.exists() or table.stat().st_mtime_ns < (shown / METRICS).stat().st_mtime_ns
-    ):
-        write_results(table.parent)
+    table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
+    if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
+        run_folder.write_results(table.parent)
     log.info(
         "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
     )
@@ -161,11 +148,11 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "data/fingerprint": data.fingerprint,
         "device": material.accelerator.device.type,
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
-        "teacher/sha256": hashes(material.teachers) or None,
+        "teacher/sha256": run_folder.hashes(material.teachers) or None,
         "predictions/sha256": predictions,
     }
     found = {**tags_of(config, network), **known, **metrics, **versions()}
-    write_metrics(directory, found)
+    run_folder.write_metrics(directory, found)
     unfinished.forget(directory.parents[1], unfinished.name_of(directory))
     return found
 
@@ -198,19 +185,15 @@ def fidelity(logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
 
 def tags_of(config: Config, network: Network) -> dict[str, Any]:
     """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
-    settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
     first = {
-        "stage": config.stage,
-        "study": config.study,
-        "seed": config.seed,
+        **{"stage": config.stage, "study": config.study, "seed": config.seed},
         "data/seed": config.data.seed,
-        "kd/method": None,
-        "kd/T": None,
-        "kd/alpha": None,
+        **dict.fromkeys(("kd/method", "kd/T", "kd/alpha")),
         "model/params": count_parameters(network),
     }
-    chosen = {k: v if not isinstance(v, list) else str(v) for k, v in settings.items()}
-    return {**first, **{k: v for k, v in chosen.items() if k != "teacher/checkpoint"}}
+    settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
+    settings.pop("teacher/checkpoint", None)
+    return first | {k: str(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 @functools.cache

@@ -1,7 +1,9 @@
-"""A run's folder: is it complete, and of these settings; what makes way for a new attempt."""
+"""Runs' folders: complete or not, of these settings or not; the table of a study's runs."""
 
 import contextlib
+import csv
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,12 +19,17 @@ from kd.config.schema import Config, flatten, relevant
 from kd.errors import UserError
 from kd.files import file_hash, lock, remove_leftovers, replacing
 
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+RESULTS = "results.csv"
 METRICS = "metrics.json"
 MOST_BYTES = 2**20  # of metrics.json, which has a few kB
 STAGES = ("teacher", "student", "distill")  # of runs
 EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
 LOCKS = ".locks"  # the folder in a study for the locks of its runs
 FILES = ("model.ckpt", "predictions.npz")
+HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
 def write_metrics(directory: Path, content: dict[str, Any]) -> None:
@@ -227,20 +234,72 @@ def clear(directory: Path, resumed: bool = False) -> None:
     for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
         for path in directory.glob(pattern):
             path.unlink()
-    for name in (METRICS, *FILES):
+    for name in (METRICS, *FILES, *(f".hydra/{name}" for name in HYDRA_FILES)):
         remove_leftovers(directory / name)
-    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
-        remove_leftovers(directory / ".hydra" / name)
     if not resumed:
         shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 
 def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
     """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
-    contents = {"config.yaml": OmegaConf.structured(config)}
+    contents = [OmegaConf.structured(config)]
     if hydra is not None:
-        contents["hydra.yaml"] = OmegaConf.create({"hydra": hydra})
-        contents["overrides.yaml"] = hydra.overrides.task
-    for name, content in contents.items():
+        contents += [OmegaConf.create({"hydra": hydra}), hydra.overrides.task]
+    for name, content in zip(HYDRA_FILES, contents, strict=False):
         with replacing(folder / name) as beside:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def scan(study: Path) -> tuple[list[Row], dict[str, str]]:
+    """The metrics of a study's complete runs, and those that cannot be used.
+
+    Returns:
+        rows with ``run``, a folder below the study; and by such a folder why it is left out.
+    """
+    rows, refused = [], {}
+    found = sorted(path.parent for stage in STAGES for path in study.glob(f"{stage}/*/{METRICS}"))
+    for run in (path for path in found if not path.name.startswith(".")):
+        name = str(run.relative_to(study))
+        try:
+            name.encode()
+            row = read_metrics(run)
+        except UnicodeEncodeError:
+            refused[name.encode(errors="replace").decode()] = "the folder's name is not UTF-8"
+        except UserError as error:  # one damaged run does not take the others along
+            refused[name] = shortened(error, run)
+        else:
+            if row is not None:
+                rows.append({"run": name, **row} | {"run": name})
+    return rows, refused
+
+
+def shortened(error: UserError, run: Path) -> str:
+    """What an error says of a file in a run's folder, without the path of the folder."""
+    return str(error).removeprefix(f"{run}/")
+
+
+def read_study(study: Path) -> list[Row]:
+    """The metrics of every complete run of a study, with ``run``: its folder below the study."""
+    rows, refused = scan(study)
+    for name, reason in refused.items():
+        log.warning("left out: %s/%s: %s", study, name, reason)
+    return rows
+
+
+def write_results(study: Path, say: bool = True) -> Path:
+    """Rebuild ``results.csv`` of a study from its runs' metrics: accuracies in [0, 1].
+
+    Args:
+        study: its folder.
+        say: which runs are left out.
+    """
+    path = study / RESULTS
+    with lock(study / LOCKS / "results.lock"):  # read within: the last to write knows all
+        rows = read_study(study) if say else scan(study)[0]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        remove_leftovers(path)
+        with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    return path

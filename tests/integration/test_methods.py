@@ -9,7 +9,7 @@ from helpers import MINI, complete, metrics, one_line, weights
 from kd.methods import METHODS
 from kd.models.mlp import MLP
 from kd.models.network import build_model
-from kd.training.results import read_study
+from kd.training.run_folder import read_study
 
 
 def test_a_stopped_teacher_plays_no_part(cli, teacher):

@@ -189,8 +189,8 @@ def stop_at(monkeypatch, count: int) -> None:
             raise KeyboardInterrupt
         healthy(*arguments)
 
-    healthy = kd.training.run.write_metrics
-    monkeypatch.setattr(kd.training.run, "write_metrics", write)
+    healthy = kd.training.run_folder.write_metrics
+    monkeypatch.setattr(kd.training.run_folder, "write_metrics", write)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
         path.write_bytes(content)
     (state.parent / "odd.ckpt").write_bytes(b"")
     monkeypatch.setattr("kd.sweeps.plan.version", lambda: "of other code")
-    monkeypatch.setattr("kd.training.run.write_metrics", write_metrics)
+    monkeypatch.setattr("kd.training.run_folder.write_metrics", write_metrics)
     said = cli(*words)
     assert "2 students of other code or another torch were in training; removed" in said.out
     assert "odd.ckpt: belongs to no group in training; removed" in said.out

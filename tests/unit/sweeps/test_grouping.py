@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from helpers import config
+from helpers import as_job, config
 
 from kd.config.schema import Config
 from kd.sweeps import grouping
@@ -22,11 +22,12 @@ def grid(seeds, temperatures, *words: str) -> list[Config]:
 
 def planned(configs: list[Config], missing=None, earlier=()) -> tuple[list[list[int]], dict]:
     """The members of each group, and why the others train alone."""
-    directories = [Path("outputs", c.study, c.stage, str(i)) for i, c in enumerate(configs)]
-    missing = range(len(configs)) if missing is None else missing
-    groups, alone = grouping.plan_groups(configs, directories, missing, earlier)
+    jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
+    wanted = jobs if missing is None else [jobs[number] for number in missing]
+    groups, alone = grouping.plan_groups(jobs, wanted, dict(earlier))
     planned.groups = groups
-    return [group.members for group in groups], alone
+    members = [[jobs.index(job) for job in group.members] for group in groups]
+    return members, {jobs.index(job): reason for job, reason in alone.items()}
 
 
 def test_groups_have_all_but_seed_and_numbers_in_common():
@@ -56,7 +57,7 @@ def test_a_student_alone_joins_the_distillation_of_its_settings():
     (found,) = planned.groups
     assert sorted(groups[0]) == list(range(10))
     assert len(found.planned.cells) == 3
-    assert configs[found.lead].stage == "distill"
+    assert found.lead.config.stage == "distill"
     assert alone.keys() == {10}
     students_only, _ = planned(configs, missing=[0, 1])
     assert students_only == [[0, 1]], "no teacher is needed where no distillation is to be trained"
@@ -68,12 +69,13 @@ def test_an_unfinished_group_is_taken_up_as_it_was():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouping, "student_bytes", lambda _: 2**20)
         whole, _ = planned(configs)
-        began = [(Path("outputs/main"), group.planned) for group in planned.groups]
+        listed = [group.planned for group in planned.groups]
+        began = {Path("outputs/main"): listed}
         left = [index for group in whole[1:] for index in group]
         assert planned(configs, left)[0] != whole[1:]
         assert planned(configs, left, began)[0] == whole[1:]
         assert planned(configs, left[1:], began)[0] == [whole[1][1:], *whole[2:]]
-        elsewhere = [(Path("outputs/other"), group) for _, group in began]
+        elsewhere = {Path("outputs/other"): listed}
         assert planned(configs, left, elsewhere)[0] == planned(configs, left)[0]
         anew = [dataclasses.replace(config, overwrite=True) for config in configs]
         assert planned(anew, left, began)[0] == planned(configs, left)[0]

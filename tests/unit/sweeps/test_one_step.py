@@ -6,11 +6,10 @@ and alone have in common beyond that, tests/integration/test_groups.py looks at.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import DIGITS
+from helpers import DIGITS, as_job
 from torch import Tensor
 from torture.settings import two_values
 
@@ -125,16 +124,16 @@ def compare(kd: list[Distillation], material: Callable[[Config], Material], **se
     configs = [Config(stage="student", seed=seed, **settings) for seed in SEEDS]
     for one in kd:
         configs += [Config(stage="distill", seed=seed, kd=one, **settings) for seed in SEEDS]
-    directories = [Path("outputs/main", config.stage, str(i)) for i, config in enumerate(configs)]
-    groups, lonely = plan_groups(configs, directories, range(len(configs)))
+    jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
+    groups, lonely = plan_groups(jobs, jobs, {})
     assert not lonely
     assert len(groups) == max(1, len({shared(one) for one in kd}))
     for group in groups:
-        lead, (seeds, cells) = configs[group.lead], (group.planned.seeds, group.planned.cells)
+        lead, (seeds, cells) = group.lead.config, (group.planned.seeds, group.planned.cells)
         of_group = material(lead)
         mine = together(GroupModule(lead, seeds, cells, of_group))
         grid = [(seed, cell) for seed in seeds for cell in cells]
-        for config in (configs[index] for index in group.members):
+        for config in (job.config for job in group.members):
             gradients = mine[grid.index((config.seed, cell_of(config, lead)))]
             expected = alone(config, of_group)
             assert gradients.keys() >= expected.keys()
