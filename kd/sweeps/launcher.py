@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import resource
 import time
 import traceback
@@ -260,6 +261,6 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def rounded(seconds: float) -> timedelta:
-    """A time to the second, shown as 0:02:03."""
-    return timedelta(seconds=round(seconds))
+def rounded(seconds: float) -> str:
+    """A time to the second, as 1:02:03 or 2:03."""
+    return re.sub("^0:0?", "", str(timedelta(seconds=round(seconds))))

@@ -21,6 +21,7 @@ from kd.methods.base import Distillation, loss_weights_at
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor
+from kd.sweeps import stack
 from kd.sweeps.grouping import cell_of, plan_groups
 from kd.sweeps.module import GroupModule
 from kd.training.material import Accelerator, Material
@@ -29,15 +30,25 @@ from kd.training.teacher import needs_live_teacher, regressor_width, teacher_out
 
 SEEDS = 3, 4
 PASSED = 1  # epochs: a teacher that stops after one has stopped, one that warms up has not done so
-CLOSE = 3e-6  # relative to the norm of each tensor's gradient: rounding is up to 1.2e-6
+CLOSE = 1e-9  # relative to the norm of each tensor's gradient
 VIEWS = Augment(shift=2, rotate=15, mixup=0.5, extra=1)
 TOGETHER = [name for name, method in METHODS.items() if not method.needs_maps]
 
 torch.set_flush_denormal(True)  # as every run does
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exact():
+    """Double precision: what differs then is not rounding, which is up to 1.2e-6 otherwise."""
+    torch.set_default_dtype(torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stack, "wide_product", torch.nn.functional.linear)  # oneDNN's has no doubles
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="module")
-def teacher() -> torch.nn.Module:
+def teacher(exact) -> torch.nn.Module:
     """A network that is surer of itself than an untrained one."""
     network = build_model(CNN(), seed=9)
     with torch.no_grad():
@@ -55,6 +66,7 @@ def material(teacher):
         if key not in known:
             data = MNISTDataModule(config.data, config.seed)
             data.setup()
+            data.pool = dataclasses.replace(data.pool, images=data.pool.images.double())
             known[key] = Material(
                 Accelerator("cpu", torch.device("cpu")),
                 data,
