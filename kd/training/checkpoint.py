@@ -105,13 +105,10 @@ def _read(path: Path) -> dict[str, Any]:
             f"load; train the teacher again with {COMMAND} stage=teacher"
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found == 1:
-        raise UserError(
-            f"{path}: of an older version, without a digest that tells whether it is damaged; "
-            "train it again"
-        )
     if found != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project; give a run's model.ckpt")
+        older = "of an older version, which has no digest; train it again"
+        other = "not a checkpoint of this project; give a run's model.ckpt"
+        raise UserError(f"{path}: {older if found == 1 else other}")
     try:
         intact = content["sha256"] == content_digest(content)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):

@@ -127,20 +127,11 @@ def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
 
 def make_module(config: Config, material: Material) -> Classifier:
     """The LightningModule of the stage."""
-    network = build_model(config.model, config.seed)
-    if config.stage == "teacher":
-        return TeacherModule(network, config.optim, config.checkpoint)
-    if config.stage == "student":
-        return StudentModule(network, config.optim, config.checkpoint)
-    outputs = material.teacher_outputs
+    network, outputs = build_model(config.model, config.seed), material.teacher_outputs
+    if config.stage != "distill":
+        module = TeacherModule if config.stage == "teacher" else StudentModule
+        return module(network, config.optim, config.checkpoint)
     width = regressor_width(config, outputs)
     regressor = build_regressor(config.model.hidden, width, config.seed) if width else None
-    return DistillModule(
-        network,
-        config.optim,
-        material.teacher,
-        config.kd,
-        None if needs_live_teacher(config) else outputs,
-        regressor,
-        config.checkpoint,
-    )
+    taught = material.teacher, config.kd, None if needs_live_teacher(config) else outputs
+    return DistillModule(network, config.optim, *taught, regressor, config.checkpoint)

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,14 +250,20 @@ def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
             beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
-def scan(study: Path) -> tuple[list[Row], dict[str, str]]:
+def scan(
+    study: Path, runs: Sequence[str] = tuple(f"{stage}/*" for stage in STAGES)
+) -> tuple[list[Row], dict[str, str]]:
     """The metrics of a study's complete runs, and those that cannot be used.
+
+    Args:
+        study: its folder.
+        runs: patterns of the runs' folders below it.
 
     Returns:
         rows with ``run``, a folder below the study; and by such a folder why it is left out.
     """
     rows, refused = [], {}
-    found = sorted(path.parent for stage in STAGES for path in study.glob(f"{stage}/*/{METRICS}"))
+    found = sorted(path.parent for some in runs for path in study.glob(f"{some}/{METRICS}"))
     for run in (path for path in found if not path.name.startswith(".")):
         name = str(run.relative_to(study))
         try:

@@ -16,7 +16,7 @@ from kd.models.base import IMAGE_SHAPE
 from kd.models.network import Ensemble, build_model
 from kd.outputs import Outputs
 from kd.training.checkpoint import load_checkpoint
-from kd.training.run_folder import METRICS, read_metrics
+from kd.training.run_folder import scan
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,17 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
     if given is not None:
         paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
         return [path / "model.ckpt" if path.is_dir() else path for path in paths]
-    folder = Path(config.output_dir) / config.study / "teacher"
-    seed = f"seed={config.teacher.seed}"
-    complete: dict[Path, dict[str, Any]] = {}
-    damaged: list[UserError] = []
-    for path in folder.glob(f"{seed}*/{METRICS}"):
-        try:
-            complete[path.parent] = read_metrics(path.parent) or {}
-        except UserError as error:  # one damaged teacher does not take the others along
-            log.warning("left out: %s", error)
-            damaged.append(error)
-    mine = sorted(path for path in complete if path.name.split(",")[0] == seed)
-    fitting = [path for path in mine if complete[path]["data/fingerprint"] == split] or mine
-    chosen = [path for path in fitting if path.name == seed] or fitting
+    study, name = Path(config.output_dir) / config.study, f"teacher/seed={config.teacher.seed}"
+    rows, refused = scan(study, [f"{name}*"])
+    damaged = [f"{study}/{run}/{reason}" for run, reason in refused.items()]
+    for said in damaged:  # one damaged teacher does not take the others along
+        log.warning("left out: %s", said)
+    mine = [row for row in rows if row["run"].split(",")[0] == name]
+    fitting = [row for row in mine if row["data/fingerprint"] == split] or mine
+    chosen = [row["run"] for row in fitting if row["run"] == name]
+    chosen = chosen or [row["run"] for row in fitting]
     if not chosen and damaged:
-        raise damaged[0]
+        raise UserError(damaged[0])
     if not chosen:
         command = [COMMAND, "stage=teacher", *words]
         if config.study != "main" and not any("experiment=" in word for word in words):
@@ -62,13 +58,14 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
         if config.teacher.seed:
             command.append(f"seed={config.teacher.seed}")
         raise UserError(
-            f"no complete teacher of seed {config.teacher.seed} in {folder}; first run: "
+            f"no complete teacher of seed {config.teacher.seed} in {study}/teacher; first run: "
             f"{' '.join(command)}"
         )
     if len(chosen) > 1:
-        names = ", ".join(str(path) for path in chosen)
-        raise UserError(f"several teachers of {seed}: {names}; give teacher.checkpoint=FOLDER")
-    return [chosen[0] / "model.ckpt"]
+        names = ", ".join(str(study / run) for run in chosen)
+        seed = config.teacher.seed
+        raise UserError(f"several teachers of seed={seed}: {names}; give teacher.checkpoint=FOLDER")
+    return [study / chosen[0] / "model.ckpt"]
 
 
 def load_teacher(paths: list[Path], split: str) -> nn.Module:
