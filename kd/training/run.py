@@ -110,7 +110,8 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
 
 
 def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
-    """Say that the run is complete, and see that the table of its study knows it."""
+    """Say that the run is complete, and do what its own attempt left undone if it was killed."""
+    unfinished.forget(shown.parents[1], unfinished.name_of(shown))
     table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
     if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
         run_folder.write_results(table.parent)

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kd import metrics as fidelity
 from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
+from kd.training import unfinished
 from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint
 
@@ -436,3 +437,15 @@ def test_a_state_of_other_settings_is_not_gone_on_with(cli, monkeypatch):
     said = cli("+experiment=talk", "study=main", *words)  # of the same folder
     assert "removed, the training starts anew" in said.out
     assert said.code == 0
+
+
+def test_what_a_run_that_was_killed_at_its_end_left_is_removed(cli):
+    words = ("stage=student", *MINI)
+    cli(*words)
+    before = tree(Path("outputs"))
+    (run,) = Path("outputs/main/student").iterdir()
+    left = Path("outputs/main/unfinished", f"{unfinished.name_of(run)}.json")
+    left.parent.mkdir()
+    left.write_text("{}")
+    assert "skipped: complete already" in cli(*words).out
+    assert tree(Path("outputs")) == before
