@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar, cast
@@ -113,7 +113,13 @@ def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]
     return classes[0]
 
 
-def one_of(names: Iterable[str], given: Any, key: str) -> UserError:
-    """Say that a choice is none of ``names``."""
-    group = key.partition(".")[0]
-    return UserError(f"{key}={shown(given)}: unknown; choose {group}=NAME from {', '.join(names)}")
+def choose(known: Mapping[str, Settings], given: Any, key: str) -> Settings:
+    """Return a choice of ``known`` by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if given in known:
+        return known[given]
+    group, names = key.partition(".")[0], ", ".join(known)
+    raise UserError(f"{key}={shown(given)}: unknown; choose {group}=NAME from {names}")

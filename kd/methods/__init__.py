@@ -5,11 +5,10 @@ The package may import the small modules at the top of ``kd``; importing it load
 """
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from kd.fields import find_settings, modules_of, one_of
+from kd.fields import choose, find_settings, modules_of
 from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 
 _HERE = sys.modules[__name__]
@@ -27,22 +26,16 @@ def find_method(name: Any) -> type[Distillation]:
     """
     if isinstance(name, str) and "." in name:
         return find_settings(name, Distillation, f"kd.method={name}")
-    if name not in METHODS:
-        raise one_of(METHODS, name, "kd.method")
-    return METHODS[name]
+    return choose(METHODS, name, "kd.method")
 
 
-def _public(name: str) -> dict[str, Callable[..., Any]]:
-    """Return what a method's file defines and does not keep to itself."""
-    module = import_module(f"{__name__}.{name}")
-    return {
-        key: value
-        for key, value in vars(module).items()
-        if not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    }
-
-
-_found = {key: value for name in METHODS for key, value in _public(name).items()}
+# What a method's file defines and does not keep to itself.
+_found = {
+    key: value
+    for name in METHODS
+    for key, value in vars(import_module(f"{__name__}.{name}")).items()
+    if not key.startswith("_") and getattr(value, "__module__", None) == f"{__name__}.{name}"
+}
 globals().update(_found)
 
 

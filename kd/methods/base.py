@@ -76,6 +76,25 @@ class Distillation(ABC):
         """
 
 
+@dataclass
+class HiddenDistillation(Distillation):
+    """A method whose term is ``term_weight`` times a loss of the hidden representations."""
+
+    term_weight: float = weight(1.0)
+    needs_hidden: ClassVar[bool] = True
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss of the student's hidden representation (batch, width) and the teacher's.
+
+        Their widths may differ unless :attr:`needs_same_width` or :attr:`regresses` is set.
+        """
+
+    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """Return ``term_weight · compare(student, teacher)``."""
+        return self.term_weight * self.compare(*hidden_of(student, teacher))
+
+
 # These act through `loss_weights_at`; all other sweepable numbers reach the term as tensors.
 SCHEDULED = ("alpha", "warmup_epochs", "stop_epoch")
 
@@ -138,6 +157,15 @@ def log_softmax(logits: Tensor) -> Tensor:
     classes, and the logits of stacked students lie that way in memory.
     """
     return F.log_softmax(logits.transpose(-1, -2), dim=-2).transpose(-1, -2)
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, keepdim: bool = False) -> Tensor:
+    """Return KL(teacher ‖ student) of log-probabilities (batch, classes), per sample, in nats.
+
+    Logarithms on both sides keep a class finite whose probability underflows to 0, and the explicit
+    sum has a batching rule under ``torch.func.vmap``, which ``F.kl_div`` has not.
+    """
+    return (teacher.exp() * (teacher - student)).sum(-1, keepdim=keepdim)
 
 
 def norm(features: Tensor, dim: int, keepdim: bool = False) -> Tensor:

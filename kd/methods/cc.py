@@ -4,21 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kd._torch import Tensor
-from kd.methods.base import Distillation, check_batches, hidden_of, weight
-from kd.outputs import Outputs
+from kd.methods.base import HiddenDistillation, check_batches, weight
 
 
 @dataclass
-class CC(Distillation):
+class CC(HiddenDistillation):
     """After Peng et al. 2019: correlation congruence."""
 
     term_weight: float = weight(0.02)
-    needs_hidden: ClassVar[bool] = True
     needs_same_width: ClassVar[bool] = True
 
-    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """``term_weight · cc_loss``."""
-        return self.term_weight * cc_loss(*hidden_of(student, teacher))
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """``cc_loss``."""
+        return cc_loss(student, teacher)
 
 
 def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -4,22 +4,20 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kd._torch import Tensor
-from kd.methods.base import Distillation, check_batches, hidden_of, label_weight, weight
-from kd.outputs import Outputs
+from kd.methods.base import HiddenDistillation, check_batches, label_weight, weight
 
 
 @dataclass
-class Cosine(Distillation):
+class Cosine(HiddenDistillation):
     """PyTorch's tutorial: the cosine between hidden representations."""
 
     alpha: float = label_weight(0.75)
     term_weight: float = weight(1.0)
-    needs_hidden: ClassVar[bool] = True
     needs_same_width: ClassVar[bool] = True
 
-    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """``term_weight · cosine_loss``."""
-        return self.term_weight * cosine_loss(*hidden_of(student, teacher))
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """``cosine_loss``."""
+        return cosine_loss(student, teacher)
 
 
 def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kd._torch import Tensor, torch
-from kd.methods.base import Distillation, log_softmax, temperature, warmup, weight
+from kd.methods.base import Distillation, kl_divergence, log_softmax, temperature, warmup, weight
 from kd.outputs import Outputs
 
 
@@ -60,8 +60,8 @@ def dkd_loss(
     """
     student_pair, student_others = _decouple(student_logits, labels, T)
     teacher_pair, teacher_others = _decouple(teacher_logits.detach(), labels, T)
-    target = _divergence(teacher_pair, student_pair)
-    return T**2 * (alpha * target + beta * _divergence(teacher_others, student_others))
+    target = kl_divergence(teacher_pair, student_pair).mean()
+    return T**2 * (alpha * target + beta * kl_divergence(teacher_others, student_others).mean())
 
 
 def _decouple(logits: Tensor, labels: Tensor, T: float) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,3 @@ def _decouple(logits: Tensor, labels: Tensor, T: float) -> tuple[Tensor, Tensor]
     rest = others.logsumexp(-1, keepdim=True) - scaled.logsumexp(-1, keepdim=True)
     among_others = log_softmax(others).masked_fill(is_label, 0)  # the label's takes no part
     return torch.cat([label, rest], dim=-1), among_others
-
-
-def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    return (teacher.exp() * (teacher - student)).sum(-1).mean()

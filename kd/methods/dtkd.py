@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kd._torch import Tensor, torch
-from kd.methods.base import Distillation, log_softmax, temperature, warmup, weight
+from kd.methods.base import Distillation, kl_divergence, log_softmax, temperature, warmup, weight
 from kd.methods.hinton import kd_loss
 from kd.outputs import Outputs
 
@@ -67,7 +67,7 @@ def dtkd_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tenso
         teacher_T = 2 * torch.where(dynamic, x, 1) / total * T
         student = log_softmax(student_logits / student_T)
         teacher = log_softmax(teacher_logits / teacher_T)
-        divergence = (teacher.exp() * (teacher - student)).sum(dim=-1, keepdim=True)
+        divergence = kl_divergence(teacher, student, keepdim=True)
         return (divergence * (teacher_T * student_T)).mean()
 
     original = loss(bounded)

@@ -4,21 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kd._torch import F, Tensor
-from kd.methods.base import Distillation, check_batches, hidden_of, weight
-from kd.outputs import Outputs
+from kd.methods.base import HiddenDistillation, check_batches, weight
 
 
 @dataclass
-class Hint(Distillation):
+class Hint(HiddenDistillation):
     """Romero et al. 2015: the hidden representations themselves."""
 
     term_weight: float = weight(100.0)
-    needs_hidden: ClassVar[bool] = True
     regresses: ClassVar[bool] = True
 
-    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """``term_weight · hint_loss``."""
-        return self.term_weight * hint_loss(*hidden_of(student, teacher))
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """``hint_loss``."""
+        return hint_loss(student, teacher)
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:

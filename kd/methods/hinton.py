@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from kd._torch import Tensor
 from kd.fields import choice
-from kd.methods.base import Distillation, log_softmax, temperature, weighted_loss
+from kd.methods.base import Distillation, kl_divergence, log_softmax, temperature, weighted_loss
 from kd.outputs import Outputs
 
 
@@ -51,17 +51,12 @@ def kd_loss(
             f"logits of student {tuple(student_logits.shape)} and teacher "
             f"{tuple(teacher_logits.shape)} differ in shape"
         )
-    # Logarithms on both sides keep a class finite whose probability underflows to 0, and the
-    # explicit sum has a batching rule under torch.func.vmap, which F.kl_div has not.
-    student = log_softmax(student_logits / T)
-    teacher = log_softmax(teacher_logits.detach() / T)
-    if direction == "forward":
-        divergence = teacher.exp() * (teacher - student)
-    elif direction == "reverse":
-        divergence = student.exp() * (student - teacher)
-    else:
+    if direction not in ("forward", "reverse"):
         raise ValueError(f"direction={direction!r}: must be 'forward' or 'reverse'")
-    return divergence.sum(dim=-1).mean() * T**2
+    student, teacher = log_softmax(student_logits / T), log_softmax(teacher_logits.detach() / T)
+    if direction == "reverse":
+        student, teacher = teacher, student
+    return kl_divergence(teacher, student).mean() * T**2
 
 
 def distillation_loss(

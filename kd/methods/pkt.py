@@ -1,23 +1,20 @@
 """Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer"."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kd._torch import Tensor
-from kd.methods.base import Distillation, check_batches, hidden_of, norm, weight
-from kd.outputs import Outputs
+from kd.methods.base import HiddenDistillation, check_batches, norm, weight
 
 
 @dataclass
-class PKT(Distillation):
+class PKT(HiddenDistillation):
     """Passalis & Tefas 2018: probabilities of picking another sample."""
 
     term_weight: float = weight(30000.0)
-    needs_hidden: ClassVar[bool] = True
 
-    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """``term_weight · pkt_loss``."""
-        return self.term_weight * pkt_loss(*hidden_of(student, teacher))
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """``pkt_loss``."""
+        return pkt_loss(student, teacher)
 
 
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:

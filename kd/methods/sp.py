@@ -1,23 +1,20 @@
 """Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation"."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from kd._torch import F, Tensor
-from kd.methods.base import Distillation, check_batches, hidden_of, weight
-from kd.outputs import Outputs
+from kd.methods.base import HiddenDistillation, check_batches, weight
 
 
 @dataclass
-class SP(Distillation):
+class SP(HiddenDistillation):
     """Tung & Mori 2019: similarities between samples."""
 
     term_weight: float = weight(3000.0)
-    needs_hidden: ClassVar[bool] = True
 
-    def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
-        """``term_weight · sp_loss``."""
-        return self.term_weight * sp_loss(*hidden_of(student, teacher))
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """``sp_loss``."""
+        return sp_loss(student, teacher)
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:

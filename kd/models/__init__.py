@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kd._startup import exports
-from kd.fields import find_settings, modules_of, one_of
+from kd.fields import choose, find_settings, modules_of
 from kd.models.base import CLASSES, IMAGE_SHAPE, Model
 
 if TYPE_CHECKING:
@@ -42,6 +42,4 @@ def find_model(name: Any) -> type[Model]:
     Raises:
         UserError: there is none.
     """
-    if name not in MODELS:
-        raise one_of(MODELS, name, "model.name")
-    return MODELS[name]
+    return choose(MODELS, name, "model.name")
