@@ -15,7 +15,6 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import help_page
 from kd.config.messages import explain
-from kd.config.own_methods import with_own_methods
 from kd.config.undo import forget, undo
 from kd.config.validation import validate
 from kd.files import CONF
@@ -55,7 +54,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
     forget()
     try:
-        words = sys.argv[1:] = with_own_methods(check(sys.argv[1:]))
+        words = sys.argv[1:] = check(sys.argv[1:])
         if "--help" in words or "-h" in words:
             print(help_page([word for word in words if "=" in word or word.startswith("~")]))
         else:

@@ -14,7 +14,6 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
-from kd.config.own_methods import with_own_methods
 from kd.config.validation import validate
 from kd.errors import UserError
 from kd.sweeps.job_configs import compose_jobs, copying
@@ -36,7 +35,7 @@ def run(*words: str) -> dict[str, Any]:
         UserError: the words, the data, the teacher or the folder do not allow it.
     """
     with composing():
-        cfg = compose_words(with_own_methods(check(list(words))))
+        cfg = compose_words(check(list(words)))
         config = validate(cfg)
         if config.stage == "report":
             raise UserError("stage=report: is no run; kd.load_study reads a study")
@@ -59,7 +58,7 @@ def sweep(*words: str) -> pd.DataFrame:
         UserError: the words are wrong (nothing has run then), or a job failed.
     """
     with composing():
-        checked = with_own_methods(check(["-m", *words])[1:])
+        checked = check(["-m", *words])[1:]
         overrides = OverridesParser.create().parse_overrides(checked)
         of_hydra, of_task = (
             [_values(o) for o in overrides if o.is_hydra_override() == hydra]

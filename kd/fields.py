@@ -71,8 +71,14 @@ def sweepable(spec: Any) -> Any:
 
 
 def sweepable_names(settings: Any) -> list[str]:
-    """Return the fields of a dataclass that :func:`sweepable` marks."""
-    return [spec.name for spec in dataclasses.fields(settings) if spec.metadata.get("sweepable")]
+    """Return the fields that :func:`sweepable` marks, as ``T``; ``kd.T`` in a group within."""
+    names: list[str] = []
+    for spec in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(below := getattr(settings, spec.name)):
+            names += [f"{spec.name}.{name}" for name in sweepable_names(below)]
+        elif spec.metadata.get("sweepable"):
+            names.append(spec.name)
+    return names
 
 
 def modules_of(package: ModuleType) -> list[str]:

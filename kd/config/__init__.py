@@ -6,7 +6,7 @@ importing it loads no torch.
 
 from kd.config.messages import explain
 from kd.config.naming import run_name
-from kd.config.schema import Config, flatten, relevant, sweepable_settings
+from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import validate
 
-__all__ = ["Config", "explain", "flatten", "relevant", "run_name", "sweepable_settings", "validate"]
+__all__ = ["Config", "explain", "flatten", "relevant", "run_name", "validate"]

@@ -5,6 +5,7 @@ to run. Like ``kd.config`` imported before anything heavy.
 """
 
 import argparse
+import dataclasses
 import math
 import os
 import re
@@ -13,19 +14,14 @@ from decimal import Decimal
 from itertools import accumulate
 from typing import Any, NoReturn
 
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser import types
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    ChoiceSweep,
-    Glob,
-    IntervalSweep,
-    Override,
-    QuotedString,
-    RangeSweep,
-    Sweep,
-)
+from hydra.core.override_parser.types import Override
 
 from kd.errors import UserError, Value, shown
 from kd.files import CONF
+from kd.methods import find_method
 
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
@@ -37,10 +33,7 @@ PREPARED, TRAINED = 0.05, (0.05, 0.1)
 PLACED = "output_dir=FOLDER and study=NAME say where runs lie"
 FROM_CONF = "choices come from conf/; put yours there, as conf/experiment/NAME.yaml"
 KEYS = {  # of Hydra's, that are refused with all below them
-    "hydra.run": PLACED,
-    "hydra.sweep": PLACED,
-    "hydra.output_subdir": PLACED,
-    "hydra.job.chdir": PLACED,
+    **dict.fromkeys(("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir"), PLACED),
     "hydra.searchpath": FROM_CONF,
     "hydra.sweeper.params": "give the values by themselves, as in -m seed=0,1",
 }
@@ -105,31 +98,45 @@ def quote_path(word: str) -> str:
 def check(arguments: list[str]) -> list[str]:
     """Return the same arguments, flags first, as Hydra wants them.
 
-    Each is checked as far as it can be by itself. Of a large sweep, a line says how many runs it
-    holds.
+    Each is checked as far as it can be by itself, and a method of the user's own is imported. Of a
+    large sweep, a line says how many runs it holds.
 
     Raises:
-        UserError: a flag or a word is not available here, or a sweep has no end.
+        UserError: a flag or a word is not available here, a sweep has no end, or the module of a
+            method cannot be imported or holds none.
     """
     arguments = [quote_path(argument) for argument in arguments]
     given = _parser().parse_intermixed_args(arguments)
-    words: list[str] = given.words
+    flags = [argument for argument in arguments if argument not in given.words]
     if given.resolve and given.cfg not in ("job", "all") and not given.help:
         raise UserError("--resolve: goes with --cfg job or --cfg all")
     if given.shell_completion:
         # Only the shell itself asks, and says by COMP_LINE what is to be completed.
         known = "(install|uninstall|query)" if "COMP_LINE" in os.environ else "(install|uninstall)"
-        if not re.fullmatch(f"{known}=(bash|fish|zsh)", " ".join(words)):
+        if not re.fullmatch(f"{known}=(bash|fish|zsh)", " ".join(given.words)):
             raise UserError("--shell-completion: goes with install=SHELL: bash, fish or zsh")
     else:
-        overrides = [_read(word) for word in words]
+        overrides = [_read(word) for word in given.words]
         for override in overrides:
             _check_keys(override)
             _check_choices(override)
         asked = [o.value() for o in overrides if o.key_or_group == "hydra.mode"]
         if given.multirun or "MULTIRUN" in asked:
             _check_sweep(overrides)
-    return [argument for argument in arguments if argument not in words] + words
+    return flags + [_as_choice(word) for word in given.words]
+
+
+def _as_choice(word: str) -> str:
+    """Have Hydra know the methods that ``kd.method=my_package.my_method`` names: ``kd=…`` then."""
+    key, _, value = word.partition("=")
+    names = value.split(",")
+    own = [name for name in names if "." in name]
+    if key not in ("kd", "kd.method") or not own:
+        return word
+    for name in own:
+        defaults = dataclasses.asdict(find_method(name)())
+        ConfigStore.instance().store(group="kd", name=name, node=defaults)
+    return f"kd={value}"
 
 
 def _read(word: str) -> Override:
@@ -147,10 +154,10 @@ def _read(word: str) -> Override:
     return override
 
 
-def _leaves(key: str, value: Value | QuotedString | Sweep) -> Iterator[tuple[str, Any]]:
+def _leaves(key: str, value: Value | types.QuotedString | types.Sweep) -> Iterator[tuple[str, Any]]:
     """Yield the keys that a word gives, each with its value; those within a value too."""
-    plain = value.text if isinstance(value, QuotedString) else value
-    plain = plain.list if isinstance(plain, ChoiceSweep) else plain
+    plain = value.text if isinstance(value, types.QuotedString) else value
+    plain = plain.list if isinstance(plain, types.ChoiceSweep) else plain
     yield key, plain
     if isinstance(plain, dict):
         for name, below in plain.items():
@@ -224,21 +231,21 @@ def _check_sweep(overrides: list[Override]) -> None:
 def _length(override: Override) -> int:
     """Count the values that a word sweeps over; 1 if it does not sweep."""
     value, word = override.value(), shown(override.input_line)
-    if isinstance(value, IntervalSweep):
+    if isinstance(value, types.IntervalSweep):
         raise UserError(f"{word}: has no end; range(START,STOP,STEP) sweeps over an interval")
-    if isinstance(value, RangeSweep):
+    if isinstance(value, types.RangeSweep):
         numbers = value.start or 0, value.stop or 0, value.step
         if not value.step or not all(-math.inf < number < math.inf for number in numbers):
             raise UserError(f"{word}: never ends; give finite numbers, and a step that is not 0")
         start, stop, step = map(Decimal, numbers)
         length = max(0, math.ceil((stop - start) / step))
-    elif isinstance(value, Glob):
+    elif isinstance(value, types.Glob):
         folder = CONF / override.key_or_group
         if not folder.is_dir():
             raise UserError(f"{word}: only choices of a group can be matched, as in kd=glob(*)")
         length = len(value.filter([path.stem for path in folder.glob("*.yaml")]))
     else:
-        length = len(value.list) if isinstance(value, ChoiceSweep) else 1
+        length = len(value.list) if isinstance(value, types.ChoiceSweep) else 1
     if not length:
         raise UserError(f"{word}: holds no value")
     return length

@@ -39,14 +39,8 @@ def help_page(words: Sequence[str]) -> str:
     """What ``--help`` prints: Hydra's own way to it takes as long again as all the rest."""
     with composing():
         cfg = compose_words(words)
-    groups = {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
-    }
-    listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
-    shown = OmegaConf.to_yaml(
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    )
+    groups = {path: sorted(file.stem for file in path.glob("*.yaml")) for path in CONF.iterdir()}
+    listed = [f"{path.name}: {', '.join(groups[path])}" for path in sorted(groups) if groups[path]]
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     page = Template(cfg.hydra.help.template)
-    return page.safe_substitute(APP_CONFIG_GROUPS=listed, CONFIG=shown)
+    return page.safe_substitute(APP_CONFIG_GROUPS="\n".join(listed), CONFIG=OmegaConf.to_yaml(own))

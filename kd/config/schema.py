@@ -9,18 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kd.errors import Value
-from kd.fields import (
-    FOLDER,
-    choice,
-    count,
-    folder,
-    is_path,
-    number,
-    seed,
-    setting,
-    sweepable,
-    sweepable_names,
-)
+from kd.fields import FOLDER, choice, count, folder, is_path, number, seed, setting, sweepable
 from kd.methods.base import Distillation
 from kd.methods.hinton import Hinton
 from kd.models.base import Model, learning_rate
@@ -150,8 +139,3 @@ def relevant(config: Config) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if key not in others and not key.startswith(groups)
     }
-
-
-def sweepable_settings(config: Config) -> set[str]:
-    """Return the settings that may differ between students of one group."""
-    return {*sweepable_names(config), *(f"kd.{name}" for name in sweepable_names(config.kd))}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant, sweepable_settings
+from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant
 from kd.fields import sweepable_names
 from kd.sweeps.job_configs import Job
 from kd.sweeps.plan import Cell, Planned
@@ -179,7 +179,7 @@ def _shared(config: Config, but: tuple[str, ...] = ()) -> str:
 
 def in_common(config: Config) -> dict[str, Any]:
     """The settings that students must have in common to train together."""
-    own = sweepable_settings(config)
+    own = sweepable_names(config)
     return {key: value for key, value in relevant(config).items() if key not in own}
 
 
