@@ -50,7 +50,7 @@ def _explain(error: BaseException) -> str | None:
         )
     if isinstance(error, RecursionError):
         return "a value holds too many others within each other, or itself; give it plainly"
-    if "Config group override must be a string" in str(error):  # a bare ValueError of Hydra's
+    if re.match(r"Config group override .*must be a string", str(error)):  # Hydra's, a ValueError
         return "a group takes the name of one of its choices, as in data=mnist; see --help"
     if type(error).__module__.startswith(("hydra.", "omegaconf.")):
         return _explain_hydra(error)

@@ -94,6 +94,8 @@ ODD = [
     ),
     ("hydra.launcher=null", HYDRA),
     ("~hydra.launcher", HYDRA),
+    ("~stage=9", "a group takes the name of one of its choices"),
+    ("~kd=1.5", "a group takes the name of one of its choices"),
     ("+x._target_=os.mkdir", "x: no such key"),
     ("+model._target_=os.mkdir", "model._target_: no such key"),
     ("-m +hydra.sweeper.params={hydra.run.dir:v}", "give the values by themselves"),
