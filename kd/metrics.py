@@ -25,8 +25,7 @@ def ensemble_logits(member_logits: Tensor) -> Tensor:
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Share of samples on which student and teacher name the same class, in [0, 1]."""
-    teacher = _single(teacher_logits).argmax(dim=-1)
-    return (student_logits.argmax(dim=-1) == teacher).double().mean()
+    return accuracy(student_logits, _single(teacher_logits).argmax(dim=-1))
 
 
 def predictive_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -124,10 +124,8 @@ def _read_torchvision(dataset: str, folder: str, download: bool = False) -> list
         raise UserError(f"data.dataset={dataset}: torchvision.datasets has no such class")
     try:
         parts = [cls(folder, train=train, download=download) for train in (True, False)]
-        return [
-            (torch.as_tensor(part.data).numpy(), torch.as_tensor(part.targets).numpy())
-            for part in parts
-        ]
+        as_arrays = [map(torch.as_tensor, (part.data, part.targets)) for part in parts]
+        return [(images.numpy(), labels.numpy()) for images, labels in as_arrays]
     except Exception as error:  # each class has its own ways to fail
         reason = " ".join(str(error).split()) or "damaged files"
         raise UserError(f"data.dir={folder}: {dataset} cannot be read: {reason}") from error

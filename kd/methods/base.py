@@ -62,8 +62,7 @@ class Distillation(ABC):
 
     def __post_init__(self) -> None:
         """Name the method after its module."""
-        module = type(self).__module__
-        self.method = self.method or module.removeprefix(f"{__package__}.")
+        self.method = self.method or type(self).__module__.removeprefix(f"{__package__}.")
 
     @abstractmethod
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ class LogitStd(Distillation):
 
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """``term_weight · logit_std_kd_loss``."""
-        loss = logit_std_kd_loss(student.logits, teacher.logits, self.T)
-        return self.term_weight * loss
+        return self.term_weight * logit_std_kd_loss(student.logits, teacher.logits, self.T)
 
 
 def logit_std_kd_loss(student_logits: Tensor, teacher_logits: Tensor, T: float) -> Tensor:

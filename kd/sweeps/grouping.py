@@ -9,8 +9,8 @@ from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant
 from kd.fields import sweepable_names
 from kd.sweeps.job_configs import Job
 from kd.sweeps.plan import Cell, Planned
-from kd.training import unfinished
 from kd.training.memory import student_bytes
+from kd.training.unfinished import digest, has_state, version
 
 # Why the jobs of other networks run one by one: convolutions in a stack are grouped convolutions,
 # which take a CPU longer than one network after another. benchmarks/sweep.py teachers measures it.
@@ -113,10 +113,9 @@ def _why_apart(config: Config) -> str | None:
 def _usable(planned: Planned, lead: Job) -> bool:
     """Whether a group of an earlier attempt is one that these settings would make now."""
     config = lead.config
-    same = (planned.common, planned.version) == (common_digest(config), unfinished.version())
+    same = (planned.common, planned.version) == (common_digest(config), version())
     size = planned.group_mb == config.trainer.group_mb
-    begun = size or unfinished.has_state(lead.study, planned.name)
-    return same and begun and not config.overwrite
+    return same and (size or has_state(lead.study, planned.name)) and not config.overwrite
 
 
 def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]:
@@ -124,8 +123,7 @@ def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
     groups, apart, config = [], {}, lead.config
     by_student: dict[tuple[int, Cell], list[Job]] = {}
     for job in jobs:
-        student = job.config.seed, cell_of(job.config, config)
-        by_student.setdefault(student, []).append(job)
+        by_student.setdefault((job.config.seed, cell_of(job.config, config)), []).append(job)
     limit = config.trainer.group_mb * 2**20
     for seeds, cells in _grids(by_student, student_bytes(config), limit):
         members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
@@ -136,7 +134,7 @@ def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
                 seeds=tuple(seeds),
                 cells=tuple(cells),
                 runs=tuple(job.name for job in members),
-                version=unfinished.version(),
+                version=version(),
             )
             groups.append(Group(planned, lead, members))
         elif len(by_student) == 1:
@@ -185,7 +183,7 @@ def in_common(config: Config) -> dict[str, Any]:
 
 def common_digest(config: Config) -> str:
     """What stands for :func:`in_common` in a plan."""
-    return unfinished.digest(in_common(config))
+    return digest(in_common(config))
 
 
 def _grids(

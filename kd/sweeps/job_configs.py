@@ -123,8 +123,7 @@ def copying(loader: ConfigLoader) -> Compose:
         composite = isinstance(override.value(), dict | list)
         if changes or composite or override.package is not None or override.is_hydra_override():
             return override, "other"
-        chosen = loader.get_group_options(override.key_or_group)
-        return override, "choice" if chosen else "value"
+        return override, "choice" if loader.get_group_options(override.key_or_group) else "value"
 
     def load(master_config: DictConfig, words: list[str]) -> DictConfig:
         readings = [read(word) for word in words]

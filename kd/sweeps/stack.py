@@ -154,8 +154,7 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
         if kd is None:
             return cross_entropy(logits, own["labels"])
         teacher = Outputs(own["logits"], own.get("hidden"))
-        numbered = replace(kd, **own["numbers"])
-        term = numbered.term(Outputs(logits, hidden), teacher, own["labels"])
+        term = replace(kd, **own["numbers"]).term(Outputs(logits, hidden), teacher, own["labels"])
         return weighted_loss(logits, own["labels"], term, own["loss_weights"])
 
     def objective(

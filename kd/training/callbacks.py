@@ -76,14 +76,6 @@ class ShowProgress(Checkpoint):
         self.every = every
         self.bar: Progress | None = None
 
-    def line(self, module: Bookkeeper, epochs: int) -> str:
-        """How the epoch went."""
-        epoch, row = len(module.history), module.history[-1]
-        if module.students == 1:
-            return epoch_line(module.rows(0)[-1], epoch, epochs)
-        best = max(row["val/acc"])
-        return f"epoch {epoch}/{epochs}  {module.students} students  best val acc {best:.4f}"
-
     def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Put up the bar."""
         console = Console(stderr=True)
@@ -104,7 +96,11 @@ class ShowProgress(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Say how the epoch went."""
-        said = self.line(pl_module, trainer.max_epochs or 0)
+        epoch, epochs, students = len(pl_module.history), trainer.max_epochs, pl_module.students
+        said = epoch_line(pl_module.rows(0)[-1], epoch, epochs or 0)
+        if students > 1:
+            best = max(pl_module.history[-1]["val/acc"])
+            said = f"epoch {epoch}/{epochs}  {students} students  best val acc {best:.4f}"
         log.log(logging.DEBUG if self.bar else logging.INFO, said)
         if self.bar:
             self.bar.update(self.task, description=said)

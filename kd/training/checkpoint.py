@@ -73,8 +73,7 @@ def load_checkpoint(path: Path, split: str | None = None) -> Network:
         raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
     content = _read(path)
     try:
-        shape = _model_settings(content["model"])
-        network = build_model(shape, seed=0)
+        network = build_model(_model_settings(content["model"]), seed=0)
         network.load_state_dict(content["state_dict"], strict=True)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(

@@ -17,7 +17,6 @@ def set_up_logging(level: int) -> None:
     console = logging.StreamHandler(sys.stdout)
     console.set_name("kd")
     console.setLevel(level)
-    console.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(console)
     logging.getLogger("kd").setLevel(logging.DEBUG)
     logging.captureWarnings(True)

@@ -76,15 +76,11 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     data.setup()
     if config.stage != "distill":
         return Material(accelerator, data, [])
-    shared = ["data", "output_dir=", "trainer.max_epochs="]
+    shared = ("data", "output_dir=", "trainer.max_epochs=")
     if not config.data.augment.active:  # views are the student's matter, and who brings them
-        shared.append("+experiment=")
-    words = [
-        word
-        for word in words
-        if word.startswith(tuple(shared)) and not word.startswith("data.augment")
-    ]
-    teachers = find_teacher(config, data.fingerprint, words)
+        shared += ("+experiment=",)
+    told = [w for w in words if w.startswith(shared) and not w.startswith("data.augment")]
+    teachers = find_teacher(config, data.fingerprint, told)
     teacher = load_teacher(teachers, data.fingerprint)
     check_method(config, teacher)
     return Material(accelerator, data, teachers, teacher)

@@ -114,8 +114,7 @@ def check_method(config: Config, teacher: nn.Module) -> None:
     if kd.needs_maps and len(student.maps) != len(theirs.maps):
         raise UserError(
             f"model.channels={config.model.shape().get('channels')}: kd.method={kd.method} "
-            "compares block by "
-            f"block with the teacher's {len(theirs.maps)}"
+            f"compares block by block with the teacher's {len(theirs.maps)}"
         )
     if kd.needs_hidden and theirs.hidden is None:
         raise UserError(
@@ -143,8 +142,7 @@ def teacher_outputs(teacher: nn.Module, data: MNISTDataModule, hidden: bool) -> 
     """
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
-    batches = Batches(data.pool, everything, EVAL_BATCH)
-    seen = [frozen.see(images) for images, _, _ in batches]
+    seen = [frozen.see(images) for images, _, _ in Batches(data.pool, everything, EVAL_BATCH)]
     representations = torch.cat([outputs.hidden for outputs in seen]) if hidden else None
     outputs = Outputs(torch.cat([outputs.logits for outputs in seen]), representations)
     if not outputs.logits.isfinite().all():

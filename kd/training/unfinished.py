@@ -31,8 +31,7 @@ def digest(value: Any) -> str:
 @functools.cache
 def version() -> str:
     """A digest of what rounding depends on besides the settings: this package's code, and torch."""
-    code = [file_hash(path) for path in sorted(PACKAGE.rglob("*.py"))]
-    return digest([code, torch.__version__])
+    return digest([[*map(file_hash, sorted(PACKAGE.rglob("*.py")))], torch.__version__])
 
 
 def below_study(directory: Path) -> str:
