@@ -183,12 +183,12 @@ def train_together(group: grouping.Group, jobs: Sequence[Job], console: Console)
                 raise failed from error
             for job in members:
                 job.put_off(failed)
-            return
-        let_train_apart(members, error)
-        console.print(f"{len(members)} runs train alone: {members[0].apart}", markup=False)
-        return
-    for job, share in zip(members, shares, strict=True):
-        job.share = share
+        else:
+            let_train_apart(members, error)
+            console.print(f"{len(members)} runs train alone: {members[0].apart}", markup=False)
+    else:
+        for job, share in zip(members, shares, strict=True):
+            job.share = share
 
 
 def lock_members(jobs: Iterable[Job]) -> list[Job]:
@@ -196,15 +196,14 @@ def lock_members(jobs: Iterable[Job]) -> list[Job]:
     members = []
     for job in jobs:
         try:
-            lock = run_folder.hold(job.directory)
+            job.lock = run_folder.hold(job.directory)
         except run_folder.Busy as error:
             job.put_off(error)
             continue
         if run_folder.is_complete(job.directory) and not job.config.overwrite:
-            lock.release()  # another process has been faster: the run is skipped
-            continue
-        job.lock = lock
-        members.append(job)
+            job.lock.release()  # another process has been faster: the run is skipped
+        else:
+            members.append(job)
     return members
 
 
@@ -217,7 +216,6 @@ def let_train_apart(members: Sequence[Job], error: Exception) -> None:
     for job in members:
         job.apart = f"the group of {len(members)} failed: {reason}"
         job.lock.release()
-        job.lock = None
 
 
 def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
@@ -244,9 +242,8 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
 
 def out_of_memory(error: Exception, members: Sequence[Job], group: grouping.Group) -> UserError:
     """What to say of a group that the memory has no room for, and how to go on."""
-    what = f"out of memory in a group of {len(members)} students"
-    if isinstance(error, UserError):
-        what = str(error)
+    said = f"out of memory in a group of {len(members)} students"
+    what = str(error) if isinstance(error, UserError) else said
     size = f"trainer.group_mb (it is {members[0].config.trainer.group_mb})"
     how = f"give a smaller {size}"
     if has_state(members[0].study, group.planned.name):  # which has its size

@@ -62,12 +62,9 @@ def read(study: Path) -> list[Planned]:
 
 
 def _parse(entry: dict[str, Any]) -> Planned:
-    texts = {key: entry[key] for key in ("common", "version")}
-    seeds, runs = tuple(map(int, entry["seeds"])), tuple(map(str, entry["runs"]))
-    cells = tuple(tuple((str(key), value) for key, value in cell) for cell in entry["cells"])
-    if not all(isinstance(text, str) for text in texts.values()) or not seeds or not cells:
-        raise ValueError("a group's entry is malformed")
-    return Planned(group_mb=int(entry["group_mb"]), seeds=seeds, cells=cells, runs=runs, **texts)
+    cells = tuple(tuple((key, value) for key, value in cell) for cell in entry["cells"])
+    known: Any = {"seeds": tuple(entry["seeds"]), "runs": tuple(entry["runs"]), "cells": cells}
+    return Planned(**entry | known)
 
 
 @contextlib.contextmanager
@@ -111,18 +108,14 @@ def tidy(study: Path) -> None:
         return
     with _editing(study) as plan:
         for group in list(plan):
-            complete = all(is_complete(study / run) for run in group.runs)
+            complete = ended(study, group)
             if not (complete or group.version != version()) or _in_use(study, group):
                 continue
             plan.remove(group)
             forget(study, group.name)
             if not complete:
-                log.warning(
-                    "%s: %d students of other code or another torch were in training; removed, "
-                    "they start anew",
-                    folder / group.name,
-                    len(group.seeds) * len(group.cells),
-                )
+                said = "%s: %d students of other code or another torch were in training; removed"
+                log.warning(said, folder / group.name, len(group.seeds) * len(group.cells))
         for name in PLANS:
             remove_leftovers(folder / name)
         known = {group.name for group in plan}
@@ -143,7 +136,7 @@ def _in_use(study: Path, group: Planned) -> bool:
     return False
 
 
-def ended(study: Path, group: Planned, handled: Sequence[Path]) -> bool:
+def ended(study: Path, group: Planned, handled: Sequence[Path] = ()) -> bool:
     """Whether nothing is left to do for a group: its runs are complete, or were ``handled``."""
     done = {below_study(directory) for directory in handled}
     return all(run in done or is_complete(study / run) for run in group.runs)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from kd.config.schema import Config, flatten, relevant
-from kd.errors import UserError
+from kd.errors import UserError, shown
 from kd.files import file_hash, lock, remove_leftovers, replacing
 
 log = logging.getLogger(__name__)
@@ -64,24 +64,19 @@ def read_metrics(directory: Path) -> dict[str, Any] | None:
 def malformed(content: Any) -> str | None:
     """What of a run's metrics is not as it must be, in words; None where all is well."""
     if not isinstance(content, dict):
-        return f"holds {_shortly(content)}, no metrics"
+        return f"holds {shown(json.dumps(content))}, no metrics"
     for key, value in content.items():
         if not isinstance(value, PLAIN):
-            return f"{key} is {_shortly(value)}, not a plain value"
+            return f"{key} is {shown(json.dumps(value))}, not a plain value"
         if key.startswith("data/augment/") and not FIGURE[0](value):
-            return f"{key} is {_shortly(value)}, not {FIGURE[1]}"
+            return f"{key} is {shown(json.dumps(value))}, not {FIGURE[1]}"
     stage = content.get("stage")
     for key, (fits, allowed) in (FORM | (DISTILLED if stage == "distill" else ALONE)).items():
         if key not in content:
             return f"has no {key}"
         if not fits(content[key]):
-            return f"{key} is {_shortly(content[key])}, not {allowed}"
+            return f"{key} is {shown(json.dumps(content[key]))}, not {allowed}"
     return None
-
-
-def _shortly(value: Any) -> str:
-    said = json.dumps(value)
-    return said if len(said) <= 40 else f"{said[:40]}…"
 
 
 def _between(low: float, high: float) -> Callable[[Any], bool]:
@@ -99,25 +94,17 @@ NOTHING = (lambda v: v is None), "null"
 # What readers of a run's metrics rely on.
 FORM = {
     "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
-    "seed": COUNT,
+    **dict.fromkeys(("seed", "epochs"), COUNT),
     "data/fingerprint": TEXT,
-    "epochs": COUNT,
-    "val/acc": SHARE,
-    "test/acc": SHARE,
-    "test/loss": FIGURE,
-    "test/ece": FIGURE,
-    "time/fit_s": FIGURE,
+    **dict.fromkeys(("val/acc", "test/acc"), SHARE),
+    **dict.fromkeys(("test/loss", "test/ece", "time/fit_s"), FIGURE),
 }
 DISTILLED = {
-    "teacher/checkpoint": TEXT,
-    "teacher/sha256": TEXT,
-    "kd/method": TEXT,
-    "kd/T": FIGURE,
-    "kd/alpha": SHARE,
-    "fidelity/agreement": SHARE,
-    "fidelity/kl": FIGURE,
+    **dict.fromkeys(("teacher/checkpoint", "teacher/sha256", "kd/method"), TEXT),
+    **dict.fromkeys(("kd/T", "fidelity/kl"), FIGURE),
+    **dict.fromkeys(("kd/alpha", "fidelity/agreement"), SHARE),
 }
-ALONE = {"teacher/checkpoint": NOTHING, "teacher/sha256": NOTHING}
+ALONE = dict.fromkeys(("teacher/checkpoint", "teacher/sha256"), NOTHING)
 
 
 def has_runs(study: Path) -> bool:
