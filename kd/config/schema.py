@@ -105,16 +105,9 @@ class Config:
     teacher: Teacher = field(default_factory=Teacher)
 
 
-# The settings that say where things lie or what to do with them: no result depends on them.
-NOT_RELEVANT = {
-    "study",
-    "output_dir",
-    "overwrite",
-    "keep_epochs",
-    "data.dir",
-    "data.files",
-    "trainer.group_mb",
-}
+# No result depends on the settings that say where things lie or what to do with them.
+_WHERE = {"study", "output_dir", "data.dir", "data.files"}
+NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
 
 
 def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:

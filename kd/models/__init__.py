@@ -5,29 +5,15 @@ modules at the top of ``kd``; importing it loads no torch.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kd._startup import exports
 from kd.fields import choose, find_settings, modules_of
 from kd.models.base import CLASSES, IMAGE_SHAPE, Model
 
-if TYPE_CHECKING:
-    from kd.models.network import Ensemble, Network, build_model, count_parameters
-
-__all__ = [
-    "CLASSES",
-    "IMAGE_SHAPE",
-    "MODELS",
-    "Ensemble",
-    "Model",
-    "Network",
-    "build_model",
-    "count_parameters",
-    "find_model",
-]
-
-_TORCH = ("Ensemble", "Network", "build_model", "count_parameters")
-__getattr__ = exports(__name__, dict.fromkeys(_TORCH, "network"))
+_OF_NETWORK = ("Ensemble", "Network", "build_model", "count_parameters")
+__all__ = ["CLASSES", "IMAGE_SHAPE", "MODELS", "Model", "find_model", *_OF_NETWORK]
+__getattr__ = exports(__name__, dict.fromkeys(_OF_NETWORK, "network"))
 
 MODELS: dict[str, type[Model]] = {
     name: find_settings(f"{__name__}.{name}", Model, f"model.name={name}")

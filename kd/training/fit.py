@@ -116,13 +116,8 @@ def train(
 
 def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
     """What a trained module has to give of one of its students."""
-    return Trained(
-        weights=module.weights_kept(student),
-        epoch=module.epoch_kept(student),
-        rows=module.rows(student),
-        seconds=module.seconds() / module.students,
-        curves=curves,
-    )
+    kept = module.weights_kept(student), module.epoch_kept(student)
+    return Trained(*kept, module.rows(student), module.seconds() / module.students, curves)
 
 
 def make_module(config: Config, material: Material) -> Classifier:
