@@ -7,10 +7,10 @@ top of kd; never kd.sweeps.
 from kd._startup import exports
 
 _MODULES = {
-    "Cell": "cells",
+    "Cell": "study",
     "Comparison": "stats",
-    "Method": "cells",
-    "Run": "runs",
+    "Method": "study",
+    "Run": "evaluation",
     "Study": "study",
     "Verdict": "stats",
     "build_report": "build",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd.config.schema import Config
 from kd.errors import UserError
-from kd.report import comparison, notes, sections
+from kd.report import comparison, sections
 from kd.report.page import Section, one_line, write_page
 from kd.report.study import Study, load_study
 from kd.training.logging import set_up_logging
@@ -16,7 +16,7 @@ from kd.training.run_folder import remove_empty
 log = logging.getLogger(__name__)
 
 SECTIONS: list[Callable[[Study, Config], list[Section]]] = [
-    comparison.show_verdict, notes.show_left_out, sections.show_talk, comparison.show_methods,
+    comparison.show_verdict, comparison.show_left_out, sections.show_talk, comparison.show_methods,
     comparison.show_maps, sections.show_curves, sections.show_classes, sections.show_calibration,
     sections.show_disagreements, sections.show_costs, sections.show_runs,
 ]  # fmt: skip

@@ -1,5 +1,9 @@
-"""The sections of the report that compare distilled students with the student alone."""
+"""The sections of the report that compare distilled students with the student alone.
 
+With the verdict comes what else a reader must know: what is missing, has changed, or is left out.
+"""
+
+import shlex
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -7,13 +11,13 @@ import pandas as pd
 
 from kd.config.schema import Config
 from kd.report import figures, stats
-from kd.report.cells import Cell, views_of
-from kd.report.evaluation import measure_fidelity, scoring_teacher
-from kd.report.notes import list_notes
+from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section
-from kd.report.runs import Run, mean_metric
-from kd.report.study import Study
-from kd.report.teachers import hash_if_readable
+from kd.report.study import Cell, Method, Study, hash_if_readable, teacher_checkpoints, views_of
+
+# The beginnings of the words of a distillation's command that its student alone does not share.
+NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
+NOT_SHARED += ("keep_epochs=", "data.augment", "hydra")
 
 
 def show_verdict(study: Study, config: Config) -> list[Section]:
@@ -50,14 +54,10 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
     parts = []
     if views := views_of(next(iter(chosen.runs.values()))):
         plain = [run for seed, run in chosen.method.plain.items() if seed in chosen.runs]
-        has = (
-            f"has {100 * mean_metric(plain, 'test/acc'):.2f} %"
-            if plain
-            else "is not there to compare"
-        )
+        accuracy = f"has {100 * mean_metric(plain, 'test/acc'):.2f} %" if plain else ""
         parts.append(
             f"Its student alone sees the same views of the images ({', '.join(views)}); the one "
-            f"that sees them as they are {has}."
+            f"that sees them as they are {accuracy or 'is not there to compare'}."
         )
     considered = {cell.method for cell in stats.eligible(study.comparisons)}
     ignored = [method.label for method in study.methods if method not in considered]
@@ -79,6 +79,79 @@ def compare_networks(distilled: Run, control: Run) -> str:
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
         f"interval over test images {100 * low:+.2f} to {100 * high:+.2f} points."
     )
+
+
+def list_notes(study: Study, config: Config) -> list[str]:
+    """List what stands in the way of an answer, and what to do about it."""
+    notes = []
+    for sha256, paths in study.changed.items():
+        count = sum(sha256 in {s for _, s in teacher_checkpoints(run)} for run in study.runs)
+        notes.append(
+            f"Note: the teacher has changed. {paths[0]} is gone or is no longer the network "
+            f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
+            "divergence from it cannot be measured anew: put it back, or train these runs again "
+            "with overwrite=true, or all in a study of their own (study=NEW)."
+        )
+    unpaired: dict[str, list[Method]] = {}
+    for method in study.methods:
+        if method.unpaired:
+            unpaired.setdefault(control_command(study, method, config), []).append(method)
+    for command, methods in unpaired.items():
+        of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
+        seeds = ", ".join(map(str, methods[0].unpaired))
+        notes.append(
+            f"Seeds{of} without a student alone: {seeds}; run {command} "
+            "(only seeds in common are compared)."
+        )
+    if study.incomplete:
+        notes.append(
+            f"{count_runs(len(study.incomplete))} not complete: {', '.join(study.incomplete)}."
+        )
+    if study.not_compared:
+        notes.append(
+            f"Distilled runs with other settings are listed, not compared: {study.not_compared}."
+        )
+    if study.refused:
+        notes.append(f"{count_runs(len(study.refused))} left out; which and why is listed below.")
+    return notes
+
+
+def count_runs(count: int) -> str:
+    """Subject and verb of a sentence about some runs."""
+    return "1 run is" if count == 1 else f"{count} runs are"
+
+
+def control_command(study: Study, method: Method, config: Config) -> str:
+    """Build the command that trains the controls which a method lacks."""
+    run = next(iter(study.cells_of(method)[0].runs.values()))
+    words = ["python", "train.py", "-m", "stage=student"]
+    words.append("seed=" + ",".join(map(str, method.unpaired)))
+    words += shared_words(run)
+    words += [f"data.augment.{key}={value:g}" for key, value in views_of(run).items()]
+    if config.study != "main":
+        words.append(f"study={config.study}")
+    if config.output_dir != "outputs":
+        words.append(f"output_dir={config.output_dir}")
+    return shlex.join(words)
+
+
+def shared_words(run: Run) -> list[str]:
+    """The words of a distilled run's command that its student alone shares, if they are known."""
+    words = run.read_hydra("overrides.yaml")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return []
+    # An experiment may bring the views along, which the command names by themselves.
+    own = (*NOT_SHARED, "+experiment=") if views_of(run) else NOT_SHARED
+    return [word for word in words if not word.startswith(own)]
+
+
+def show_left_out(study: Study, config: Config) -> list[Section]:
+    """The runs that cannot be used, and why."""
+    if not study.refused:
+        return []
+    table = pd.DataFrame(study.refused.items(), columns=["run", "reason"])
+    text = "No number in this report counts these runs."
+    return [Section("left_out", "Left out", text, table=table)]
 
 
 def cell_to_show(study: Study) -> Cell:
@@ -242,7 +315,7 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
     row: dict[str, Any] = {"seeds": accuracy.n} | interval_columns("test_accuracy", accuracy)
     row["validation_accuracy"] = mean_metric(runs, "val/acc")
     scores = [
-        measure_fidelity(run, teacher) for run in runs if (teacher := scoring_teacher(run, study))
+        measure_fidelity(run, teacher) for run in runs if (teacher := study.scoring_teacher(run))
     ]
     if len(scores) == len(runs):
         row |= pd.DataFrame(scores)[["agreement", "kl"]].mean().to_dict()

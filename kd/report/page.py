@@ -83,17 +83,16 @@ def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
                 board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
                 (folder / f"{section.slug}.png").write_bytes(drawn.getvalue())
                 section.image = base64.b64encode(drawn.getvalue()).decode()
-            own = {} if section.table is None else {section.slug: section.table}
-            for name, table in {**section.files, **own}.items():
-                table.replace([math.inf, -math.inf], math.nan).to_csv(
-                    folder / f"{name}.csv", index=False
-                )
-    environment = Environment(
+            for name, table in {**section.files, section.slug: section.table}.items():
+                if table is not None:
+                    finite = table.replace([math.inf, -math.inf], math.nan)
+                    finite.to_csv(folder / f"{name}.csv", index=False)
+    templates = Environment(
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"readable": format_value, "markdown": escape_markdown}
-    for template, name in (("report.html", "index.html"), ("report.md", "report.md")):
-        text = environment.get_template(template).render(sections=sections, study=study)
+    templates.filters |= {"readable": format_value, "markdown": escape_markdown}
+    for name in ("index.html", "report.md"):
+        text = templates.get_template(name).render(sections=sections, study=study)
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -15,8 +15,8 @@ from kd.data.pool import Pool, load_pool
 from kd.errors import UserError
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student
+from kd.report.evaluation import Run
 from kd.report.page import Section
-from kd.report.runs import Run
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
 
@@ -118,7 +118,7 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     if study.teacher is None or not students:
         return [Section("digits", title, "Needs a teacher and a student.")]
     ((name, student),) = students.items()
-    if evaluation.scoring_teacher(student, study) is None:
+    if study.scoring_teacher(student) is None:
         text = "The teacher has changed, or was tested on other images than the student."
         return [Section("digits", title, text)]
     _, labels, indices = student.predictions
@@ -189,12 +189,12 @@ def show_runs(study: Study, config: Config) -> list[Section]:
     for run in study.runs:
         classes[run.name] = evaluation.per_class(run.predictions)
         matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
-        rows.append(evaluation.summarise_run(run, classes[run.name], study))
+        rows.append(summarise_run(run, classes[run.name], study))
         run.forget_predictions()  # those of a large study need not all stay in memory
     fidelity = "no teacher, so no fidelity"
     if study.teacher is not None:
         fidelity = f"fidelity is to {study.teacher.name}"
-        if study.checkpoints.changed:
+        if study.changed:
             fidelity += ", and of students whose own teacher has changed there is none"
     text = (
         f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}. per_class.csv has the figures by "
@@ -209,6 +209,22 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         Section("runs", "All runs", text, table=pd.DataFrame(rows), files=files),
         Section("settings", "Their settings", settings, table=varying_settings(study.frame())),
     ]
+
+
+def summarise_run(run: Run, classes: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """One row of the table of all runs; ``classes`` is the run's :func:`per_class`."""
+    teacher = study.scoring_teacher(run)
+    row = {
+        "run": run.name,
+        "test_accuracy": run.metrics["test/acc"],
+        "test_nll": run.metrics["test/loss"],
+        "test_ece": run.metrics["test/ece"],
+        "macro_f1": classes.loc["macro avg", "f1-score"],
+        "validation_accuracy": run.metrics["val/acc"],
+        "epochs": run.metrics["epochs"],
+        "fit_s": run.metrics["time/fit_s"],
+    }
+    return row | (evaluation.measure_fidelity(run, teacher) if teacher else {})
 
 
 def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:

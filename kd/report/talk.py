@@ -8,10 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from kd.report.cells import Cell
-from kd.report.evaluation import confused_pairs, confusion, per_class
-from kd.report.runs import Run, mean_metric
-from kd.report.study import Study
+from kd.report.evaluation import Run, confused_pairs, confusion, mean_metric, per_class
+from kd.report.study import Cell, Study
 
 TEACHER, STUDENT = 98.4, 96.3
 CELLS = "95.7 to 96.8 %"
