@@ -104,34 +104,30 @@ def list_notes(study: Study, config: Config) -> list[str]:
             "(only seeds in common are compared)."
         )
     if study.incomplete:
-        notes.append(
-            f"{count_runs(len(study.incomplete))} not complete: {', '.join(study.incomplete)}."
-        )
+        notes.append(f"{count_runs(study.incomplete)} not complete: {', '.join(study.incomplete)}.")
     if study.not_compared:
         notes.append(
             f"Distilled runs with other settings are listed, not compared: {study.not_compared}."
         )
     if study.refused:
-        notes.append(f"{count_runs(len(study.refused))} left out; which and why is listed below.")
+        notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")
     return notes
 
 
-def count_runs(count: int) -> str:
+def count_runs(runs: Collection[Any]) -> str:
     """Subject and verb of a sentence about some runs."""
-    return "1 run is" if count == 1 else f"{count} runs are"
+    return "1 run is" if len(runs) == 1 else f"{len(runs)} runs are"
 
 
 def control_command(study: Study, method: Method, config: Config) -> str:
     """Build the command that trains the controls which a method lacks."""
     run = next(iter(study.cells_of(method)[0].runs.values()))
-    words = ["python", "train.py", "-m", "stage=student"]
-    words.append("seed=" + ",".join(map(str, method.unpaired)))
-    words += shared_words(run)
+    seeds = ",".join(map(str, method.unpaired))
+    words = ["python", "train.py", "-m", "stage=student", f"seed={seeds}", *shared_words(run)]
     words += [f"data.augment.{key}={value:g}" for key, value in views_of(run).items()]
-    if config.study != "main":
-        words.append(f"study={config.study}")
-    if config.output_dir != "outputs":
-        words.append(f"output_dir={config.output_dir}")
+    for key, usual in {"study": "main", "output_dir": "outputs"}.items():
+        if (value := getattr(config, key)) != usual:
+            words.append(f"{key}={value}")
     return shlex.join(words)
 
 
@@ -154,16 +150,11 @@ def show_left_out(study: Study, config: Config) -> list[Section]:
     return [Section("left_out", "Left out", text, table=table)]
 
 
-def cell_to_show(study: Study) -> Cell:
-    """The cell that validation chooses, of any method; the first if it cannot choose."""
-    return study.verdict.chosen or study.cells[0]
-
-
 def chosen_student(study: Study) -> dict[str, Run]:
     """The distilled student that validation chooses, of its lowest seed, by its label."""
     if not study.cells:
         return {}
-    cell = cell_to_show(study)
+    cell = study.verdict.chosen or study.cells[0]
     return {f"distilled ({cell_label(study, cell)})": cell.runs[min(cell.runs)]}
 
 
@@ -189,30 +180,32 @@ def tabulate_cells(cells: dict[Cell, stats.Comparison]) -> pd.DataFrame:
     )
 
 
-def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Arrange a column by temperature (down) and alpha (across)."""
-    return table.pivot(index="T", columns="alpha", values=column)
-
-
 def show_maps(study: Study, config: Config) -> list[Section]:
-    """T × alpha maps of accuracy, paired gain, agreement and KL, and their numbers as a table."""
+    """T × alpha maps of accuracy, paired gain, agreement and KL, and their numbers as a table.
+
+    Agreement and KL are those that the runs recorded with their own teachers.
+    """
     if not study.cells:
         return []
-    method = cell_to_show(study).method
-    table = tabulate_cells({cell: study.comparisons[cell] for cell in study.cells_of(method)})
+    method = (study.verdict.chosen or study.cells[0]).method
+    cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
+    table = tabulate_cells(cells)
+    maps: Any = table.pivot(index="T", columns="alpha")
     mean = f"{method.label}: mean" if len(study.methods) > 1 else "Mean"
+    text = f"{mean} of {format_seeds(cells)}, in %. The table has the 95 % intervals over seeds."
+    accuracy = figures.draw_heat_map(100 * maps["test_accuracy"], "Test accuracy", "%")
+    alt = "Heat map of test accuracy: its numbers are in the table below it"
+    title = "Agreement with the teacher"
+    agreement = figures.draw_heat_map(100 * maps["agreement"], title, "%")
+    same = "Share of test images on which student and teacher name the same digit, in %."
+    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}")
+    near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
+    whose = "The teacher is the run's own, as it was when it taught."
     return [
-        Section(
-            "accuracy",
-            "Test accuracy by temperature and alpha",
-            f"{mean} of {format_seeds(study.cells_of(method))}, in %. The table has the 95 % "
-            "intervals over seeds.",
-            figures.draw_heat_map(100 * pivot(table, "test_accuracy"), "Test accuracy", "%"),
-            "Heat map of test accuracy: its numbers are in the table below it",
-            table,
-        ),
+        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, table),
         map_gains(table),
-        *map_fidelity(table),
+        Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
+        Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
     ]
 
 
@@ -230,34 +223,17 @@ def map_gains(table: pd.DataFrame) -> Section:
     if compared.empty:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
-    text = (
-        "Points of test accuracy over the student alone of the same seed. Numbers in brackets are "
-        "not significant (Holm, 5 %)."
-    )
+    text = "Points of test accuracy over the student alone of the same seed."
+    text += " Numbers in brackets are not significant (Holm, 5 %)."
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
-    gains = 100 * pivot(compared, "gain")
-    doubtful = pivot(compared, "p_holm") >= 0.05  # false for NaN, which a control has
-    figure = figures.draw_heat_map(
-        gains, "Gain over the student alone", "points", "{:+.2f}", doubtful, centred=True
-    )
+    maps: Any = compared.pivot(index="T", columns="alpha")
+    doubtful = maps["p_holm"] >= 0.05  # false for NaN, which a control has
+    name = "Gain over the student alone"
+    figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful, True)
     low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
     alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
     return Section("gain", title, text, figure, alt)
-
-
-def map_fidelity(table: pd.DataFrame) -> list[Section]:
-    """Map the agreement and KL that the runs recorded with their own teachers."""
-    whose = "The teacher is the run's own, as it was when it taught."
-    same = "Share of test images on which student and teacher name the same digit, in %."
-    near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
-    title = "Agreement with the teacher"
-    agreement = figures.draw_heat_map(100 * pivot(table, "agreement"), title, "%")
-    kl = figures.draw_heat_map(pivot(table, "kl"), "KL to the teacher", "nats", "{:.3f}")
-    return [
-        Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
-        Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
-    ]
 
 
 def show_methods(study: Study, config: Config) -> list[Section]:
@@ -285,11 +261,9 @@ def show_methods(study: Study, config: Config) -> list[Section]:
         for views, runs in controls_by_views(study).items()
     ]
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
-    text = (
-        "Each method is shown at the temperature and alpha that validation chooses. The gain is "
-        "test accuracy less that of the student alone of the same seeds and views. p is corrected "
-        "over all cells of all methods (Holm)."
-    )
+    text = "Each method is shown at the temperature and alpha that validation chooses."
+    text += " The gain is test accuracy less that of the student alone of the same seeds and views."
+    text += " p is corrected over all cells of all methods (Holm)."
     if study.teacher is not None:
         text += f" Agreement and KL are to {study.teacher.name}."
     if "own_kl" in table:
