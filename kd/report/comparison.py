@@ -163,19 +163,19 @@ def interval_columns(name: str, found: stats.Estimate, prefix: str = "") -> dict
     return {name: found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
 
 
+def own_fidelity(runs: Collection[Run], prefix: str = "") -> dict[str, float]:
+    """The means that the runs recorded with their own teachers, as columns of a table."""
+    return {prefix + key: mean_metric(runs, f"fidelity/{key}") for key in ("agreement", "kl")}
+
+
 def tabulate_cells(cells: dict[Cell, stats.Comparison]) -> pd.DataFrame:
     """One row per cell: its accuracies, gain, and fidelity to the runs' own teachers."""
     return pd.DataFrame(
         {"T": cell.T, "alpha": cell.alpha, "seeds": found.accuracy.n}
         | interval_columns("test_accuracy", found.accuracy)
         | interval_columns("gain", found.gain, "gain_")
-        | {
-            "p": found.gain.p,
-            "p_holm": found.p_holm,
-            "validation_accuracy": found.validation,
-            "agreement": mean_metric(cell.runs.values(), "fidelity/agreement"),
-            "kl": mean_metric(cell.runs.values(), "fidelity/kl"),
-        }
+        | {"p": found.gain.p, "p_holm": found.p_holm, "validation_accuracy": found.validation}
+        | own_fidelity(cell.runs.values())
         for cell, found in cells.items()
     )
 
@@ -228,9 +228,10 @@ def map_gains(table: pd.DataFrame) -> Section:
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
     maps: Any = compared.pivot(index="T", columns="alpha")
+    gains = 100 * maps["gain"]
     doubtful = maps["p_holm"] >= 0.05  # false for NaN, which a control has
     name = "Gain over the student alone"
-    figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful, True)
+    figure = figures.draw_heat_map(gains, name, "points", "{:+.2f}", doubtful, centred=True)
     low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
     alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
     return Section("gain", title, text, figure, alt)
@@ -297,6 +298,5 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
         run.forget_predictions()
     shown = study.teacher and hash_if_readable(study.teacher.checkpoint)
     if {run.metrics["teacher/sha256"] for run in runs} - {None, shown}:
-        row["own_agreement"] = mean_metric(runs, "fidelity/agreement")
-        row["own_kl"] = mean_metric(runs, "fidelity/kl")
+        row |= own_fidelity(runs, "own_")
     return row | {"fit_s": mean_metric(runs, "time/fit_s")}

@@ -76,11 +76,11 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     table = pd.concat([part.add_prefix(f"{name} ") for name, part in parts.items()], axis=1)
     table = table.rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
-    pairs = {
-        name: ", ".join(f"{i} and {j} ({n})" for i, j, n in evaluation.confused_pairs(matrix))
-        for name, matrix in matrices.items()
-    }
-    listed = "; ".join(f"{name}: {text}" for name, text in pairs.items())
+    pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
+    listed = "; ".join(
+        f"{name}: {', '.join(f'{i} and {j} ({n})' for i, j, n in found)}"
+        for name, found in pairs.items()
+    )
     return [
         Section("classes", "Classification reports", "On the test images.", table=table),
         Section(
@@ -102,10 +102,8 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
         name: (evaluation.reliability(run.predictions), run.metrics["test/ece"])
         for name, run in runs.items()
     }
-    text = (
-        "On the dotted line, a network is right as often as it is sure. The size of a dot shows "
-        "the number of images."
-    )
+    text = "On the dotted line, a network is right as often as it is sure."
+    text += " The size of a dot shows the number of images."
     figure = figures.draw_reliability_diagrams(tables)
     alt = ", ".join(f"{name} ECE {error:.4f}" for name, (_, error) in tables.items())
     return [Section("calibration", "Calibration", text, figure, alt)]
@@ -148,13 +146,11 @@ def load_images(run: Run) -> Pool:
     Raises:
         UserError: the configuration is damaged, or the images are not there.
     """
-    content = run.read_hydra("config.yaml")
-    data = content.get("data") if isinstance(content, dict) else None
-    named = data if isinstance(data, dict) else {}
-    words: list[Any] = [named.get(key) for key in ("dataset", "dir", "source")]
-    if not all(isinstance(word, str) for word in words):
-        raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
-    dataset, folder, source = words
+    match run.read_hydra("config.yaml"):
+        case {"data": {"dataset": str(dataset), "dir": str(folder), "source": str(source)}}:
+            pass
+        case _:
+            raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
     try:
         return load_pool(dataset, folder, source, torch.device("cpu"))
     except (OSError, AttributeError) as error:
@@ -196,10 +192,8 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         fidelity = f"fidelity is to {study.teacher.name}"
         if study.changed:
             fidelity += ", and of students whose own teacher has changed there is none"
-    text = (
-        f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}. per_class.csv has the figures by "
-        "class, confusion.csv the confusion matrices."
-    )
+    text = f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}."
+    text += " per_class.csv has the figures by class, confusion.csv the confusion matrices."
     files = {
         "per_class": pd.concat(classes, names=["run", "class"]).reset_index(),
         "confusion": pd.concat(matrices, names=["run", "actual"]).reset_index(),

@@ -25,9 +25,7 @@ LEVEL = 0.95
 # A smaller gain is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
 SMALLEST_GAIN = 0.001
 MOST_SEEDS = 2**20  # the most that a study is ever told to have
-NO_DISTILLED_RUN = (
-    "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
-)
+NO_RUN = "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
 NO_CONTROL = (
     "No distilled run (with alpha below 1) has a student alone of its seed: run python "
     "train.py -m stage=student with the seeds of the sweep."
@@ -233,7 +231,7 @@ def judge(cells: Mapping[C, Comparison], smallest_gain: float = SMALLEST_GAIN) -
     among = eligible(cells)
     chosen = choose(cells)
     if chosen is None:
-        return Verdict("cannot tell", NO_CONTROL if cells else NO_DISTILLED_RUN, None, None)
+        return Verdict("cannot tell", NO_CONTROL if cells else NO_RUN, None, None)
     best = max(among, key=lambda cell: among[cell].accuracy.mean)
     return Verdict(*judge_gain(among[chosen], len(among), smallest_gain), chosen, best)
 
@@ -248,25 +246,22 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
     """
     gain = found.gain
     points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
+    measured = f"The cell chosen on validation has {points}"
     if gain.n < 2:
         return "cannot tell", (
-            f"The cell chosen on validation has {points}, with one seed. How far another seed "
-            "would move this number, one seed cannot tell. Run at least five."
+            f"{measured}, with one seed. How far another seed would move this number, one seed "
+            "cannot tell. Run at least five."
         )
     interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
     if math.isinf(gain.high):
         interval = f"the same in all {gain.n} seeds, which says nothing about their spread"
-    measured = (
-        f"The cell chosen on validation has {points} ({interval}, p = {found.p_holm:.2g} after Holm"
-    )
+    measured += f" ({interval}, p = {found.p_holm:.2g} after Holm)"
     if gain.mean > 0 and found.p_holm < 1 - LEVEL:
-        return "works", f"{measured})."
+        return "works", f"{measured}."
     if gain.high < smallest_gain:
         ruled_out = f"a gain of {100 * smallest_gain:.1f} points is ruled out"
-        return "does not work", f"{measured}): {ruled_out}."
+        return "does not work", f"{measured}: {ruled_out}."
     target = max(abs(gain.mean), smallest_gain)
     needed = seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / cells)
-    return "cannot tell", (
-        f"{measured}). About {max(gain.n + 1, needed)} seeds would tell a gain of "
-        f"{100 * target:.2f} points from none (80 % power)."
-    )
+    seeds = f"About {max(gain.n + 1, needed)} seeds would tell a gain of {100 * target:.2f} points"
+    return "cannot tell", f"{measured}. {seeds} from none (80 % power)."

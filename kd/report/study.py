@@ -148,7 +148,12 @@ def load_study(folder: Path | str) -> Study:
     cells = [cell for part in methods for cell in build_cells(part, methods, students)]
     controls = filter(None, (cell.method.controls for cell in cells))
     found, changed = find_checkpoints(folder, teachers, distilled)
-    own = list_own(teachers, found, changed)
+    # A teacher at the path of another that is gone has replaced it, unless it taught runs itself.
+    lost = {path.absolute() for paths in changed.values() for path in paths}
+    lost -= {path.absolute() for path in found.values()}
+    # Of several with one seed, the one with the shortest name counts: it has nothing overridden.
+    teachers.sort(key=lambda run: -len(run.folder.name))
+    own = by_seed(run for run in teachers if run.checkpoint.absolute() not in lost)
     first = own[min(own)] if own else None
     return Study(
         folder=folder,
@@ -312,8 +317,7 @@ def method_label(runs: Sequence[Run], methods: Iterable[Sequence[Run]]) -> str:
     own = runs[0].metrics
     namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
     known = [comparable_settings(run) for run in namesakes]
-    keys = sorted({key for settings in known for key in settings})
-    differing = [key for key in keys if any(s.get(key) != known[0].get(key) for s in known)]
+    differing = sorted({key for each in known for key, _ in each.items() ^ known[0].items()})
     values = {key: "null" if own.get(key) is None else own[key] for key in differing}
     words = [f"{k.removeprefix('kd/').replace('/', '.')}={v}" for k, v in values.items()]
     if any(run.metrics["teacher/sha256"] != own["teacher/sha256"] for run in namesakes):
@@ -377,23 +381,6 @@ def find_checkpoints(
     return found, {sha: [path for path, own in recorded if own == sha] for sha in lost}
 
 
-def list_own(
-    teachers: Iterable[Run], found: dict[str, Path], changed: dict[str, list[Path]]
-) -> dict[int, Run]:
-    """The study's own teachers by seed, except those that replaced one which taught a run.
-
-    Args:
-        teachers: of the study.
-        found: the first part of what :func:`find_checkpoints` returns.
-        changed: the second part.
-    """
-    lost = {path.absolute() for paths in changed.values() for path in paths}
-    lost -= {path.absolute() for path in found.values()}
-    own = [run for run in teachers if run.checkpoint.absolute() not in lost]
-    # Of several with one seed, the one with the shortest name counts: it has nothing overridden.
-    return by_seed(sorted(own, key=lambda run: -len(run.folder.name)))
-
-
 def find_study_teacher(
     methods: list[list[Run]], found: dict[str, Path], runs: list[Run], refused: dict[str, str]
 ) -> Run | None:
@@ -402,25 +389,15 @@ def find_study_teacher(
     known = {run.checkpoint: run for run in runs}
     taught = [sha256 for part in methods for run in part for _, sha256 in teacher_checkpoints(run)]
     for path in (found[sha256] for sha256 in dict.fromkeys(taught) if sha256 in found):
+        teacher = known.get(path)
         try:
-            teacher = known.get(path) or read_run(path)
+            # Otherwise it is of another study.
+            if not teacher and path.name == CHECKPOINT and (row := read_metrics(path.parent)):
+                teacher = Run(path.parent, row)
+                _ = teacher.predictions
         except UserError as error:
             refused[Run(path.parent, {}).name] = shortened(error, path.parent)
             continue
         if teacher and teacher.metrics["data/fingerprint"] == split:
             return teacher
     return None
-
-
-def read_run(checkpoint: Path) -> Run | None:
-    """Read the complete run that wrote a checkpoint; return None if none did.
-
-    Raises:
-        UserError: the run exists and cannot be used.
-    """
-    metrics = read_metrics(checkpoint.parent) if checkpoint.name == CHECKPOINT else None
-    if metrics is None:
-        return None
-    run = Run(checkpoint.parent, metrics)
-    _ = run.predictions
-    return run

@@ -59,8 +59,8 @@ def compare_network(
 def compare_sweep(cells: Iterable[Cell]) -> list[Row]:
     """Compare the mean accuracies of the cells: their range, lines through them, and the best."""
     table = pd.DataFrame(
-        [(cell.T, cell.alpha, 100 * mean_metric(cell.runs.values(), "test/acc")) for cell in cells],
-        columns=["T", "alpha", "accuracy"],
+        {"T": c.T, "alpha": c.alpha, "accuracy": 100 * mean_metric(c.runs.values(), "test/acc")}
+        for c in cells
     )
     lines = {
         name: table.loc[table[name] == 1, "accuracy"]
