@@ -5,6 +5,7 @@ All but the cost is known from ``metrics.json`` and ``predictions.npz`` alone.
 
 import timeit
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,11 +70,9 @@ class Run:
     def read_hydra(self, name: str) -> Any:
         """Read one of the files in ``.hydra``; return None if it cannot be read."""
         path = self.folder / ".hydra" / name
-        try:
+        with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
             if path.is_file() and path.stat().st_size <= MOST_BYTES:
                 return yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            pass
         return None
 
 

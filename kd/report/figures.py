@@ -47,10 +47,9 @@ def draw_heat_map(
         text = fmt.format(value)
         if bracketed is not None and bracketed.iat[row, column]:
             text = f"({text})"
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+        brightness = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
+        colour = "white" if brightness < 0.5 else "black"
         size = 9 if len(table.columns) <= 6 else 7
-        colour = "white" if dark else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, label=unit)
     return figure
@@ -84,14 +83,14 @@ def draw_confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_reliability_diagrams(tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
+def draw_reliability_diagrams(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw accuracy by confidence; a network on the diagonal is right as often as it is sure."""
     figure, row = _row(len(tables), 3.8, 3.6)
-    for axes, (name, (table, error)) in zip(row, tables.items(), strict=True):
+    for axes, (title, table) in zip(row, tables.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=GREY, ls=":")
         sizes = 15 + 150 * table["images"] / table["images"].max()
         axes.scatter(table["confidence"], table["accuracy"], s=sizes, color=BLUE, alpha=0.7)
-        axes.set(title=f"{name}\nECE {error:.4f}", xlabel="confidence", ylabel="accuracy")
+        axes.set(title=title, xlabel="confidence", ylabel="accuracy")
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     return figure
 

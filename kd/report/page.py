@@ -1,7 +1,6 @@
 """The page of a report: its sections, and how they become files."""
 
 import base64
-import io
 import math
 import os
 import re
@@ -77,12 +76,11 @@ def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
     with SummaryWriter(str(folder)) as board:
         for section in sections:
             if section.figure is not None:
-                drawn = io.BytesIO()
-                section.figure.savefig(drawn, format="png", dpi=110)
-                pixels = np.asarray(Image.open(drawn).convert("RGB"))
+                path = folder / f"{section.slug}.png"
+                section.figure.savefig(path, dpi=110)
+                pixels = np.asarray(Image.open(path).convert("RGB"))
                 board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
-                (folder / f"{section.slug}.png").write_bytes(drawn.getvalue())
-                section.image = base64.b64encode(drawn.getvalue()).decode()
+                section.image = base64.b64encode(path.read_bytes()).decode()
             for name, table in {**section.files, section.slug: section.table}.items():
                 if table is not None:
                     finite = table.replace([math.inf, -math.inf], math.nan)

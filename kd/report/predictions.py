@@ -97,12 +97,10 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
     """Refuse arrays that are not predictions of the same images."""
-    images = len(labels) if labels.ndim == 1 else 0
-    shapes = logits.shape, labels.shape, indices.shape
+    shapes, images = (logits.shape, labels.shape, indices.shape), labels.size
     if not images or shapes != ((images, CLASSES), (images,), (images,)):
-        raise ValueError(
-            f"logits, labels and indices have the shapes {', '.join(map(str, shapes))}"
-        )
+        found = ", ".join(map(str, shapes))
+        raise ValueError(f"logits, labels and indices have the shapes {found}")
     if not np.isfinite(logits).all():
         raise ValueError("logits are not all finite")
     if labels.min() < 0 or labels.max() >= CLASSES:

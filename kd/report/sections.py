@@ -3,8 +3,6 @@
 Where a study lacks something (a teacher, a student alone), the section says so in its place.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -20,6 +18,8 @@ from kd.report.page import Section
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
 
+NO_NETWORK = "The study has neither a complete teacher nor a student alone."
+
 
 def teacher_and_student(study: Study) -> dict[str, Run]:
     """The study's teacher and student alone by name, as far as they exist."""
@@ -27,23 +27,16 @@ def teacher_and_student(study: Study) -> dict[str, Run]:
     return {name: run for name, run in found.items() if run is not None}
 
 
-def missing_section(slug: str, title: str) -> list[Section]:
-    """The section's place if the study has neither a teacher nor a student alone."""
-    return [Section(slug, title, "The study has neither a complete teacher nor a student alone.")]
-
-
 def show_curves(study: Study, config: Config) -> list[Section]:
     """Learning curves with the epochs of best fit."""
     title = "Learning curves"
     runs = teacher_and_student(study)
     if not runs:
-        return missing_section("curves", title)
-    curves, unreadable = {}, ""
-    for name, run in runs.items():
-        if (curve := read_curve(run)) is not None:
-            curves[name] = curve
-        else:
-            unreadable += f" Those of {run.name} cannot be read from its events."
+        return [Section("curves", title, NO_NETWORK)]
+    found = {name: read_curve(run) for name, run in runs.items()}
+    curves = {name: curve for name, curve in found.items() if curve is not None}
+    damaged = [run.name for name, run in runs.items() if name not in curves]
+    unreadable = "".join(f" Those of {name} cannot be read from its events." for name in damaged)
     if not curves:
         return [Section("curves", title, unreadable)]
     best = {name: curve["val/loss"].idxmin() for name, curve in curves.items()}
@@ -59,8 +52,7 @@ def read_curve(run: Run) -> pd.DataFrame | None:
     tags = ("train/loss", "val/loss", "train/acc", "val/acc")
     try:
         events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0}).Reload()
-        columns = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in tags}
-        frame = pd.DataFrame(columns)
+        frame = pd.DataFrame({t: {e.step: e.value for e in events.Scalars(t)} for t in tags})
     except Exception:  # a damaged file may raise anything
         return None
     losses = frame[["train/loss", "val/loss"]].to_numpy(dtype=float)
@@ -71,7 +63,7 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     """Both classification reports side by side, and both confusion matrices."""
     runs = teacher_and_student(study)
     if not runs:
-        return missing_section("classes", "Classes")
+        return [Section("classes", "Classes", NO_NETWORK)]
     parts = {name: evaluation.per_class(run.predictions) for name, run in runs.items()}
     table = pd.concat([part.add_prefix(f"{name} ") for name, part in parts.items()], axis=1)
     table = table.rename_axis("class").reset_index()
@@ -81,15 +73,11 @@ def show_classes(study: Study, config: Config) -> list[Section]:
         f"{name}: {', '.join(f'{i} and {j} ({n})' for i, j, n in found)}"
         for name, found in pairs.items()
     )
+    text = f"The pairs confused most often, in either direction. {listed}."
+    figure = figures.draw_confusion_matrices(matrices)
     return [
         Section("classes", "Classification reports", "On the test images.", table=table),
-        Section(
-            "confusion",
-            "Confusion matrices",
-            f"The pairs confused most often, in either direction. {listed}.",
-            figures.draw_confusion_matrices(matrices),
-            f"Confusion: {listed}",
-        ),
+        Section("confusion", "Confusion matrices", text, figure, f"Confusion: {listed}"),
     ]
 
 
@@ -98,15 +86,12 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
     runs = teacher_and_student(study) | chosen_student(study)
     if not runs:
         return []
-    tables = {
-        name: (evaluation.reliability(run.predictions), run.metrics["test/ece"])
-        for name, run in runs.items()
-    }
+    titled = {f"{name}\nECE {run.metrics['test/ece']:.4f}": run for name, run in runs.items()}
+    tables = {title: evaluation.reliability(run.predictions) for title, run in titled.items()}
     text = "On the dotted line, a network is right as often as it is sure."
     text += " The size of a dot shows the number of images."
     figure = figures.draw_reliability_diagrams(tables)
-    alt = ", ".join(f"{name} ECE {error:.4f}" for name, (_, error) in tables.items())
-    return [Section("calibration", "Calibration", text, figure, alt)]
+    return [Section("calibration", "Calibration", text, figure, ", ".join(titled))]
 
 
 def show_disagreements(study: Study, config: Config) -> list[Section]:
@@ -185,40 +170,33 @@ def show_runs(study: Study, config: Config) -> list[Section]:
     for run in study.runs:
         classes[run.name] = evaluation.per_class(run.predictions)
         matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
-        rows.append(summarise_run(run, classes[run.name], study))
+        row = {
+            "run": run.name,
+            "test_accuracy": run.metrics["test/acc"],
+            "test_nll": run.metrics["test/loss"],
+            "test_ece": run.metrics["test/ece"],
+            "macro_f1": classes[run.name].loc["macro avg", "f1-score"],
+            "validation_accuracy": run.metrics["val/acc"],
+            "epochs": run.metrics["epochs"],
+            "fit_s": run.metrics["time/fit_s"],
+        }
+        scoring = study.scoring_teacher(run)
+        rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
         run.forget_predictions()  # those of a large study need not all stay in memory
-    fidelity = "no teacher, so no fidelity"
-    if study.teacher is not None:
-        fidelity = f"fidelity is to {study.teacher.name}"
-        if study.changed:
-            fidelity += ", and of students whose own teacher has changed there is none"
+    teacher = study.teacher
+    fidelity = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
+    if teacher and study.changed:
+        fidelity += ", and of students whose own teacher has changed there is none"
     text = f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}."
     text += " per_class.csv has the figures by class, confusion.csv the confusion matrices."
-    files = {
-        "per_class": pd.concat(classes, names=["run", "class"]).reset_index(),
-        "confusion": pd.concat(matrices, names=["run", "actual"]).reset_index(),
-    }
+    per_class = pd.concat(classes, names=["run", "class"]).reset_index()
+    confusion = pd.concat(matrices, names=["run", "actual"]).reset_index()
+    files = {"per_class": per_class, "confusion": confusion}
     settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
     return [
         Section("runs", "All runs", text, table=pd.DataFrame(rows), files=files),
         Section("settings", "Their settings", settings, table=varying_settings(study.frame())),
     ]
-
-
-def summarise_run(run: Run, classes: pd.DataFrame, study: Study) -> dict[str, Any]:
-    """One row of the table of all runs; ``classes`` is the run's :func:`per_class`."""
-    teacher = study.scoring_teacher(run)
-    row = {
-        "run": run.name,
-        "test_accuracy": run.metrics["test/acc"],
-        "test_nll": run.metrics["test/loss"],
-        "test_ece": run.metrics["test/ece"],
-        "macro_f1": classes.loc["macro avg", "f1-score"],
-        "validation_accuracy": run.metrics["val/acc"],
-        "epochs": run.metrics["epochs"],
-        "fit_s": run.metrics["time/fit_s"],
-    }
-    return row | (evaluation.measure_fidelity(run, teacher) if teacher else {})
 
 
 def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:

@@ -105,8 +105,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=float)
     order = p.argsort()
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected: list[float] = np.minimum(1, steps)[order.argsort()].tolist()
-    return corrected
+    return np.minimum(1, steps)[order.argsort()].tolist()
 
 
 def mcnemar(one_correct: Correct, other_correct: Correct) -> float:
