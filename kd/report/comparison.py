@@ -228,10 +228,9 @@ def map_gains(table: pd.DataFrame) -> Section:
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
     maps: Any = compared.pivot(index="T", columns="alpha")
-    gains = 100 * maps["gain"]
     doubtful = maps["p_holm"] >= 0.05  # false for NaN, which a control has
     name = "Gain over the student alone"
-    figure = figures.draw_heat_map(gains, name, "points", "{:+.2f}", doubtful, centred=True)
+    figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful)
     low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
     alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
     return Section("gain", title, text, figure, alt)

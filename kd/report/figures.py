@@ -1,6 +1,7 @@
 """The report's figures, in colours safe for the colour-blind: cividis, PuOr, Okabe and Ito's."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,12 +15,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def draw_heat_map(
-    table: pd.DataFrame,
-    title: str,
-    unit: str,
-    fmt: str = "{:.2f}",
-    bracketed: pd.DataFrame | None = None,
-    centred: bool = False,
+    table: pd.DataFrame, title: str, unit: str, fmt: str = "{:.2f}", doubtful: Any = None
 ) -> Figure:
     """Draw a T × alpha map with its numbers.
 
@@ -28,16 +24,18 @@ def draw_heat_map(
         title: the title above the map.
         unit: the label of the colour bar.
         fmt: the format of the numbers.
-        bracketed: of the same shape; True puts the number in brackets, for not significant.
-        centred: centre the colours on 0, instead of from the least to the largest number.
+        doubtful: for a table of differences, whose colours are centred on 0: a table of the same
+            shape, where True puts the number in brackets.
     """
     width = max(4.5, 0.75 * len(table.columns) + 2)
     figure = Figure(figsize=(width, 0.45 * len(table) + 1.8), layout="constrained")
     axes = figure.subplots()
     values = table.to_numpy(dtype=float)
-    largest = np.nanmax(np.abs(values)) or 1
-    norm = Normalize(-largest, largest) if centred else Normalize()
-    image = axes.imshow(values, aspect="auto", norm=norm, cmap="PuOr" if centred else "cividis")
+    norm, colours = Normalize(), "cividis"
+    if doubtful is not None:
+        largest = np.nanmax(np.abs(values)) or 1
+        norm, colours = Normalize(-largest, largest), "PuOr"
+    image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours)
     axes.set_xticks(range(len(table.columns)), [f"{alpha:g}" for alpha in table.columns])
     axes.set_yticks(range(len(table)), [f"{T:g}" for T in table.index])
     axes.set(xlabel="alpha (weight of the labels)", ylabel="temperature T", title=title)
@@ -45,7 +43,7 @@ def draw_heat_map(
         if np.isnan(value):
             continue
         text = fmt.format(value)
-        if bracketed is not None and bracketed.iat[row, column]:
+        if doubtful is not None and doubtful.iat[row, column]:
             text = f"({text})"
         brightness = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
         colour = "white" if brightness < 0.5 else "black"

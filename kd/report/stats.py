@@ -33,6 +33,7 @@ NO_CONTROL = (
 
 C = TypeVar("C", bound=Hashable)  # whatever names a cell
 BySeed = Mapping[int, float]
+ByCell = Mapping[C, BySeed]
 Correct = NDArray[np.bool_]  # (images,): which ones a network gets right
 Word = Literal["works", "does not work", "cannot tell"]
 
@@ -157,10 +158,7 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - 
 
 
 def compare_cells(
-    test: Mapping[C, BySeed],
-    validation: Mapping[C, BySeed],
-    controls: Mapping[C, BySeed],
-    control_cells: Collection[C] = (),
+    test: ByCell[C], validation: ByCell[C], controls: ByCell[C], control_cells: Collection[C] = ()
 ) -> dict[C, Comparison]:
     """Estimate every cell's accuracy and its paired gain over its control, Holm-corrected.
 
@@ -176,13 +174,10 @@ def compare_cells(
         seeds = sorted(accuracies.keys() & controls[cell].keys()) or sorted(accuracies)
         is_control = cell in control_cells
         gain = estimate_gain(accuracies, controls[cell], is_control)
-        comparisons[cell] = Comparison(
-            accuracy=estimate([accuracies[seed] for seed in seeds]),
-            gain=gain,
-            p_holm=1.0 if gain.n and not is_control else math.nan,
-            validation=fmean(validation[cell][seed] for seed in seeds),
-            is_control=is_control,
-        )
+        accuracy = estimate([accuracies[seed] for seed in seeds])
+        p_holm = 1.0 if gain.n and not is_control else math.nan  # unless corrected below
+        validated = fmean(validation[cell][seed] for seed in seeds)
+        comparisons[cell] = Comparison(accuracy, gain, p_holm, validated, is_control)
     tested = [c for c, found in comparisons.items() if found.gain.n > 1 and not found.is_control]
     corrected = holm([comparisons[cell].gain.p for cell in tested])
     for cell, p in zip(tested, corrected, strict=True):

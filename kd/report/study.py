@@ -4,7 +4,7 @@ Hashes of checkpoints say which networks taught its runs. A path does not identi
 another network may have been trained in its place since.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,9 +63,7 @@ class Study:
     incomplete: list[str]  # names of the runs that began and did not end
     teacher: Run | None  # the largest method's, if it is still there; without methods, the first
     teachers: dict[int, Run]  # by seed: the study's own, except those that replaced another
-    changed: dict[
-        str, list[Path]
-    ]  # by sha256 of a teacher: paths that hold another by now, or none
+    changed: dict[str, list[Path]]  # by sha256 of a teacher that is gone: where it was
     students: dict[int, Run]  # by seed: the controls of the largest method that has any
     cells: list[Cell]  # by method, then temperature, then alpha
     not_compared: int  # the number of distilled runs of other settings of the student
@@ -283,9 +281,7 @@ def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:
     return partition(runs, lambda run: run.metrics["teacher/sha256"])
 
 
-def build_cells(
-    runs: Sequence[Run], methods: Iterable[Sequence[Run]], students: Iterable[Run]
-) -> list[Cell]:
+def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) -> list[Cell]:
     """Build the cells of one method, by temperature, then alpha.
 
     Args:
@@ -296,12 +292,9 @@ def build_cells(
     settings, views = student_settings(runs[0]), views_of(runs[0])
     alike = [student for student in students if student_settings(student) == settings]
     controls = by_seed(student for student in alike if views_of(student) == views)
-    method = Method(
-        label=method_label(runs, methods),
-        controls=controls,
-        plain=by_seed(student for student in alike if not views_of(student)),
-        unpaired=sorted(by_seed(runs).keys() - controls.keys()),
-    )
+    plain = by_seed(student for student in alike if not views_of(student))
+    unpaired = sorted(by_seed(runs).keys() - controls.keys())
+    method = Method(method_label(runs, methods), controls, plain, unpaired)
     cells: dict[tuple[float, float], dict[int, Run]] = {}
     for run in runs:
         own = cells.setdefault((run.metrics["kd/T"], run.metrics["kd/alpha"]), {})
@@ -312,7 +305,7 @@ def build_cells(
     ]
 
 
-def method_label(runs: Sequence[Run], methods: Iterable[Sequence[Run]]) -> str:
+def method_label(runs: list[Run], methods: list[list[Run]]) -> str:
     """Name a method, with the settings and teachers that distinguish it from its namesakes."""
     own = runs[0].metrics
     namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
