@@ -72,8 +72,7 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
 def compare_networks(distilled: Run, control: Run) -> str:
     """Compare two networks on other test images: all that one seed allows."""
     labels = distilled.predictions.labels
-    one = (distilled.predictions.classes == labels).numpy()
-    other = (control.predictions.classes == labels).numpy()
+    one, other = ((r.predictions.classes == labels).numpy() for r in (distilled, control))
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
@@ -248,7 +247,7 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     for method in study.methods:
         cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
         best = stats.choose(cells) or max(
-            cells, key=lambda cell: (not cell.is_control, study.comparisons[cell].validation)
+            cells, key=lambda c: (not c.is_control, cells[c].validation)
         )
         row = {"method": method.label, "T": best.T, "alpha": best.alpha}
         row |= summarise_cell(study, best.runs.values())
@@ -256,10 +255,8 @@ def show_methods(study: Study, config: Config) -> list[Section]:
             row |= interval_columns("gain", cells[best].gain, "gain_")
             row["p_holm"] = cells[best].p_holm
         rows.append(row)
-    rows += [
-        {"method": f"student alone{views}"} | summarise_cell(study, runs)
-        for views, runs in controls_by_views(study).items()
-    ]
+    for views, runs in controls_by_views(study).items():
+        rows.append({"method": f"student alone{views}"} | summarise_cell(study, runs))
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
     text = "Each method is shown at the temperature and alpha that validation chooses."
     text += " The gain is test accuracy less that of the student alone of the same seeds and views."
@@ -288,9 +285,7 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
     accuracy = stats.estimate([run.metrics["test/acc"] for run in runs])
     row: dict[str, Any] = {"seeds": accuracy.n} | interval_columns("test_accuracy", accuracy)
     row["validation_accuracy"] = mean_metric(runs, "val/acc")
-    scores = [
-        measure_fidelity(run, teacher) for run in runs if (teacher := study.scoring_teacher(run))
-    ]
+    scores = [measure_fidelity(run, t) for run in runs if (t := study.scoring_teacher(run))]
     if len(scores) == len(runs):
         row |= pd.DataFrame(scores)[["agreement", "kl"]].mean().to_dict()
     for run in runs:

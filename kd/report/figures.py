@@ -1,13 +1,12 @@
 """The report's figures, in colours safe for the colour-blind: cividis, PuOr, Okabe and Ito's."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
@@ -15,7 +14,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def draw_heat_map(
-    table: pd.DataFrame, title: str, unit: str, fmt: str = "{:.2f}", doubtful: Any = None
+    table: DataFrame, title: str, unit: str, fmt: str = "{:.2f}", doubtful: DataFrame | None = None
 ) -> Figure:
     """Draw a T × alpha map with its numbers.
 
@@ -53,7 +52,7 @@ def draw_heat_map(
     return figure
 
 
-def draw_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+def draw_learning_curves(curves: Mapping[str, DataFrame]) -> Figure:
     """Draw each network's training and validation loss by epoch; mark the best validation epoch."""
     figure, row = _row(len(curves), 4.2, 3.2)
     for axes, (name, frame) in zip(row, curves.items(), strict=True):
@@ -81,7 +80,7 @@ def draw_confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_reliability_diagrams(tables: Mapping[str, pd.DataFrame]) -> Figure:
+def draw_reliability_diagrams(tables: Mapping[str, DataFrame]) -> Figure:
     """Draw accuracy by confidence; a network on the diagonal is right as often as it is sure."""
     figure, row = _row(len(tables), 3.8, 3.6)
     for axes, (title, table) in zip(row, tables.items(), strict=True):

@@ -239,11 +239,8 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
     """
     groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/max")
     free = ("kd/T", "kd/alpha", *without)
-    return {
-        key: value
-        for key, value in sorted(run.metrics.items())
-        if key.startswith(groups) and not key.startswith(free) and value
-    }
+    known = sorted(run.metrics.items())
+    return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
 
 
 def student_settings(run: Run) -> Settings:
@@ -337,8 +334,7 @@ def teacher_label(run: Run, others: Iterable[Run]) -> str:
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
-    hashes = run.metrics["teacher/sha256"]
-    if hashes is None:
+    if (hashes := run.metrics["teacher/sha256"]) is None:
         return []
     return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
 
