@@ -97,11 +97,8 @@ def list_notes(study: Study, config: Config) -> list[str]:
             unpaired.setdefault(control_command(study, method, config), []).append(method)
     for command, methods in unpaired.items():
         of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
-        seeds = ", ".join(map(str, methods[0].unpaired))
-        notes.append(
-            f"Seeds{of} without a student alone: {seeds}; run {command} "
-            "(only seeds in common are compared)."
-        )
+        lacking = f"Seeds{of} without a student alone: {', '.join(map(str, methods[0].unpaired))}"
+        notes.append(f"{lacking}; run {command} (only seeds in common are compared).")
     if study.incomplete:
         notes.append(f"{count_runs(study.incomplete)} not complete: {', '.join(study.incomplete)}.")
     if study.not_compared:

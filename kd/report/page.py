@@ -1,11 +1,8 @@
 """The page of a report: its sections, and how they become files."""
 
 import base64
-import math
-import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +35,7 @@ class Section:
         self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
 
 
-def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
+def write_page(sections: list[Section], target: Path, study: str) -> None:
     """Write ``index.html``, ``report.md``, every figure and every table; replace an old report.
 
     One process at a time writes. The old report stays until the new one is whole.
@@ -55,7 +52,7 @@ def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
         try:
             fresh.mkdir()
             write_files(sections, fresh, study)
-            if os.path.lexists(target):
+            if target.exists() or target.is_symlink():
                 target.rename(old)
             fresh.rename(target)
         finally:
@@ -71,7 +68,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
+def write_files(sections: list[Section], folder: Path, study: str) -> None:
     """Write the files of a report into an empty folder."""
     with SummaryWriter(str(folder)) as board:
         for section in sections:
@@ -83,7 +80,7 @@ def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
                 section.image = base64.b64encode(path.read_bytes()).decode()
             for name, table in {**section.files, section.slug: section.table}.items():
                 if table is not None:
-                    finite = table.replace([math.inf, -math.inf], math.nan)
+                    finite = table.replace([np.inf, -np.inf], np.nan)
                     finite.to_csv(folder / f"{name}.csv", index=False)
     templates = Environment(
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -114,7 +111,7 @@ def escape_markdown(text: Any) -> str:
 
 def format_value(value: Any) -> str:
     """Format a value of a table for reading: a dash for what is missing or not finite."""
-    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return "–"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

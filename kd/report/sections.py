@@ -13,7 +13,6 @@ from kd.data.pool import Pool, load_pool
 from kd.errors import UserError
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student
-from kd.report.evaluation import Run
 from kd.report.page import Section
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
@@ -21,7 +20,7 @@ from kd.report.talk import compare_with_talk
 NO_NETWORK = "The study has neither a complete teacher nor a student alone."
 
 
-def teacher_and_student(study: Study) -> dict[str, Run]:
+def teacher_and_student(study: Study) -> dict[str, evaluation.Run]:
     """The study's teacher and student alone by name, as far as they exist."""
     found = {"teacher": study.teacher, "student alone": study.student}
     return {name: run for name, run in found.items() if run is not None}
@@ -47,7 +46,7 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     return [Section("curves", title, sentence, figure, f"Loss by epoch: {text}", table)]
 
 
-def read_curve(run: Run) -> pd.DataFrame | None:
+def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
     """Read a run's losses and accuracies by epoch from its events; None if these are damaged."""
     tags = ("train/loss", "val/loss", "train/acc", "val/acc")
     try:
@@ -64,9 +63,8 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     runs = teacher_and_student(study)
     if not runs:
         return [Section("classes", "Classes", NO_NETWORK)]
-    parts = {name: evaluation.per_class(run.predictions) for name, run in runs.items()}
-    table = pd.concat([part.add_prefix(f"{name} ") for name, part in parts.items()], axis=1)
-    table = table.rename_axis("class").reset_index()
+    parts = [evaluation.per_class(r.predictions).add_prefix(f"{name} ") for name, r in runs.items()]
+    table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
     pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
     listed = "; ".join(
@@ -125,7 +123,7 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     return [Section("digits", title, f"{text} {caption}", figure, text)]
 
 
-def load_images(run: Run) -> Pool:
+def load_images(run: evaluation.Run) -> Pool:
     """Load the images that a run's configuration names.
 
     Raises:
@@ -157,10 +155,9 @@ def show_costs(study: Study, config: Config) -> list[Section]:
     text = f"CPU latencies are medians of 50 passes on this machine.{unreadable}"
     if len(costs) == 2:
         t, s = costs["teacher"], costs["student alone"]
-        text = (
-            f"The student has {100 * s['parameters'] / t['parameters']:.0f} % of the teacher's "
-            f"parameters and 1/{t['macs'] / s['macs']:.1f} of its multiplications. {text}"
-        )
+        size = f"{100 * s['parameters'] / t['parameters']:.0f} % of the teacher's parameters"
+        work = f"1/{t['macs'] / s['macs']:.1f} of its multiplications"
+        text = f"The student has {size} and {work}. {text}"
     return [Section("cost", title, text, table=table)]
 
 

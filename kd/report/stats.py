@@ -13,6 +13,7 @@ than either accuracy.
 import math
 from bisect import bisect_left
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -128,16 +129,9 @@ def bootstrap_difference(
     The interval holds for these two trained networks, not for other seeds.
     """
     difference = one_correct.astype(float) - other_correct.astype(float)
-    low, high = stats.bootstrap(
-        (difference,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=2000,
-        method="percentile",
-        batch=100,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(low), float(high)
+    resample = partial(stats.bootstrap, n_resamples=2000, method="percentile", batch=100)
+    drawn = resample((difference,), np.mean, confidence_level=level, rng=seed)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - LEVEL) -> int:

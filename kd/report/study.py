@@ -20,7 +20,6 @@ from kd.report.evaluation import CHECKPOINT, Run
 from kd.training.results import scan, shortened
 from kd.training.run_folder import METRICS, STAGES, read_metrics, teacher_paths
 
-Settings = dict[str, Any]
 VIEWS = "data/augment/"
 
 
@@ -228,7 +227,7 @@ def find_incomplete(folder: Path) -> list[str]:
     return sorted(str(run.relative_to(folder)) for run in begun if not (run / METRICS).exists())
 
 
-def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
+def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that must be equal for runs to be compared: all but T, alpha, seed and teacher.
 
     Settings that are 0 or null are left out: a run may be older than a setting that is off.
@@ -243,7 +242,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> Settings:
     return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
 
 
-def student_settings(run: Run) -> Settings:
+def student_settings(run: Run) -> dict[str, Any]:
     """The settings that a distilled run shares with its student alone, views aside."""
     return comparable_settings(run, without=("kd/", VIEWS))
 
@@ -325,11 +324,8 @@ def teacher_label(run: Run, others: Iterable[Run]) -> str:
     path = run.metrics["teacher/checkpoint"]
     namesakes = [other.metrics for other in others if other.metrics["teacher/checkpoint"] == path]
     retrained = len({metrics["teacher/sha256"] for metrics in namesakes}) > 1
-    words = []
-    for file, digest in teacher_checkpoints(run):
-        folder = file.parent if file.name == CHECKPOINT else file
-        words.append(f"{folder} ({digest[:8]})" if retrained else str(folder))
-    return " + ".join(words)
+    taught = [(p.parent if p.name == CHECKPOINT else p, sha) for p, sha in teacher_checkpoints(run)]
+    return " + ".join(f"{path} ({sha[:8]})" if retrained else str(path) for path, sha in taught)
 
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
