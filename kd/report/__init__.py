@@ -6,15 +6,8 @@ top of kd; never kd.sweeps.
 
 from kd._startup import exports
 
-_MODULES = {
-    "Cell": "cells",
-    "Comparison": "stats",
-    "Method": "cells",
-    "Run": "runs",
-    "Study": "study",
-    "Verdict": "stats",
-    "build_report": "build",
-    "load_study": "study",
-}
+_MODULES = dict.fromkeys(("Cell", "Method", "Study", "load_study"), "study")
+_MODULES |= dict.fromkeys(("Comparison", "Verdict"), "stats")
+_MODULES |= {"Run": "evaluation", "build_report": "build"}
 __all__ = [*_MODULES]
 __getattr__ = exports(__name__, _MODULES)

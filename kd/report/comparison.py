@@ -1,5 +1,9 @@
-"""The sections of the report that compare distilled students with the student alone."""
+"""The sections of the report that compare distilled students with the student alone.
 
+With the verdict comes what else a reader must know: what is missing, has changed, or is left out.
+"""
+
+import shlex
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -7,13 +11,13 @@ import pandas as pd
 
 from kd.config.schema import Config
 from kd.report import figures, stats
-from kd.report.cells import Cell, views_of
-from kd.report.evaluation import measure_fidelity, scoring_teacher
-from kd.report.notes import list_notes
+from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section
-from kd.report.runs import Run, mean_metric
-from kd.report.study import Study
-from kd.report.teachers import hash_if_readable
+from kd.report.study import Cell, Method, Study, hash_if_readable, teacher_checkpoints, views_of
+
+# The beginnings of the words of a distillation's command that its student alone does not share.
+NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
+NOT_SHARED += ("keep_epochs=", "data.augment", "hydra")
 
 
 def show_verdict(study: Study, config: Config) -> list[Section]:
@@ -50,14 +54,10 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
     parts = []
     if views := views_of(next(iter(chosen.runs.values()))):
         plain = [run for seed, run in chosen.method.plain.items() if seed in chosen.runs]
-        has = (
-            f"has {100 * mean_metric(plain, 'test/acc'):.2f} %"
-            if plain
-            else "is not there to compare"
-        )
+        accuracy = f"has {100 * mean_metric(plain, 'test/acc'):.2f} %" if plain else ""
         parts.append(
             f"Its student alone sees the same views of the images ({', '.join(views)}); the one "
-            f"that sees them as they are {has}."
+            f"that sees them as they are {accuracy or 'is not there to compare'}."
         )
     considered = {cell.method for cell in stats.eligible(study.comparisons)}
     ignored = [method.label for method in study.methods if method not in considered]
@@ -72,8 +72,7 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
 def compare_networks(distilled: Run, control: Run) -> str:
     """Compare two networks on other test images: all that one seed allows."""
     labels = distilled.predictions.labels
-    one = (distilled.predictions.classes == labels).numpy()
-    other = (control.predictions.classes == labels).numpy()
+    one, other = ((r.predictions.classes == labels).numpy() for r in (distilled, control))
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
@@ -81,16 +80,77 @@ def compare_networks(distilled: Run, control: Run) -> str:
     )
 
 
-def cell_to_show(study: Study) -> Cell:
-    """The cell that validation chooses, of any method; the first if it cannot choose."""
-    return study.verdict.chosen or study.cells[0]
+def list_notes(study: Study, config: Config) -> list[str]:
+    """List what stands in the way of an answer, and what to do about it."""
+    notes = []
+    for sha256, paths in study.changed.items():
+        count = sum(sha256 in {s for _, s in teacher_checkpoints(run)} for run in study.runs)
+        notes.append(
+            f"Note: the teacher has changed. {paths[0]} is gone or is no longer the network "
+            f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
+            "divergence from it cannot be measured anew: put it back, or train these runs again "
+            "with overwrite=true, or all in a study of their own (study=NEW)."
+        )
+    unpaired: dict[str, list[Method]] = {}
+    for method in study.methods:
+        if method.unpaired:
+            unpaired.setdefault(control_command(study, method, config), []).append(method)
+    for command, methods in unpaired.items():
+        of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
+        lacking = f"Seeds{of} without a student alone: {', '.join(map(str, methods[0].unpaired))}"
+        notes.append(f"{lacking}; run {command} (only seeds in common are compared).")
+    if study.incomplete:
+        notes.append(f"{count_runs(study.incomplete)} not complete: {', '.join(study.incomplete)}.")
+    if study.not_compared:
+        notes.append(
+            f"Distilled runs with other settings are listed, not compared: {study.not_compared}."
+        )
+    if study.refused:
+        notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")
+    return notes
+
+
+def count_runs(runs: Collection[Any]) -> str:
+    """Subject and verb of a sentence about some runs."""
+    return "1 run is" if len(runs) == 1 else f"{len(runs)} runs are"
+
+
+def control_command(study: Study, method: Method, config: Config) -> str:
+    """Build the command that trains the controls which a method lacks."""
+    run = next(iter(study.cells_of(method)[0].runs.values()))
+    seeds = ",".join(map(str, method.unpaired))
+    words = ["python", "train.py", "-m", "stage=student", f"seed={seeds}", *shared_words(run)]
+    words += [f"data.augment.{key}={value:g}" for key, value in views_of(run).items()]
+    for key, usual in {"study": "main", "output_dir": "outputs"}.items():
+        if (value := getattr(config, key)) != usual:
+            words.append(f"{key}={value}")
+    return shlex.join(words)
+
+
+def shared_words(run: Run) -> list[str]:
+    """The words of a distilled run's command that its student alone shares, if they are known."""
+    words = run.read_hydra("overrides.yaml")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return []
+    # An experiment may bring the views along, which the command names by themselves.
+    own = (*NOT_SHARED, "+experiment=") if views_of(run) else NOT_SHARED
+    return [word for word in words if not word.startswith(own)]
+
+
+def show_left_out(study: Study, config: Config) -> list[Section]:
+    """The runs that cannot be used, and why."""
+    if not study.refused:
+        return []
+    table = pd.DataFrame(study.refused.items(), columns=["run", "reason"])
+    text = "No number in this report counts these runs."
+    return [Section("left_out", "Left out", text, table=table)]
 
 
 def chosen_student(study: Study) -> dict[str, Run]:
     """The distilled student that validation chooses, of its lowest seed, by its label."""
     if not study.cells:
         return {}
-    cell = cell_to_show(study)
+    cell = study.verdict.chosen or study.cells[0]
     return {f"distilled ({cell_label(study, cell)})": cell.runs[min(cell.runs)]}
 
 
@@ -99,47 +159,49 @@ def interval_columns(name: str, found: stats.Estimate, prefix: str = "") -> dict
     return {name: found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
 
 
+def own_fidelity(runs: Collection[Run], prefix: str = "") -> dict[str, float]:
+    """The means that the runs recorded with their own teachers, as columns of a table."""
+    return {prefix + key: mean_metric(runs, f"fidelity/{key}") for key in ("agreement", "kl")}
+
+
 def tabulate_cells(cells: dict[Cell, stats.Comparison]) -> pd.DataFrame:
     """One row per cell: its accuracies, gain, and fidelity to the runs' own teachers."""
     return pd.DataFrame(
         {"T": cell.T, "alpha": cell.alpha, "seeds": found.accuracy.n}
         | interval_columns("test_accuracy", found.accuracy)
         | interval_columns("gain", found.gain, "gain_")
-        | {
-            "p": found.gain.p,
-            "p_holm": found.p_holm,
-            "validation_accuracy": found.validation,
-            "agreement": mean_metric(cell.runs.values(), "fidelity/agreement"),
-            "kl": mean_metric(cell.runs.values(), "fidelity/kl"),
-        }
+        | {"p": found.gain.p, "p_holm": found.p_holm, "validation_accuracy": found.validation}
+        | own_fidelity(cell.runs.values())
         for cell, found in cells.items()
     )
 
 
-def pivot(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Arrange a column by temperature (down) and alpha (across)."""
-    return table.pivot(index="T", columns="alpha", values=column)
-
-
 def show_maps(study: Study, config: Config) -> list[Section]:
-    """T × alpha maps of accuracy, paired gain, agreement and KL, and their numbers as a table."""
+    """T × alpha maps of accuracy, paired gain, agreement and KL, and their numbers as a table.
+
+    Agreement and KL are those that the runs recorded with their own teachers.
+    """
     if not study.cells:
         return []
-    method = cell_to_show(study).method
-    table = tabulate_cells({cell: study.comparisons[cell] for cell in study.cells_of(method)})
+    method = (study.verdict.chosen or study.cells[0]).method
+    cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
+    table = tabulate_cells(cells)
+    maps: Any = table.pivot(index="T", columns="alpha")
     mean = f"{method.label}: mean" if len(study.methods) > 1 else "Mean"
+    text = f"{mean} of {format_seeds(cells)}, in %. The table has the 95 % intervals over seeds."
+    accuracy = figures.draw_heat_map(100 * maps["test_accuracy"], "Test accuracy", "%")
+    alt = "Heat map of test accuracy: its numbers are in the table below it"
+    title = "Agreement with the teacher"
+    agreement = figures.draw_heat_map(100 * maps["agreement"], title, "%")
+    same = "Share of test images on which student and teacher name the same digit, in %."
+    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}")
+    near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
+    whose = "The teacher is the run's own, as it was when it taught."
     return [
-        Section(
-            "accuracy",
-            "Test accuracy by temperature and alpha",
-            f"{mean} of {format_seeds(study.cells_of(method))}, in %. The table has the 95 % "
-            "intervals over seeds.",
-            figures.draw_heat_map(100 * pivot(table, "test_accuracy"), "Test accuracy", "%"),
-            "Heat map of test accuracy: its numbers are in the table below it",
-            table,
-        ),
+        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, table),
         map_gains(table),
-        *map_fidelity(table),
+        Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
+        Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
     ]
 
 
@@ -157,34 +219,17 @@ def map_gains(table: pd.DataFrame) -> Section:
     if compared.empty:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
-    text = (
-        "Points of test accuracy over the student alone of the same seed. Numbers in brackets are "
-        "not significant (Holm, 5 %)."
-    )
+    text = "Points of test accuracy over the student alone of the same seed."
+    text += " Numbers in brackets are not significant (Holm, 5 %)."
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
-    gains = 100 * pivot(compared, "gain")
-    doubtful = pivot(compared, "p_holm") >= 0.05  # false for NaN, which a control has
-    figure = figures.draw_heat_map(
-        gains, "Gain over the student alone", "points", "{:+.2f}", doubtful, centred=True
-    )
+    maps: Any = compared.pivot(index="T", columns="alpha")
+    doubtful = maps["p_holm"] >= 0.05  # false for NaN, which a control has
+    name = "Gain over the student alone"
+    figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful)
     low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
     alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
     return Section("gain", title, text, figure, alt)
-
-
-def map_fidelity(table: pd.DataFrame) -> list[Section]:
-    """Map the agreement and KL that the runs recorded with their own teachers."""
-    whose = "The teacher is the run's own, as it was when it taught."
-    same = "Share of test images on which student and teacher name the same digit, in %."
-    near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
-    title = "Agreement with the teacher"
-    agreement = figures.draw_heat_map(100 * pivot(table, "agreement"), title, "%")
-    kl = figures.draw_heat_map(pivot(table, "kl"), "KL to the teacher", "nats", "{:.3f}")
-    return [
-        Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
-        Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
-    ]
 
 
 def show_methods(study: Study, config: Config) -> list[Section]:
@@ -199,7 +244,7 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     for method in study.methods:
         cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
         best = stats.choose(cells) or max(
-            cells, key=lambda cell: (not cell.is_control, study.comparisons[cell].validation)
+            cells, key=lambda c: (not c.is_control, cells[c].validation)
         )
         row = {"method": method.label, "T": best.T, "alpha": best.alpha}
         row |= summarise_cell(study, best.runs.values())
@@ -207,16 +252,12 @@ def show_methods(study: Study, config: Config) -> list[Section]:
             row |= interval_columns("gain", cells[best].gain, "gain_")
             row["p_holm"] = cells[best].p_holm
         rows.append(row)
-    rows += [
-        {"method": f"student alone{views}"} | summarise_cell(study, runs)
-        for views, runs in controls_by_views(study).items()
-    ]
+    for views, runs in controls_by_views(study).items():
+        rows.append({"method": f"student alone{views}"} | summarise_cell(study, runs))
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
-    text = (
-        "Each method is shown at the temperature and alpha that validation chooses. The gain is "
-        "test accuracy less that of the student alone of the same seeds and views. p is corrected "
-        "over all cells of all methods (Holm)."
-    )
+    text = "Each method is shown at the temperature and alpha that validation chooses."
+    text += " The gain is test accuracy less that of the student alone of the same seeds and views."
+    text += " p is corrected over all cells of all methods (Holm)."
     if study.teacher is not None:
         text += f" Agreement and KL are to {study.teacher.name}."
     if "own_kl" in table:
@@ -241,15 +282,12 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
     accuracy = stats.estimate([run.metrics["test/acc"] for run in runs])
     row: dict[str, Any] = {"seeds": accuracy.n} | interval_columns("test_accuracy", accuracy)
     row["validation_accuracy"] = mean_metric(runs, "val/acc")
-    scores = [
-        measure_fidelity(run, teacher) for run in runs if (teacher := scoring_teacher(run, study))
-    ]
+    scores = [measure_fidelity(run, t) for run in runs if (t := study.scoring_teacher(run))]
     if len(scores) == len(runs):
         row |= pd.DataFrame(scores)[["agreement", "kl"]].mean().to_dict()
     for run in runs:
         run.forget_predictions()
     shown = study.teacher and hash_if_readable(study.teacher.checkpoint)
     if {run.metrics["teacher/sha256"] for run in runs} - {None, shown}:
-        row["own_agreement"] = mean_metric(runs, "fidelity/agreement")
-        row["own_kl"] = mean_metric(runs, "fidelity/kl")
+        row |= own_fidelity(runs, "own_")
     return row | {"fit_s": mean_metric(runs, "time/fit_s")}

@@ -1,35 +1,92 @@
-"""How good a run's predictions are, from ``predictions.npz`` alone, and what its network costs."""
+"""A complete run, read back from its folder: how good its predictions are, what its network costs.
 
-import math
+All but the cost is known from ``metrics.json`` and ``predictions.npz`` alone.
+"""
+
 import timeit
-from functools import partial
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from sklearn.metrics import classification_report, confusion_matrix
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import metrics
 from kd.models.base import CLASSES, IMAGE_SHAPE
-from kd.models.network import count_parameters
-from kd.report.predictions import Predictions
-from kd.report.runs import Run
-from kd.report.study import Study
+from kd.models.network import Network, count_parameters
+from kd.report.predictions import Predictions, read_predictions
+from kd.training.checkpoint import load_checkpoint
+
+CHECKPOINT = "model.ckpt"
+MOST_BYTES = 2**16  # the limit of a file of Hydra's, which has a few kB
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run: its folder and its metrics; all else is read when asked for."""
+
+    folder: Path
+    metrics: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Stage and parameters, as the folder names them."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file of the trained network."""
+        return self.folder / CHECKPOINT
+
+    def network(self) -> Network:
+        """Load the trained network, in evaluation mode.
+
+        Raises:
+            UserError: ``model.ckpt`` is missing or damaged.
+        """
+        return load_checkpoint(self.checkpoint)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The network's answers to the test images.
+
+        Raises:
+            UserError: the file is missing, damaged, or not the one that the run wrote.
+        """
+        sha256 = self.metrics.get("predictions/sha256")
+        return read_predictions(self.folder / "predictions.npz", sha256)
+
+    def forget_predictions(self) -> None:
+        """Free the memory of the predictions; they are read again when asked for again."""
+        self.__dict__.pop("predictions", None)
+
+    def read_hydra(self, name: str) -> Any:
+        """Read one of the files in ``.hydra``; return None if it cannot be read."""
+        path = self.folder / ".hydra" / name
+        with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+            if path.is_file() and path.stat().st_size <= MOST_BYTES:
+                return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return None
+
+
+def mean_metric(runs: Iterable[Run], key: str) -> float:
+    """Compute the mean of one of the runs' metrics."""
+    return float(np.mean([run.metrics[key] for run in runs]))
 
 
 def per_class(predictions: Predictions) -> pd.DataFrame:
     """Tabulate precision, recall, F1 and support of every class, then their averages."""
-    report: Any = classification_report(
-        predictions.labels,
-        predictions.classes,
-        labels=range(CLASSES),
-        output_dict=True,
-        zero_division=0,  # pyright: ignore[reportArgumentType]
-    )
-    report.pop("accuracy", None)
-    return pd.DataFrame(report).T.astype({"support": int})
+    answers = predictions.labels, predictions.classes
+    form: Any = {"labels": range(CLASSES), "output_dict": True, "zero_division": 0}
+    report = pd.DataFrame(classification_report(*answers, **form)).T
+    return report.drop("accuracy", errors="ignore").astype({"support": int})
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
@@ -64,45 +121,15 @@ def measure_fidelity(student: Run, teacher: Run) -> dict[str, float]:
     s, t = student.predictions.logits.double(), teacher.predictions.logits.double()
     agreement = float(metrics.agreement(s, t))
     floor = max(0.0, float(metrics.accuracy(s, labels) + metrics.accuracy(t, labels)) - 1)
-    errors = teacher.predictions.classes != labels
     same = student.predictions.classes == teacher.predictions.classes
-    repeated = float(same[errors].double().mean()) if errors.any() else math.nan
     return {
         "agreement": agreement,
         "kl": float(metrics.predictive_kl(s, t)),
-        "agreement_on_errors": repeated,
+        # The mean of none, for a teacher without errors, is NaN.
+        "agreement_on_errors": float(same[teacher.predictions.classes != labels].double().mean()),
         "floor": floor,
         "position": (agreement - floor) / (1 - floor) if floor < 1 else 1.0,
     }
-
-
-def scoring_teacher(run: Run, study: Study) -> Run | None:
-    """The study's teacher if a run can be scored against it, else None.
-
-    Both must have been tested on the same images. A student whose own teacher has changed since is
-    not scored: another network would take its teacher's place.
-    """
-    teacher = study.teacher
-    if teacher is None or not study.checkpoints.taught_unchanged(run):
-        return None
-    same_images = torch.equal(run.predictions.indices, teacher.predictions.indices)
-    return teacher if same_images else None
-
-
-def summarise_run(run: Run, classes: pd.DataFrame, study: Study) -> dict[str, Any]:
-    """One row of the table of all runs; ``classes`` is the run's :func:`per_class`."""
-    teacher = scoring_teacher(run, study)
-    row = {
-        "run": run.name,
-        "test_accuracy": run.metrics["test/acc"],
-        "test_nll": run.metrics["test/loss"],
-        "test_ece": run.metrics["test/ece"],
-        "macro_f1": classes.loc["macro avg", "f1-score"],
-        "validation_accuracy": run.metrics["val/acc"],
-        "epochs": run.metrics["epochs"],
-        "fit_s": run.metrics["time/fit_s"],
-    }
-    return row | (measure_fidelity(run, teacher) if teacher else {})
 
 
 def measure_cost(run: Run) -> dict[str, float]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
@@ -14,12 +14,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def draw_heat_map(
-    table: pd.DataFrame,
-    title: str,
-    unit: str,
-    fmt: str = "{:.2f}",
-    bracketed: pd.DataFrame | None = None,
-    centred: bool = False,
+    table: DataFrame, title: str, unit: str, fmt: str = "{:.2f}", doubtful: DataFrame | None = None
 ) -> Figure:
     """Draw a T × alpha map with its numbers.
 
@@ -28,16 +23,18 @@ def draw_heat_map(
         title: the title above the map.
         unit: the label of the colour bar.
         fmt: the format of the numbers.
-        bracketed: of the same shape; True puts the number in brackets, for not significant.
-        centred: centre the colours on 0, instead of from the least to the largest number.
+        doubtful: for a table of differences, whose colours are centred on 0: a table of the same
+            shape, where True puts the number in brackets.
     """
     width = max(4.5, 0.75 * len(table.columns) + 2)
     figure = Figure(figsize=(width, 0.45 * len(table) + 1.8), layout="constrained")
     axes = figure.subplots()
     values = table.to_numpy(dtype=float)
-    largest = np.nanmax(np.abs(values)) or 1
-    norm = Normalize(-largest, largest) if centred else Normalize()
-    image = axes.imshow(values, aspect="auto", norm=norm, cmap="PuOr" if centred else "cividis")
+    norm, colours = Normalize(), "cividis"
+    if doubtful is not None:
+        largest = np.nanmax(np.abs(values)) or 1
+        norm, colours = Normalize(-largest, largest), "PuOr"
+    image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours)
     axes.set_xticks(range(len(table.columns)), [f"{alpha:g}" for alpha in table.columns])
     axes.set_yticks(range(len(table)), [f"{T:g}" for T in table.index])
     axes.set(xlabel="alpha (weight of the labels)", ylabel="temperature T", title=title)
@@ -45,18 +42,17 @@ def draw_heat_map(
         if np.isnan(value):
             continue
         text = fmt.format(value)
-        if bracketed is not None and bracketed.iat[row, column]:
+        if doubtful is not None and doubtful.iat[row, column]:
             text = f"({text})"
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+        brightness = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
+        colour = "white" if brightness < 0.5 else "black"
         size = 9 if len(table.columns) <= 6 else 7
-        colour = "white" if dark else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, label=unit)
     return figure
 
 
-def draw_learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+def draw_learning_curves(curves: Mapping[str, DataFrame]) -> Figure:
     """Draw each network's training and validation loss by epoch; mark the best validation epoch."""
     figure, row = _row(len(curves), 4.2, 3.2)
     for axes, (name, frame) in zip(row, curves.items(), strict=True):
@@ -84,14 +80,14 @@ def draw_confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def draw_reliability_diagrams(tables: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
+def draw_reliability_diagrams(tables: Mapping[str, DataFrame]) -> Figure:
     """Draw accuracy by confidence; a network on the diagonal is right as often as it is sure."""
     figure, row = _row(len(tables), 3.8, 3.6)
-    for axes, (name, (table, error)) in zip(row, tables.items(), strict=True):
+    for axes, (title, table) in zip(row, tables.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=GREY, ls=":")
         sizes = 15 + 150 * table["images"] / table["images"].max()
         axes.scatter(table["confidence"], table["accuracy"], s=sizes, color=BLUE, alpha=0.7)
-        axes.set(title=f"{name}\nECE {error:.4f}", xlabel="confidence", ylabel="accuracy")
+        axes.set(title=title, xlabel="confidence", ylabel="accuracy")
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
     return figure
 

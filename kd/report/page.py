@@ -1,12 +1,8 @@
 """The page of a report: its sections, and how they become files."""
 
 import base64
-import io
-import math
-import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +35,7 @@ class Section:
         self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
 
 
-def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
+def write_page(sections: list[Section], target: Path, study: str) -> None:
     """Write ``index.html``, ``report.md``, every figure and every table; replace an old report.
 
     One process at a time writes. The old report stays until the new one is whole.
@@ -56,7 +52,7 @@ def write_page(sections: Sequence[Section], target: Path, study: str) -> None:
         try:
             fresh.mkdir()
             write_files(sections, fresh, study)
-            if os.path.lexists(target):
+            if target.exists() or target.is_symlink():
                 target.rename(old)
             fresh.rename(target)
         finally:
@@ -72,28 +68,26 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_files(sections: Sequence[Section], folder: Path, study: str) -> None:
+def write_files(sections: list[Section], folder: Path, study: str) -> None:
     """Write the files of a report into an empty folder."""
     with SummaryWriter(str(folder)) as board:
         for section in sections:
             if section.figure is not None:
-                drawn = io.BytesIO()
-                section.figure.savefig(drawn, format="png", dpi=110)
-                pixels = np.asarray(Image.open(drawn).convert("RGB"))
+                path = folder / f"{section.slug}.png"
+                section.figure.savefig(path, dpi=110)
+                pixels = np.asarray(Image.open(path).convert("RGB"))
                 board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
-                (folder / f"{section.slug}.png").write_bytes(drawn.getvalue())
-                section.image = base64.b64encode(drawn.getvalue()).decode()
-            own = {} if section.table is None else {section.slug: section.table}
-            for name, table in {**section.files, **own}.items():
-                table.replace([math.inf, -math.inf], math.nan).to_csv(
-                    folder / f"{name}.csv", index=False
-                )
-    environment = Environment(
+                section.image = base64.b64encode(path.read_bytes()).decode()
+            for name, table in {**section.files, section.slug: section.table}.items():
+                if table is not None:
+                    finite = table.replace([np.inf, -np.inf], np.nan)
+                    finite.to_csv(folder / f"{name}.csv", index=False)
+    templates = Environment(
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"readable": format_value, "markdown": escape_markdown}
-    for template, name in (("report.html", "index.html"), ("report.md", "report.md")):
-        text = environment.get_template(template).render(sections=sections, study=study)
+    templates.filters |= {"readable": format_value, "markdown": escape_markdown}
+    for name in ("index.html", "report.md"):
+        text = templates.get_template(name).render(sections=sections, study=study)
         (folder / name).write_text(text, encoding="utf-8")
 
 
@@ -117,7 +111,7 @@ def escape_markdown(text: Any) -> str:
 
 def format_value(value: Any) -> str:
     """Format a value of a table for reading: a dash for what is missing or not finite."""
-    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
         return "–"
     if isinstance(value, float | np.floating):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

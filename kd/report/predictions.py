@@ -5,7 +5,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from kd.models.base import CLASSES
 
 MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
 MOST_PACKED = 100  # the limit of unpacked to packed size, for arrays above one MiB
-PARTS = {"logits": np.dtype(np.float32), "labels": np.dtype(np.int64), "indices": np.dtype("int64")}
+PARTS = {"logits": "float32", "labels": "int64", "indices": "int64"}
 
 
 class Predictions(NamedTuple):
@@ -74,43 +74,33 @@ def _unpack(content: bytes) -> list[np.ndarray]:
                 raise ValueError(f"{member.filename} would unpack to {size:,} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is packed in an unusual way")
-        arrays = []
-        for name, dtype in PARTS.items():
-            member = archive.getinfo(f"{name}.npy")
-            with archive.open(member) as file:
-                arrays.append(_read_array(file, member.file_size, name, dtype))
-        return arrays
+        return [_read_array(archive, name) for name in PARTS]
 
 
-def _read_array(file: IO[bytes], size: int, name: str, dtype: np.dtype) -> np.ndarray:
-    """Read one array if its header names the right type and a shape that fits the file's size.
-
-    Args:
-        file: the array's file.
-        size: the file's size in bytes.
-        name: the array's name, for the message.
-        dtype: the type that the array must have.
-    """
-    version = npy.read_magic(file)
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Read one array if its header names the right type and a shape that fits the file's size."""
+    size = archive.getinfo(f"{name}.npy").file_size
+    with archive.open(f"{name}.npy") as file:
+        # By its size: a read without one inflates all that is there, whatever the directory claims.
+        content = io.BytesIO(file.read(size))
+    version = npy.read_magic(content)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, found = read_header(file)
-    if found != dtype:
-        raise ValueError(f"{name} are {found}, not {dtype}")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell():
+    shape, fortran, found = read_header(content)
+    if found != PARTS[name]:
+        raise ValueError(f"{name} are {found}, not {PARTS[name]}")
+    data = bytearray(content.read())
+    if min(shape, default=0) < 0 or math.prod(shape) * found.itemsize != len(data):
         raise ValueError(f"{name} have shape {shape}, which does not match its size")
-    # By its size: a read without one inflates all that is there, whatever the directory claims.
-    flat = np.frombuffer(bytearray(file.read(size - file.tell())), dtype)
-    return np.ascontiguousarray(flat.reshape(shape, order="F" if fortran else "C"))
+    array = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
+    return np.ascontiguousarray(array)
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
     """Refuse arrays that are not predictions of the same images."""
-    images = len(labels) if labels.ndim == 1 else 0
-    shapes = logits.shape, labels.shape, indices.shape
+    shapes, images = (logits.shape, labels.shape, indices.shape), labels.size
     if not images or shapes != ((images, CLASSES), (images,), (images,)):
-        raise ValueError(
-            f"logits, labels and indices have the shapes {', '.join(map(str, shapes))}"
-        )
+        found = ", ".join(map(str, shapes))
+        raise ValueError(f"logits, labels and indices have the shapes {found}")
     if not np.isfinite(logits).all():
         raise ValueError("logits are not all finite")
     if labels.min() < 0 or labels.max() >= CLASSES:

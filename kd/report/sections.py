@@ -3,8 +3,6 @@
 Where a study lacks something (a teacher, a student alone), the section says so in its place.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -16,20 +14,16 @@ from kd.errors import UserError
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student
 from kd.report.page import Section
-from kd.report.runs import Run
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
 
+NO_NETWORK = "The study has neither a complete teacher nor a student alone."
 
-def teacher_and_student(study: Study) -> dict[str, Run]:
+
+def teacher_and_student(study: Study) -> dict[str, evaluation.Run]:
     """The study's teacher and student alone by name, as far as they exist."""
     found = {"teacher": study.teacher, "student alone": study.student}
     return {name: run for name, run in found.items() if run is not None}
-
-
-def missing_section(slug: str, title: str) -> list[Section]:
-    """The section's place if the study has neither a teacher nor a student alone."""
-    return [Section(slug, title, "The study has neither a complete teacher nor a student alone.")]
 
 
 def show_curves(study: Study, config: Config) -> list[Section]:
@@ -37,13 +31,11 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     title = "Learning curves"
     runs = teacher_and_student(study)
     if not runs:
-        return missing_section("curves", title)
-    curves, unreadable = {}, ""
-    for name, run in runs.items():
-        if (curve := read_curve(run)) is not None:
-            curves[name] = curve
-        else:
-            unreadable += f" Those of {run.name} cannot be read from its events."
+        return [Section("curves", title, NO_NETWORK)]
+    found = {name: read_curve(run) for name, run in runs.items()}
+    curves = {name: curve for name, curve in found.items() if curve is not None}
+    damaged = [run.name for name, run in runs.items() if name not in curves]
+    unreadable = "".join(f" Those of {name} cannot be read from its events." for name in damaged)
     if not curves:
         return [Section("curves", title, unreadable)]
     best = {name: curve["val/loss"].idxmin() for name, curve in curves.items()}
@@ -54,13 +46,12 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     return [Section("curves", title, sentence, figure, f"Loss by epoch: {text}", table)]
 
 
-def read_curve(run: Run) -> pd.DataFrame | None:
+def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
     """Read a run's losses and accuracies by epoch from its events; None if these are damaged."""
     tags = ("train/loss", "val/loss", "train/acc", "val/acc")
     try:
         events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0}).Reload()
-        columns = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in tags}
-        frame = pd.DataFrame(columns)
+        frame = pd.DataFrame({t: {e.step: e.value for e in events.Scalars(t)} for t in tags})
     except Exception:  # a damaged file may raise anything
         return None
     losses = frame[["train/loss", "val/loss"]].to_numpy(dtype=float)
@@ -71,25 +62,20 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     """Both classification reports side by side, and both confusion matrices."""
     runs = teacher_and_student(study)
     if not runs:
-        return missing_section("classes", "Classes")
-    parts = {name: evaluation.per_class(run.predictions) for name, run in runs.items()}
-    table = pd.concat([part.add_prefix(f"{name} ") for name, part in parts.items()], axis=1)
-    table = table.rename_axis("class").reset_index()
+        return [Section("classes", "Classes", NO_NETWORK)]
+    parts = [evaluation.per_class(r.predictions).add_prefix(f"{name} ") for name, r in runs.items()]
+    table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
-    pairs = {
-        name: ", ".join(f"{i} and {j} ({n})" for i, j, n in evaluation.confused_pairs(matrix))
-        for name, matrix in matrices.items()
-    }
-    listed = "; ".join(f"{name}: {text}" for name, text in pairs.items())
+    pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
+    listed = "; ".join(
+        f"{name}: {', '.join(f'{i} and {j} ({n})' for i, j, n in found)}"
+        for name, found in pairs.items()
+    )
+    text = f"The pairs confused most often, in either direction. {listed}."
+    figure = figures.draw_confusion_matrices(matrices)
     return [
         Section("classes", "Classification reports", "On the test images.", table=table),
-        Section(
-            "confusion",
-            "Confusion matrices",
-            f"The pairs confused most often, in either direction. {listed}.",
-            figures.draw_confusion_matrices(matrices),
-            f"Confusion: {listed}",
-        ),
+        Section("confusion", "Confusion matrices", text, figure, f"Confusion: {listed}"),
     ]
 
 
@@ -98,17 +84,12 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
     runs = teacher_and_student(study) | chosen_student(study)
     if not runs:
         return []
-    tables = {
-        name: (evaluation.reliability(run.predictions), run.metrics["test/ece"])
-        for name, run in runs.items()
-    }
-    text = (
-        "On the dotted line, a network is right as often as it is sure. The size of a dot shows "
-        "the number of images."
-    )
+    titled = {f"{name}\nECE {run.metrics['test/ece']:.4f}": run for name, run in runs.items()}
+    tables = {title: evaluation.reliability(run.predictions) for title, run in titled.items()}
+    text = "On the dotted line, a network is right as often as it is sure."
+    text += " The size of a dot shows the number of images."
     figure = figures.draw_reliability_diagrams(tables)
-    alt = ", ".join(f"{name} ECE {error:.4f}" for name, (_, error) in tables.items())
-    return [Section("calibration", "Calibration", text, figure, alt)]
+    return [Section("calibration", "Calibration", text, figure, ", ".join(titled))]
 
 
 def show_disagreements(study: Study, config: Config) -> list[Section]:
@@ -118,7 +99,7 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     if study.teacher is None or not students:
         return [Section("digits", title, "Needs a teacher and a student.")]
     ((name, student),) = students.items()
-    if evaluation.scoring_teacher(student, study) is None:
+    if study.scoring_teacher(student) is None:
         text = "The teacher has changed, or was tested on other images than the student."
         return [Section("digits", title, text)]
     _, labels, indices = student.predictions
@@ -142,19 +123,17 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     return [Section("digits", title, f"{text} {caption}", figure, text)]
 
 
-def load_images(run: Run) -> Pool:
+def load_images(run: evaluation.Run) -> Pool:
     """Load the images that a run's configuration names.
 
     Raises:
         UserError: the configuration is damaged, or the images are not there.
     """
-    content = run.read_hydra("config.yaml")
-    data = content.get("data") if isinstance(content, dict) else None
-    named = data if isinstance(data, dict) else {}
-    words: list[Any] = [named.get(key) for key in ("dataset", "dir", "source")]
-    if not all(isinstance(word, str) for word in words):
-        raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
-    dataset, folder, source = words
+    match run.read_hydra("config.yaml"):
+        case {"data": {"dataset": str(dataset), "dir": str(folder), "source": str(source)}}:
+            pass
+        case _:
+            raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
     try:
         return load_pool(dataset, folder, source, torch.device("cpu"))
     except (OSError, AttributeError) as error:
@@ -176,10 +155,9 @@ def show_costs(study: Study, config: Config) -> list[Section]:
     text = f"CPU latencies are medians of 50 passes on this machine.{unreadable}"
     if len(costs) == 2:
         t, s = costs["teacher"], costs["student alone"]
-        text = (
-            f"The student has {100 * s['parameters'] / t['parameters']:.0f} % of the teacher's "
-            f"parameters and 1/{t['macs'] / s['macs']:.1f} of its multiplications. {text}"
-        )
+        size = f"{100 * s['parameters'] / t['parameters']:.0f} % of the teacher's parameters"
+        work = f"1/{t['macs'] / s['macs']:.1f} of its multiplications"
+        text = f"The student has {size} and {work}. {text}"
     return [Section("cost", title, text, table=table)]
 
 
@@ -189,21 +167,28 @@ def show_runs(study: Study, config: Config) -> list[Section]:
     for run in study.runs:
         classes[run.name] = evaluation.per_class(run.predictions)
         matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
-        rows.append(evaluation.summarise_run(run, classes[run.name], study))
+        row = {
+            "run": run.name,
+            "test_accuracy": run.metrics["test/acc"],
+            "test_nll": run.metrics["test/loss"],
+            "test_ece": run.metrics["test/ece"],
+            "macro_f1": classes[run.name].loc["macro avg", "f1-score"],
+            "validation_accuracy": run.metrics["val/acc"],
+            "epochs": run.metrics["epochs"],
+            "fit_s": run.metrics["time/fit_s"],
+        }
+        scoring = study.scoring_teacher(run)
+        rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
         run.forget_predictions()  # those of a large study need not all stay in memory
-    fidelity = "no teacher, so no fidelity"
-    if study.teacher is not None:
-        fidelity = f"fidelity is to {study.teacher.name}"
-        if study.checkpoints.changed:
-            fidelity += ", and of students whose own teacher has changed there is none"
-    text = (
-        f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}. per_class.csv has the figures by "
-        "class, confusion.csv the confusion matrices."
-    )
-    files = {
-        "per_class": pd.concat(classes, names=["run", "class"]).reset_index(),
-        "confusion": pd.concat(matrices, names=["run", "actual"]).reset_index(),
-    }
+    teacher = study.teacher
+    fidelity = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
+    if teacher and study.changed:
+        fidelity += ", and of students whose own teacher has changed there is none"
+    text = f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}."
+    text += " per_class.csv has the figures by class, confusion.csv the confusion matrices."
+    per_class = pd.concat(classes, names=["run", "class"]).reset_index()
+    confusion = pd.concat(matrices, names=["run", "actual"]).reset_index()
+    files = {"per_class": per_class, "confusion": confusion}
     settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
     return [
         Section("runs", "All runs", text, table=pd.DataFrame(rows), files=files),

@@ -11,23 +11,22 @@ than either accuracy.
 # pyright: reportUnknownVariableType=false
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 # A smaller gain is of no practical interest: 0.1 points of accuracy, 10 of 10,000 test images.
 SMALLEST_GAIN = 0.001
-NO_DISTILLED_RUN = (
-    "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
-)
+MOST_SEEDS = 2**20  # the most that a study is ever told to have
+NO_RUN = "Cannot tell: the study has no distilled run. Run python train.py -m stage=distill …"
 NO_CONTROL = (
     "No distilled run (with alpha below 1) has a student alone of its seed: run python "
     "train.py -m stage=student with the seeds of the sweep."
@@ -35,12 +34,12 @@ NO_CONTROL = (
 
 C = TypeVar("C", bound=Hashable)  # whatever names a cell
 BySeed = Mapping[int, float]
+ByCell = Mapping[C, BySeed]
 Correct = NDArray[np.bool_]  # (images,): which ones a network gets right
 Word = Literal["works", "does not work", "cannot tell"]
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over seeds, its interval, and the p-value of the hypothesis that the mean is 0."""
 
     mean: float
@@ -51,8 +50,7 @@ class Estimate:
     sd: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A cell compared with its control over the seeds that both have."""
 
     accuracy: Estimate  # test accuracy; over all seeds of the cell if the control has none of them
@@ -62,8 +60,7 @@ class Comparison:
     is_control: bool = False  # whether the cell is the student alone by its setting
 
 
-@dataclass(frozen=True)
-class Verdict(Generic[C]):
+class Verdict(NamedTuple, Generic[C]):
     """The answer, and the cell that it is about."""
 
     word: Word
@@ -110,8 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     p = np.asarray(p_values, dtype=float)
     order = p.argsort()
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected: list[float] = np.minimum(1, steps)[order.argsort()].tolist()
-    return corrected
+    return np.minimum(1, steps)[order.argsort()].tolist()
 
 
 def mcnemar(one_correct: Correct, other_correct: Correct) -> float:
@@ -119,11 +115,10 @@ def mcnemar(one_correct: Correct, other_correct: Correct) -> float:
 
     McNemar 1947: a two-sided binomial test on the images that only one of them gets right.
     """
-    only_one = int((one_correct & ~other_correct).sum())
-    only_other = int((~one_correct & other_correct).sum())
-    if only_one + only_other == 0:
+    differing = one_correct != other_correct
+    if not differing.any():
         return 1.0
-    return float(stats.binomtest(only_one, only_one + only_other).pvalue)
+    return float(stats.binomtest(int(one_correct[differing].sum()), int(differing.sum())).pvalue)
 
 
 def bootstrap_difference(
@@ -134,17 +129,9 @@ def bootstrap_difference(
     The interval holds for these two trained networks, not for other seeds.
     """
     difference = one_correct.astype(float) - other_correct.astype(float)
-    draws = stats.bootstrap(
-        (difference,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=2000,
-        method="percentile",
-        batch=100,
-        rng=np.random.default_rng(seed),
-    )
-    interval = draws.confidence_interval
-    return float(interval.low), float(interval.high)
+    resample = partial(stats.bootstrap, n_resamples=2000, method="percentile", batch=100)
+    drawn = resample((difference,), np.mean, confidence_level=level, rng=seed)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - LEVEL) -> int:
@@ -157,26 +144,15 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - 
         alpha: the level of the test.
     """
 
-    def shortfall(n: float) -> float:
+    def suffice(n: int) -> bool:
         critical = stats.t.ppf(1 - alpha / 2, n - 1)
-        return power - float(stats.nct.sf(critical, n - 1, abs(gain) / sd * math.sqrt(n)))
+        return bool(stats.nct.sf(critical, n - 1, abs(gain) / sd * math.sqrt(n)) >= power)
 
-    if shortfall(2) <= 0:
-        return 2
-    most = 2.0
-    while shortfall(most) > 0:
-        most *= 2
-        if most > 1e6:
-            return int(most)
-    needed: float = brentq(shortfall, most / 2, most)  # pyright: ignore[reportAssignmentType]
-    return math.ceil(needed)
+    return bisect_left(range(MOST_SEEDS), True, lo=2, key=suffice)
 
 
 def compare_cells(
-    test: Mapping[C, BySeed],
-    validation: Mapping[C, BySeed],
-    controls: Mapping[C, BySeed],
-    control_cells: Collection[C] = (),
+    test: ByCell[C], validation: ByCell[C], controls: ByCell[C], control_cells: Collection[C] = ()
 ) -> dict[C, Comparison]:
     """Estimate every cell's accuracy and its paired gain over its control, Holm-corrected.
 
@@ -187,22 +163,19 @@ def compare_cells(
         control_cells: the cells that are the student alone by their setting (alpha = 1), whatever
             their results. They are shown and not tested.
     """
-    gains = {
-        cell: estimate_gain(test[cell], controls[cell], cell in control_cells) for cell in test
-    }
-    tested = [c for c, gain in gains.items() if gain.n > 1 and c not in control_cells]
-    corrected = dict(zip(tested, holm([gains[cell].p for cell in tested]), strict=True))
     comparisons: dict[C, Comparison] = {}
-    for cell, gain in gains.items():
-        seeds = sorted(test[cell].keys() & controls[cell].keys()) or sorted(test[cell])
+    for cell, accuracies in test.items():
+        seeds = sorted(accuracies.keys() & controls[cell].keys()) or sorted(accuracies)
         is_control = cell in control_cells
-        comparisons[cell] = Comparison(
-            accuracy=estimate([test[cell][seed] for seed in seeds]),
-            gain=gain,
-            p_holm=corrected.get(cell, 1.0 if gain.n and not is_control else math.nan),
-            validation=fmean(validation[cell][seed] for seed in seeds),
-            is_control=is_control,
-        )
+        gain = estimate_gain(accuracies, controls[cell], is_control)
+        accuracy = estimate([accuracies[seed] for seed in seeds])
+        p_holm = 1.0 if gain.n and not is_control else math.nan  # unless corrected below
+        validated = fmean(validation[cell][seed] for seed in seeds)
+        comparisons[cell] = Comparison(accuracy, gain, p_holm, validated, is_control)
+    tested = [c for c, found in comparisons.items() if found.gain.n > 1 and not found.is_control]
+    corrected = holm([comparisons[cell].gain.p for cell in tested])
+    for cell, p in zip(tested, corrected, strict=True):
+        comparisons[cell] = comparisons[cell]._replace(p_holm=p)
     return comparisons
 
 
@@ -213,7 +186,7 @@ def estimate_gain(accuracies: BySeed, control: BySeed, is_control: bool) -> Esti
     """
     seeds = sorted(accuracies.keys() & control.keys())
     gain = estimate([accuracies[seed] - control[seed] for seed in seeds])
-    return gain if is_control or gain.sd != 0 else replace(gain, low=-math.inf, high=math.inf)
+    return gain if is_control or gain.sd != 0 else gain._replace(low=-math.inf, high=math.inf)
 
 
 def eligible(cells: Mapping[C, Comparison]) -> dict[C, Comparison]:
@@ -246,10 +219,9 @@ def judge(cells: Mapping[C, Comparison], smallest_gain: float = SMALLEST_GAIN) -
     among = eligible(cells)
     chosen = choose(cells)
     if chosen is None:
-        return Verdict("cannot tell", NO_CONTROL if cells else NO_DISTILLED_RUN, None, None)
+        return Verdict("cannot tell", NO_CONTROL if cells else NO_RUN, None, None)
     best = max(among, key=lambda cell: among[cell].accuracy.mean)
-    word, sentence = judge_gain(among[chosen], len(among), smallest_gain)
-    return Verdict(word, sentence, chosen, best)
+    return Verdict(*judge_gain(among[chosen], len(among), smallest_gain), chosen, best)
 
 
 def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Word, str]:
@@ -262,25 +234,22 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
     """
     gain = found.gain
     points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
+    measured = f"The cell chosen on validation has {points}"
     if gain.n < 2:
         return "cannot tell", (
-            f"The cell chosen on validation has {points}, with one seed. How far another seed "
-            "would move this number, one seed cannot tell. Run at least five."
+            f"{measured}, with one seed. How far another seed would move this number, one seed "
+            "cannot tell. Run at least five."
         )
     interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
     if math.isinf(gain.high):
         interval = f"the same in all {gain.n} seeds, which says nothing about their spread"
-    measured = (
-        f"The cell chosen on validation has {points} ({interval}, p = {found.p_holm:.2g} after Holm"
-    )
+    measured += f" ({interval}, p = {found.p_holm:.2g} after Holm)"
     if gain.mean > 0 and found.p_holm < 1 - LEVEL:
-        return "works", f"{measured})."
+        return "works", f"{measured}."
     if gain.high < smallest_gain:
         ruled_out = f"a gain of {100 * smallest_gain:.1f} points is ruled out"
-        return "does not work", f"{measured}): {ruled_out}."
+        return "does not work", f"{measured}: {ruled_out}."
     target = max(abs(gain.mean), smallest_gain)
     needed = seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / cells)
-    return "cannot tell", (
-        f"{measured}). About {max(gain.n + 1, needed)} seeds would tell a gain of "
-        f"{100 * target:.2f} points from none (80 % power)."
-    )
+    seeds = f"About {max(gain.n + 1, needed)} seeds would tell a gain of {100 * target:.2f} points"
+    return "cannot tell", f"{measured}. {seeds} from none (80 % power)."

@@ -1,18 +1,57 @@
-"""A study read back from its folder: its runs, what is compared with what, and the answer."""
+"""A study read back from its folder: its runs, what is compared with what, and the answer.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+Hashes of checkpoints say which networks taught its runs. A path does not identify a teacher:
+another network may have been trained in its place since.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from kd.errors import UserError
+from kd.files import file_hash
 from kd.report import stats
-from kd.report.cells import Cell, Method, build_cells, partition_by_method, select_split
-from kd.report.runs import Run
-from kd.report.teachers import TeacherCheckpoints, find_checkpoints, find_study_teacher
-from kd.training.run_folder import METRICS, STAGES, scan, shortened
+from kd.report.evaluation import CHECKPOINT, Run
+from kd.training.run_folder import (
+    METRICS,
+    STAGES,
+    read_metrics,
+    scan,
+    shortened,
+    teacher_paths,
+)
+
+VIEWS = "data/augment/"
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Distilled runs that differ in T, alpha and seed alone, and the controls of their seeds."""
+
+    label: str  # the method's name, and what distinguishes it from others of the study
+    controls: dict[int, Run] = field(repr=False)  # by seed: students alone of the same settings
+    plain: dict[int, Run] = field(repr=False)  # by seed: students alone on unaugmented images
+    unpaired: list[int] = field(repr=False)  # seeds of distilled runs that have no control
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A setting of a sweep without its seed: a method at one temperature and one alpha."""
+
+    method: Method
+    T: float
+    alpha: float
+    runs: dict[int, Run] = field(repr=False)  # by seed: those with a control; all if none has one
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the cell is the student alone by its setting."""
+        return self.alpha == 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,7 +68,7 @@ class Study:
     incomplete: list[str]  # names of the runs that began and did not end
     teacher: Run | None  # the largest method's, if it is still there; without methods, the first
     teachers: dict[int, Run]  # by seed: the study's own, except those that replaced another
-    checkpoints: TeacherCheckpoints  # that taught the distilled runs
+    changed: dict[str, list[Path]]  # by sha256 of a teacher that is gone: where it was
     students: dict[int, Run]  # by seed: the controls of the largest method that has any
     cells: list[Cell]  # by method, then temperature, then alpha
     not_compared: int  # the number of distilled runs of other settings of the student
@@ -56,6 +95,18 @@ class Study:
     def cells_of(self, method: Method) -> list[Cell]:
         """The cells of one method, by temperature, then alpha."""
         return [cell for cell in self.cells if cell.method is method]
+
+    def scoring_teacher(self, run: Run) -> Run | None:
+        """The study's teacher if a run can be scored against it, else None.
+
+        Both must have been tested on the same images. A student whose own teacher has changed since
+        is not scored: another network would take its teacher's place.
+        """
+        changed = any(sha256 in self.changed for _, sha256 in teacher_checkpoints(run))
+        if self.teacher is None or changed:
+            return None
+        same_images = torch.equal(run.predictions.indices, self.teacher.predictions.indices)
+        return self.teacher if same_images else None
 
     @cached_property
     def comparisons(self) -> dict[Cell, stats.Comparison]:
@@ -88,48 +139,62 @@ def load_study(folder: Path | str) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    runs = [Run(folder / row["run"], row) for row in rows]
-    runs = select_split(select_usable(runs, refused), refused)
-    if not runs:
+    usable = select_usable((Run(folder / row["run"], row) for row in rows), refused)
+    if not usable:
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher"
             f"{list_refused(refused)}"
         )
-    teachers, students, distilled = (
-        [run for run in runs if run.metrics["stage"] == stage] for stage in STAGES
-    )
+    runs = select_split(usable, refused)
+    teachers, students, distilled = by_stage(runs)
     methods = partition_by_method(distilled)
     cells = [cell for part in methods for cell in build_cells(part, methods, students)]
-    checkpoints = find_checkpoints(folder, teachers, distilled)
+    controls = filter(None, (cell.method.controls for cell in cells))
+    found, changed = find_checkpoints(folder, teachers, distilled)
+    # A teacher at the path of another that is gone has replaced it, unless it taught runs itself.
+    lost = {path.absolute() for paths in changed.values() for path in paths}
+    lost -= {path.absolute() for path in found.values()}
     # Of several with one seed, the one with the shortest name counts: it has nothing overridden.
     teachers.sort(key=lambda run: -len(run.folder.name))
-    by_seed = {r.metrics["seed"]: r for r in teachers if not checkpoints.is_replacement(r)}
-    if methods:
-        teacher = find_study_teacher(methods, checkpoints, runs, refused)
-    else:
-        teacher = by_seed[min(by_seed)] if by_seed else None
+    own = by_seed(run for run in teachers if run.checkpoint.absolute() not in lost)
+    first = own[min(own)] if own else None
     return Study(
         folder=folder,
         runs=runs,
         incomplete=find_incomplete(folder),
-        teacher=teacher,
-        teachers=by_seed,
-        checkpoints=checkpoints,
-        students=next(
-            (cell.method.controls for cell in cells if cell.method.controls),
-            {run.metrics["seed"]: run for run in students if not methods},
-        ),
+        teacher=find_study_teacher(methods, found, runs, refused) if methods else first,
+        teachers=own,
+        changed=changed,
+        students=next(controls, {} if methods else by_seed(students)),
         cells=cells,
         not_compared=len(distilled) - sum(map(len, methods)),
         refused=refused,
     )
 
 
+def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    """The runs by their seeds; of several with one seed the last."""
+    return {run.metrics["seed"]: run for run in runs}
+
+
+def by_stage(runs: Iterable[Run]) -> list[list[Run]]:
+    """The teachers, the students alone and the distilled runs."""
+    return [[run for run in runs if run.metrics["stage"] == stage] for stage in STAGES]
+
+
+def partition(runs: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    """Partition runs by equal ``key(run)``, the largest part first."""
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(repr(key(run)), []).append(run)
+    return sorted(parts.values(), key=len, reverse=True)
+
+
 def list_refused(refused: dict[str, str], most: int = 3) -> str:
     """Name the first refused runs with their reasons, in brackets, for an error message."""
-    named = list(refused.items())[:most]
-    text = "".join(f" ({name} is left out: {reason})" for name, reason in named)
-    return text + (f" (and {len(refused) - most} more)" if len(refused) > most else "")
+    named = [f" ({name} is left out: {reason})" for name, reason in refused.items()]
+    more = f" (and {len(named) - most} more)" if len(named) > most else ""
+    return "".join(named[:most]) + more
 
 
 def select_usable(runs: Iterable[Run], refused: dict[str, str]) -> list[Run]:
@@ -138,19 +203,192 @@ def select_usable(runs: Iterable[Run], refused: dict[str, str]) -> list[Run]:
     for run in runs:
         try:
             _ = run.predictions
+            usable.append(run)
         except UserError as error:
             refused[run.name] = shortened(error, run.folder)
-        else:
-            usable.append(run)
         run.forget_predictions()  # those of a large study need not all stay in memory
     return usable
 
 
+def select_split(runs: list[Run], refused: dict[str, str]) -> list[Run]:
+    """Select the runs of one data split; add the others to ``refused``.
+
+    Figures of other test images do not belong beside theirs. The split of most distilled runs
+    counts; without these, that of most students alone; without these, that of most teachers.
+    """
+    last = next(filter(None, reversed(by_stage(runs))))
+    split = partition(last, student_settings)[0][0].metrics["data/fingerprint"]
+    for run in runs:
+        if run.metrics["data/fingerprint"] != split:
+            refused[run.name] = (
+                f"of another data split ({run.metrics['data/fingerprint']}; this report is about "
+                f"{split}); report it in a study of its own"
+            )
+    return [run for run in runs if run.metrics["data/fingerprint"] == split]
+
+
 def find_incomplete(folder: Path) -> list[str]:
     """Name the runs that began and did not end."""
-    logs = [path for stage in STAGES for path in folder.glob(f"{stage}/*/train.log")]
+    begun = [path.parent for stage in STAGES for path in folder.glob(f"{stage}/*/train.log")]
+    return sorted(str(run.relative_to(folder)) for run in begun if not (run / METRICS).exists())
+
+
+def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that must be equal for runs to be compared: all but T, alpha, seed and teacher.
+
+    Settings that are 0 or null are left out: a run may be older than a setting that is off.
+
+    Args:
+        run: its metrics hold every setting that its result depends on.
+        without: prefixes of further settings to leave out.
+    """
+    groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/max")
+    free = ("kd/T", "kd/alpha", *without)
+    known = sorted(run.metrics.items())
+    return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
+
+
+def student_settings(run: Run) -> dict[str, Any]:
+    """The settings that a distilled run shares with its student alone, views aside."""
+    return comparable_settings(run, without=("kd/", VIEWS))
+
+
+def views_of(run: Run) -> dict[str, float]:
+    """How the training images were augmented; empty if they were not."""
+    settings = comparable_settings(run).items()
+    return {key.removeprefix(VIEWS): value for key, value in settings if key.startswith(VIEWS)}
+
+
+def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
+    """Partition the distilled runs of one student by method and teacher, the largest part first.
+
+    Of several settings of the student the one with the most runs counts. Views of the images
+    belong to the method: they may differ.
+    """
+    (runs, *_) = partition(distilled, student_settings) or [[]]
+    alike = partition(runs, comparable_settings)
+    # Of equally large ones, unaugmented images come first, then the first teacher.
     return sorted(
-        str(path.parent.relative_to(folder))
-        for path in logs
-        if not (path.parent / METRICS).exists()
+        (part for same in alike for part in partition_by_teacher(same)),
+        key=lambda p: (-len(p), len(views_of(p[0])), p[0].metrics["teacher/checkpoint"]),
     )
+
+
+def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:
+    """Partition runs by their teachers, unless every seed has a teacher of its own."""
+    keys = ("seed", "teacher/checkpoint", "teacher/sha256")
+    known = {tuple(run.metrics[key] for key in keys) for run in runs}
+    if all(len(set(column)) == len(known) for column in zip(*known, strict=True)):
+        return [runs]
+    return partition(runs, lambda run: run.metrics["teacher/sha256"])
+
+
+def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) -> list[Cell]:
+    """Build the cells of one method, by temperature, then alpha.
+
+    Args:
+        runs: the method's runs.
+        methods: the runs of every method of the study, for the label.
+        students: the study's students alone.
+    """
+    settings, views = student_settings(runs[0]), views_of(runs[0])
+    alike = [student for student in students if student_settings(student) == settings]
+    controls = by_seed(student for student in alike if views_of(student) == views)
+    plain = by_seed(student for student in alike if not views_of(student))
+    unpaired = sorted(by_seed(runs).keys() - controls.keys())
+    method = Method(method_label(runs, methods), controls, plain, unpaired)
+    cells: dict[tuple[float, float], dict[int, Run]] = {}
+    for run in runs:
+        own = cells.setdefault((run.metrics["kd/T"], run.metrics["kd/alpha"]), {})
+        own[run.metrics["seed"]] = run
+    return [
+        Cell(method, T, alpha, {s: own[s] for s in own if s in controls} or own)
+        for (T, alpha), own in sorted(cells.items())
+    ]
+
+
+def method_label(runs: list[Run], methods: list[list[Run]]) -> str:
+    """Name a method, with the settings and teachers that distinguish it from its namesakes."""
+    own = runs[0].metrics
+    namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
+    known = [comparable_settings(run) for run in namesakes]
+    differing = sorted({key for each in known for key, _ in each.items() ^ known[0].items()})
+    values = {key: "null" if own.get(key) is None else own[key] for key in differing}
+    words = [f"{k.removeprefix('kd/').replace('/', '.')}={v}" for k, v in values.items()]
+    if any(run.metrics["teacher/sha256"] != own["teacher/sha256"] for run in namesakes):
+        words.append(f"taught by {teacher_label(runs[0], namesakes)}")
+    return ", ".join([own["kd/method"], *words])
+
+
+def teacher_label(run: Run, others: Iterable[Run]) -> str:
+    """Name a run's teachers by their paths, with hashes where a path alone is ambiguous.
+
+    Args:
+        run: a distilled run.
+        others: those that it must be told from, and itself.
+    """
+    path = run.metrics["teacher/checkpoint"]
+    namesakes = [other.metrics for other in others if other.metrics["teacher/checkpoint"] == path]
+    retrained = len({metrics["teacher/sha256"] for metrics in namesakes}) > 1
+    taught = [(p.parent if p.name == CHECKPOINT else p, sha) for p, sha in teacher_checkpoints(run)]
+    return " + ".join(f"{path} ({sha[:8]})" if retrained else str(path) for path, sha in taught)
+
+
+def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
+    """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
+    if (hashes := run.metrics["teacher/sha256"]) is None:
+        return []
+    return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
+
+
+def hash_if_readable(path: Path) -> str | None:
+    """Compute the sha256 of a file; return None if the file cannot be read."""
+    try:
+        return file_hash(path) if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def find_checkpoints(
+    study: Path, teachers: Iterable[Run], distilled: Iterable[Run]
+) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Look for the teachers of distilled runs, at their recorded paths and in the study.
+
+    Args:
+        study: the study's folder, which may have been moved since.
+        teachers: the study's own teachers.
+        distilled: the runs whose teachers are looked for.
+
+    Returns:
+        by sha256: the checkpoints that are still unchanged; and for the others the paths that hold
+        another network by now, or none.
+    """
+    recorded = dict.fromkeys(pair for run in distilled for pair in teacher_checkpoints(run))
+    moved = [study.joinpath(*path.parts[-3:]) for path, _ in recorded]
+    places = [*moved, *(path for path, _ in recorded), *(run.checkpoint for run in teachers)]
+    known = {hash_if_readable(place): place for place in places}  # of equal ones the last counts
+    found = {sha256: known[sha256] for _, sha256 in recorded if sha256 in known}
+    lost = dict.fromkeys(sha256 for _, sha256 in recorded if sha256 not in found)
+    return found, {sha: [path for path, own in recorded if own == sha] for sha in lost}
+
+
+def find_study_teacher(
+    methods: list[list[Run]], found: dict[str, Path], runs: list[Run], refused: dict[str, str]
+) -> Run | None:
+    """Find the teacher of the largest method that still has one; of an ensemble, one of them."""
+    split = methods[0][0].metrics["data/fingerprint"]
+    known = {run.checkpoint: run for run in runs}
+    taught = [sha256 for part in methods for run in part for _, sha256 in teacher_checkpoints(run)]
+    for path in (found[sha256] for sha256 in dict.fromkeys(taught) if sha256 in found):
+        teacher = known.get(path)
+        try:
+            # Otherwise it is of another study.
+            if not teacher and path.name == CHECKPOINT and (row := read_metrics(path.parent)):
+                teacher = Run(path.parent, row)
+                _ = teacher.predictions
+        except UserError as error:
+            refused[Run(path.parent, {}).name] = shortened(error, path.parent)
+            continue
+        if teacher and teacher.metrics["data/fingerprint"] == split:
+            return teacher
+    return None

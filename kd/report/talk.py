@@ -8,10 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from kd.report.cells import Cell
-from kd.report.evaluation import confused_pairs, confusion, per_class
-from kd.report.runs import Run, mean_metric
-from kd.report.study import Study
+from kd.report.evaluation import Run, confused_pairs, confusion, mean_metric, per_class
+from kd.report.study import Cell, Study
 
 TEACHER, STUDENT = 98.4, 96.3
 CELLS = "95.7 to 96.8 %"
@@ -24,10 +22,8 @@ Row = tuple[str, str, str]  # the point, what the talk says, what we measured
 
 def compare_with_talk(study: Study) -> pd.DataFrame:
     """Compare the talk's numbers with those of the study's largest method, point by point."""
-    rows = [
-        *compare_network("teacher", TEACHER, TEACHER_F1, study.teachers.values()),
-        *compare_network("student alone", STUDENT, STUDENT_F1, study.students.values()),
-    ]
+    rows = compare_network("teacher", TEACHER, TEACHER_F1, study.teachers.values())
+    rows += compare_network("student alone", STUDENT, STUDENT_F1, study.students.values())
     if study.cells:
         rows += compare_sweep(study.cells_of(study.methods[0]))
     return pd.DataFrame(rows, columns=["point", "talk", "ours"])
@@ -61,14 +57,10 @@ def compare_network(
 def compare_sweep(cells: Iterable[Cell]) -> list[Row]:
     """Compare the mean accuracies of the cells: their range, lines through them, and the best."""
     table = pd.DataFrame(
-        [(cell.T, cell.alpha, 100 * mean_metric(cell.runs.values(), "test/acc")) for cell in cells],
-        columns=["T", "alpha", "accuracy"],
+        {"T": c.T, "alpha": c.alpha, "accuracy": 100 * mean_metric(c.runs.values(), "test/acc")}
+        for c in cells
     )
-    lines = {
-        name: table.loc[table[name] == 1, "accuracy"]
-        for name in ("T", "alpha")
-        if 1 in set(table[name])
-    }
+    lines = {n: table.loc[table[n] == 1, "accuracy"] for n in ("T", "alpha") if 1 in set(table[n])}
     hottest = table["T"].max()
     falling = table.loc[table["T"] == hottest, "accuracy"][::-1].map("{:.2f}".format)
     best = table.loc[table["accuracy"].idxmax()]

@@ -19,7 +19,7 @@ from kd.config.schema import Config
 from kd.errors import UserError
 from kd.files import PROJECT
 from kd.report import stats
-from kd.report.notes import list_notes
+from kd.report.comparison import list_notes
 from kd.report.study import load_study
 from kd.training.run_folder import read_metrics, write_metrics
 

@@ -9,6 +9,7 @@ from helpers import config
 
 from kd.models.network import build_model
 from kd.report.evaluation import (
+    Run,
     confused_pairs,
     confusion,
     measure_cost,
@@ -17,7 +18,6 @@ from kd.report.evaluation import (
     reliability,
 )
 from kd.report.predictions import Predictions
-from kd.report.runs import Run
 from kd.training.checkpoint import save_checkpoint
 
 
