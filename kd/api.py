@@ -58,8 +58,7 @@ def sweep(*words: str) -> pd.DataFrame:
         UserError: the words are wrong (nothing has run then), or a job failed.
     """
     with composing():
-        checked = check(["-m", *words])[1:]
-        overrides = OverridesParser.create().parse_overrides(checked)
+        overrides = OverridesParser.create().parse_overrides(check(["-m", *words])[1:])
         of_hydra, of_task = (
             [_values(o) for o in overrides if o.is_hydra_override() == hydra]
             for hydra in (True, False)

@@ -102,8 +102,8 @@ class Network(nn.Module):
             features = layer(features)
             if isinstance(layer, nn.ReLU):
                 maps.append(features)
-        outputs = classify(features, self.dense, self.dropout, self.output)
-        return outputs._replace(maps=tuple(maps))
+        found = classify(features, self.dense, self.dropout, self.output)
+        return found._replace(maps=tuple(maps))
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""

@@ -12,9 +12,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from kd.files import lock
+from kd.training.curves import Curves
 
 
 @dataclass
@@ -70,18 +70,17 @@ def remove(path: Path) -> None:
 
 def write_files(sections: list[Section], folder: Path, study: str) -> None:
     """Write the files of a report into an empty folder."""
-    with SummaryWriter(str(folder)) as board:
-        for section in sections:
-            if section.figure is not None:
-                path = folder / f"{section.slug}.png"
-                section.figure.savefig(path, dpi=110)
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-                board.add_image(f"report/{section.slug}", pixels, dataformats="HWC")
-                section.image = base64.b64encode(path.read_bytes()).decode()
-            for name, table in {**section.files, section.slug: section.table}.items():
-                if table is not None:
-                    finite = table.replace([np.inf, -np.inf], np.nan)
-                    finite.to_csv(folder / f"{name}.csv", index=False)
+    board = Curves(folder)
+    for section in sections:
+        if section.figure is not None:
+            path = folder / f"{section.slug}.png"
+            section.figure.savefig(path, dpi=110)
+            board.show(f"report/{section.slug}", np.asarray(Image.open(path).convert("RGB")))
+            section.image = base64.b64encode(path.read_bytes()).decode()
+        for name, table in {**section.files, section.slug: section.table}.items():
+            if table is not None:
+                finite = table.replace([np.inf, -np.inf], np.nan)
+                finite.to_csv(folder / f"{name}.csv", index=False)
     templates = Environment(
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

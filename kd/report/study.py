@@ -17,14 +17,7 @@ from kd.errors import UserError
 from kd.files import file_hash
 from kd.report import stats
 from kd.report.evaluation import CHECKPOINT, Run
-from kd.training.run_folder import (
-    METRICS,
-    STAGES,
-    read_metrics,
-    scan,
-    shortened,
-    teacher_paths,
-)
+from kd.training.run_folder import METRICS, STAGES, read_metrics, scan, shortened, teacher_paths
 
 VIEWS = "data/augment/"
 

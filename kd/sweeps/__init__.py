@@ -5,12 +5,7 @@ May import ``kd.training`` and all below it; see README.md here.
 
 from kd._startup import exports
 
-_MODULES = {
-    "GroupModule": "module",
-    "Job": "job_configs",
-    "compose_jobs": "job_configs",
-    "launch": "launcher",
-    "train_group": "group",
-}
+_MODULES = {"GroupModule": "module", "launch": "launcher", "train_group": "group"}
+_MODULES |= dict.fromkeys(("Job", "compose_jobs"), "job_configs")
 __all__ = [*_MODULES]
 __getattr__ = exports(__name__, _MODULES)

@@ -105,9 +105,7 @@ def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
     if config.model.name != FUSABLE_MODEL:
         return f"model={config.model.name} is no faster in a stack"
-    if config.keep_epochs:
-        return "keep_epochs=true keeps more than a group's file has"
-    return None
+    return "keep_epochs=true keeps more than a group's file has" if config.keep_epochs else None
 
 
 def _usable(planned: Planned, lead: Job) -> bool:
@@ -128,14 +126,9 @@ def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
     for seeds, cells in _grids(by_student, student_bytes(config), limit):
         members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
         if len(members) > 1:
-            planned = Planned(
-                common=common_digest(config),
-                group_mb=config.trainer.group_mb,
-                seeds=tuple(seeds),
-                cells=tuple(cells),
-                runs=tuple(job.name for job in members),
-                version=version(),
-            )
+            shared, runs = common_digest(config), tuple(job.name for job in members)
+            size = config.trainer.group_mb
+            planned = Planned(shared, size, tuple(seeds), tuple(cells), runs, version())
             groups.append(Group(planned, lead, members))
         elif len(by_student) == 1:
             apart[members[0]] = "no other job differs in seed and numbers of kd alone"

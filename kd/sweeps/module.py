@@ -126,8 +126,7 @@ class GroupModule(Bookkeeper):
     def on_fit_start(self) -> None:
         """Compile the step where the training is long enough to win more than that costs."""
         if self.compiles is None:  # else as the earlier attempt did
-            worth = self.batches() * (20 + self.students)
-            self.compiles = worth >= COMPILE_FROM and can_compile()
+            self.compiles = self.batches() * (20 + self.students) >= COMPILE_FROM and can_compile()
 
     def on_train_epoch_start(self) -> None:
         """Count the epoch's batches."""

@@ -6,16 +6,9 @@ top of ``kd``.
 
 from kd._startup import exports
 
-_MODULES = {
-    "DistillModule": "modules",
-    "FrozenTeacher": "teacher",
-    "StudentModule": "modules",
-    "TeacherModule": "modules",
-    "execute": "run",
-    "load_checkpoint": "checkpoint",
-    "read_metrics": "run_folder",
-    "save_checkpoint": "checkpoint",
-    "write_results": "run_folder",
-}
+_MODULES = dict.fromkeys(("DistillModule", "StudentModule", "TeacherModule"), "modules")
+_MODULES |= dict.fromkeys(("load_checkpoint", "save_checkpoint"), "checkpoint")
+_MODULES |= dict.fromkeys(("read_metrics", "write_results"), "run_folder")
+_MODULES |= {"FrozenTeacher": "teacher", "execute": "run"}
 __all__ = [*_MODULES]
 __getattr__ = exports(__name__, _MODULES)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import hparams, image
 
 from kd.config.schema import Config, flatten
 
@@ -25,14 +26,14 @@ FINAL_METRICS = (
 
 
 class Curves:
-    """The event file of one run.
+    """The event file of one run, or of a report.
 
     Each call opens the file, appends to it and closes it. TensorBoard's own writer keeps a file and
     a thread per run, of which a large sweep has too many, and begins a new file when it is opened
     again.
 
     Args:
-        directory: of the run.
+        directory: of the run, or of the report.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,6 +59,10 @@ class Curves:
             self._append(Event(summary=summary))
         known = {key: metrics[key] for key in FINAL_METRICS if key in metrics}
         self.draw(known, config.trainer.max_epochs)
+
+    def show(self, tag: str, pixels: np.ndarray) -> None:
+        """Append a picture, (height, width, 3) bytes."""
+        self._append(Event(summary=image(tag, pixels, dataformats="HWC")))
 
     def _append(self, event: Event) -> None:
         event.wall_time = time.time()

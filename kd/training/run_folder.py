@@ -179,11 +179,8 @@ def refuse_other_settings(
         ) from error
     # What the run does not say, because the setting is younger, had its default.
     saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
-    differing = [
-        f"{key} ({saved[key]} there, {value} here)"
-        for key, value in relevant(config).items()
-        if saved[key] != value
-    ]
+    here = relevant(config)
+    differing = [f"{k} ({saved[k]} there, {here[k]} here)" for k in here if saved[k] != here[k]]
     if before["teacher/checkpoint"] and not differing:
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more
             if before["teacher/sha256"] != hashes(teacher_paths(before)):
