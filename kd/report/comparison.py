@@ -26,8 +26,7 @@ def show_verdict(study: Study, config: Config) -> list[Section]:
     parts = [f"Distillation here: {verdict.word}."] if study.cells else []
     parts.append(verdict.sentence)
     if verdict.chosen is not None and verdict.best_on_test is not None:
-        chosen = study.comparisons[verdict.chosen]
-        best = study.comparisons[verdict.best_on_test]
+        chosen, best = study.comparisons[verdict.chosen], study.comparisons[verdict.best_on_test]
         bias = 100 * (best.accuracy.mean - chosen.accuracy.mean)
         parts.append(
             f"Validation chooses {cell_label(study, verdict.chosen)}: "

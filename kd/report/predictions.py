@@ -79,18 +79,18 @@ def _unpack(content: bytes) -> list[np.ndarray]:
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """Read one array if its header names the right type and a shape that fits the file's size."""
-    size = archive.getinfo(f"{name}.npy").file_size
-    with archive.open(f"{name}.npy") as file:
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, found = read_header(file)
+        if found != PARTS[name]:
+            raise ValueError(f"{name} are {found}, not {PARTS[name]}")
+        size = member.file_size - file.tell()
+        if min(shape, default=0) < 0 or math.prod(shape) * found.itemsize != size:
+            raise ValueError(f"{name} have shape {shape}, which does not match its size")
         # By its size: a read without one inflates all that is there, whatever the directory claims.
-        content = io.BytesIO(file.read(size))
-    version = npy.read_magic(content)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, found = read_header(content)
-    if found != PARTS[name]:
-        raise ValueError(f"{name} are {found}, not {PARTS[name]}")
-    data = bytearray(content.read())
-    if min(shape, default=0) < 0 or math.prod(shape) * found.itemsize != len(data):
-        raise ValueError(f"{name} have shape {shape}, which does not match its size")
+        data = bytearray(file.read(size))
     array = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
     return np.ascontiguousarray(array)
 
