@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from kd.fields import choose, find_settings, modules_of
-from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
+from kd.methods.base import Distillation, cross_entropy
 
 _HERE = sys.modules[__name__]
 METHODS: dict[str, type[Distillation]] = {
@@ -44,12 +44,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [  # pyright: ignore # of the methods' own names only their files know
-    "METHODS",
-    "Distillation",
-    "cross_entropy",
-    "find_method",
-    "weighted_loss",
-    "loss_weights_at",
-    *_found,
-]
+__all__ = ["METHODS", "Distillation", "cross_entropy", "find_method", *_found]  # pyright: ignore
