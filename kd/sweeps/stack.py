@@ -157,15 +157,7 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
         term = replace(kd, **own["numbers"]).term(Outputs(logits, hidden), teacher, own["labels"])
         return weighted_loss(logits, own["labels"], term, own["loss_weights"])
 
-    def objective(
-        products: Tensor,
-        bias: Tensor,
-        weight: Tensor,
-        output_bias: Tensor,
-        regression: tuple[Tensor, ...],
-        masks: Tensor | None,
-        own: dict[str, Any],
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def objective(products, bias, weight, output_bias, regression, masks, own):
         weights = Weights([], bias, weight, output_bias, regression)
         logits, hidden, _ = outputs_of(weights, products, masks)
         if regression:
