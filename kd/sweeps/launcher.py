@@ -70,13 +70,14 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
     for study in studies:
         plan.tidy(study)
     groups = form_groups(jobs, console)
-    waiting = list(groups)
+    group_of = {job: group for group in groups for job in group.members}
+    begun: set[Job] = set()
     spent: list[float] = []  # seconds of each run that trained alone
     try:
         for number, job in enumerate(jobs, 1):
-            for group in [group for group in waiting if job in group.members]:
-                waiting.remove(group)
-                train_together(group, jobs, console)
+            if job in group_of and job not in begun:
+                begun.update(group_of[job].members)
+                train_together(group_of[job], jobs, console)
             before = time.perf_counter()
             finish_job(job)
             if job.apart and not job.error:

@@ -53,7 +53,7 @@ def execute(
     Args:
         config: of the run.
         directory: its folder, in a folder of its stage in that of its study.
-        hydra: the node of that name that Hydra composed, to be kept beside the configuration.
+        hydra: the node of that name that Hydra composed; kept beside the configuration.
         share: its share of a group's training; None trains it here.
         note: a line for the log.
         quiet: whether somebody else speaks for the run and keeps the table of its study.
@@ -63,11 +63,10 @@ def execute(
     """
     set_up_logging(logging.WARNING if quiet else logging.INFO)
     shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
-    words = list(hydra.overrides.task) if hydra else []
+    words = hydra.overrides.task if hydra else ()
     if (before := find_complete(config, directory)) is not None:
         return skip(before, shown, quiet)
-    with contextlib.ExitStack() as held:
-        write_log = held.enter_context(train_log())
+    with contextlib.ExitStack() as held, train_log() as write_log:
         try:  # a run that is refused leaves nothing behind
             material = share.material if share else prepare(config, words)
             if share is None:
