@@ -71,7 +71,7 @@ def sweepable(spec: Any) -> Any:
 
 
 def sweepable_names(settings: Any) -> list[str]:
-    """Return the fields that :func:`sweepable` marks, as ``T``; ``kd.T`` in a group within."""
+    """Return the names of the sweepable fields; those of a nested dataclass as in ``kd.T``."""
     names: list[str] = []
     for spec in dataclasses.fields(settings):
         if dataclasses.is_dataclass(below := getattr(settings, spec.name)):
@@ -119,7 +119,7 @@ def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]
     return classes[0]
 
 
-def choose(known: Mapping[str, Settings], given: Any, key: str) -> Settings:
+def find_by_name(known: Mapping[str, Settings], given: Any, key: str) -> Settings:
     """Return a choice of ``known`` by its name.
 
     Raises:

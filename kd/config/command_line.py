@@ -127,7 +127,7 @@ def check(arguments: list[str]) -> list[str]:
 
 
 def _as_choice(word: str) -> str:
-    """Have Hydra know the methods that ``kd.method=my_package.my_method`` names: ``kd=…`` then."""
+    """Register the user's own methods that a word names with Hydra; return the word as ``kd=…``."""
     key, _, value = word.partition("=")
     names = value.split(",")
     own = [name for name in names if "." in name]

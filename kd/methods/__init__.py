@@ -8,8 +8,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from kd.fields import choose, find_settings, modules_of
-from kd.methods.base import Distillation, cross_entropy
+from kd.fields import find_by_name, find_settings, modules_of
+from kd.methods.base import Distillation, HiddenDistillation, cross_entropy
 
 _HERE = sys.modules[__name__]
 METHODS: dict[str, type[Distillation]] = {
@@ -26,7 +26,7 @@ def find_method(name: Any) -> type[Distillation]:
     """
     if isinstance(name, str) and "." in name:
         return find_settings(name, Distillation, f"kd.method={name}")
-    return choose(METHODS, name, "kd.method")
+    return find_by_name(METHODS, name, "kd.method")
 
 
 # What a method's file defines and does not keep to itself.
@@ -44,4 +44,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["METHODS", "Distillation", "cross_entropy", "find_method", *_found]  # pyright: ignore
+_OF_BASE = [kind.__name__ for kind in (Distillation, HiddenDistillation, cross_entropy)]
+__all__ = ["METHODS", "find_method", *_OF_BASE, *_found]  # pyright: ignore

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from kd._startup import exports
-from kd.fields import choose, find_settings, modules_of
+from kd.fields import find_by_name, find_settings, modules_of
 from kd.models.base import CLASSES, IMAGE_SHAPE, Model
 
 _OF_NETWORK = ("Ensemble", "Network", "build_model", "count_parameters")
@@ -28,4 +28,4 @@ def find_model(name: Any) -> type[Model]:
     Raises:
         UserError: there is none.
     """
-    return choose(MODELS, name, "model.name")
+    return find_by_name(MODELS, name, "model.name")

@@ -13,7 +13,7 @@ from kd.training.run_folder import remove_empty, write_results
 
 log = logging.getLogger(__name__)
 
-# Each a function of the study and its configuration; in the order of the page.
+# In the order of the page. Each takes the study and the configuration of the report.
 SECTIONS = [
     comparison.show_verdict, comparison.show_left_out, sections.show_talk, comparison.show_methods,
     comparison.show_maps, sections.show_curves, sections.show_classes, sections.show_calibration,

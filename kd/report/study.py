@@ -375,7 +375,7 @@ def find_study_teacher(
     for path in (found[sha256] for sha256 in dict.fromkeys(taught) if sha256 in found):
         teacher = known.get(path)
         try:
-            # Otherwise it is of another study.
+            # A checkpoint of no usable run here: of another study, or of a run that was left out.
             if not teacher and path.name == CHECKPOINT and (row := read_metrics(path.parent)):
                 teacher = Run(path.parent, row)
                 _ = teacher.predictions

@@ -104,8 +104,8 @@ def plan_groups(
 def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
     if config.model.name != FUSABLE_MODEL:
-        return f"model={config.model.name} is no faster in a stack"
-    return "keep_epochs=true keeps more than a group's file has" if config.keep_epochs else None
+        return f"model={config.model.name} cannot be stacked, only model={FUSABLE_MODEL} can"
+    return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
 
 
 def _usable(planned: Planned, lead: Job) -> bool:
@@ -162,7 +162,10 @@ def _kin(jobs: Iterable[Job], missing: Collection[Job], begun: Collection[str]) 
 
 
 def _shared(config: Config, but: tuple[str, ...] = ()) -> str:
-    """All settings that kin have in common, where things lie too, ``but`` those that begin so."""
+    """The settings that kin share, as JSON, without the keys that begin with one of ``but``.
+
+    Settings that no result depends on are among them.
+    """
     others = {key: value for key, value in flatten(config).items() if key in NOT_RELEVANT}
     settings = in_common(config) | others
     return json.dumps({key: v for key, v in settings.items() if not key.startswith(but)})

@@ -1,4 +1,4 @@
-"""The configurations of a sweep's jobs: the first one composed, the others copied from it.
+"""The jobs of a sweep and their configurations: the first composed, the others copied from it.
 
 Hydra composes every job's anew from all files, which takes ten times as long as a copy: for 20 jobs
 as long as an epoch of their students.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Compose = Callable[[DictConfig, list[str]], DictConfig]
 
 
-@dataclass(eq=False)  # a job is itself alone
+@dataclass(eq=False)  # compared and hashed by identity
 class Job:
     """One run of the sweep and what became of it."""
 

@@ -63,8 +63,9 @@ def read(study: Path) -> list[Planned]:
 
 def _parse(entry: dict[str, Any]) -> Planned:
     cells = tuple(tuple((key, value) for key, value in cell) for cell in entry["cells"])
-    known: Any = {"seeds": tuple(entry["seeds"]), "runs": tuple(entry["runs"]), "cells": cells}
-    return Planned(**entry | known)
+    seeds, runs = tuple(map(int, entry["seeds"])), tuple(map(str, entry["runs"]))
+    size, common, version = int(entry["group_mb"]), str(entry["common"]), str(entry["version"])
+    return Planned(common, size, seeds, cells, runs, version)
 
 
 @contextlib.contextmanager
@@ -114,8 +115,9 @@ def tidy(study: Path) -> None:
             plan.remove(group)
             forget(study, group.name)
             if not complete:
-                said = "%s: %d students of other code or another torch were in training; removed"
-                log.warning(said, folder / group.name, len(group.seeds) * len(group.cells))
+                students = f"{len(group.seeds) * len(group.cells)} students"
+                said = f"{students} of other code or another torch were in training; removed"
+                log.warning("%s: %s, they start anew", folder / group.name, said)
         for name in PLANS:
             remove_leftovers(folder / name)
         known = {group.name for group in plan}

@@ -1,4 +1,4 @@
-"""A run's curves, and its row in the table of runs, as TensorBoard reads them."""
+"""A run's curves, its row in the table of runs and a report's pictures, for TensorBoard."""
 
 import os
 import socket
@@ -60,7 +60,7 @@ class Curves:
         known = {key: metrics[key] for key in FINAL_METRICS if key in metrics}
         self.draw(known, config.trainer.max_epochs)
 
-    def show(self, tag: str, pixels: np.ndarray) -> None:
+    def add_picture(self, tag: str, pixels: np.ndarray) -> None:
         """Append a picture, (height, width, 3) bytes."""
         self._append(Event(summary=image(tag, pixels, dataformats="HWC")))
 

@@ -110,7 +110,11 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
 
 def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
     """Say that the run is complete, and do what its own attempt left undone if it was killed."""
-    unfinished.forget(shown.parents[1], unfinished.name_of(shown))
+    with contextlib.suppress(run_folder.Busy):  # another process that trains it anew has its state
+        if unfinished.has_state(shown.parents[1], name := unfinished.name_of(shown)):
+            with run_folder.hold(shown.absolute()):
+                if run_folder.is_complete(shown):
+                    unfinished.forget(shown.parents[1], name)
     table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
     if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
         run_folder.write_results(table.parent)

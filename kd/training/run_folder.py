@@ -254,7 +254,9 @@ def scan(
             name.encode()
             row = read_metrics(run)
         except UnicodeEncodeError:
-            refused[name.encode(errors="replace").decode()] = "the folder's name is not UTF-8"
+            refused[name.encode(errors="replace").decode()] = (
+                "the folder's name is not UTF-8; rename it"
+            )
         except UserError as error:  # one damaged run does not take the others along
             refused[name] = shortened(error, run)
         else:

@@ -42,7 +42,7 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
         return [path / "model.ckpt" if path.is_dir() else path for path in paths]
     study, name = Path(config.output_dir) / config.study, f"teacher/seed={config.teacher.seed}"
     rows, refused = scan(study, [f"{name}*"])
-    damaged = [f"{study}/{run}/{reason}" for run, reason in refused.items()]
+    damaged = [f"{study}/{run}: {reason}" for run, reason in refused.items()]
     for said in damaged:  # one damaged teacher does not take the others along
         log.warning("left out: %s", said)
     mine = [row for row in rows if row["run"].split(",")[0] == name]

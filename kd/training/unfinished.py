@@ -101,8 +101,8 @@ def has_state(study: Path, name: str) -> bool:
 
 def forget(study: Path, name: str) -> None:
     """Remove a training's files, and the folder if nothing else is in it."""
-    for pattern in (f"{name}*", f".{name}*"):
-        for path in (study / FOLDER).glob(pattern):
+    for pattern in (f".{name}*", f"{name}*"):
+        for path in sorted((study / FOLDER).glob(pattern)):  # NAME.json last: see has_state
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not empty, or not there
         (study / FOLDER).rmdir()

@@ -93,7 +93,7 @@ def test_the_talk_is_the_talks():
         ("study=a/b", "study=a/b"),
         ("study=..", "study=.."),
         ("teacher.checkpoint=[]", "teacher.checkpoint=[]"),
-        ("model.name=vgg", "cnn, mlp"),
+        ("model.name=vgg", ", ".join(MODELS)),
         ("+kd.beta=1", "kd.beta: no such key"),
         ("+extra=1", "extra: no such key"),
         ("~kd.T", "kd.T: missing"),
