@@ -125,7 +125,7 @@ def find_by_name(known: Mapping[str, Settings], given: Any, key: str) -> Setting
     Raises:
         UserError: there is none of that name.
     """
-    if given in known:
+    if isinstance(given, str) and given in known:
         return known[given]
     group, names = key.partition(".")[0], ", ".join(known)
     raise UserError(f"{key}={shown(given)}: unknown; choose {group}=NAME from {names}")

@@ -94,6 +94,8 @@ def test_the_talk_is_the_talks():
         ("study=..", "study=.."),
         ("teacher.checkpoint=[]", "teacher.checkpoint=[]"),
         ("model.name=vgg", ", ".join(MODELS)),
+        ("model.name=[cnn,mlp]", "model.name=[cnn,mlp]: unknown"),
+        ("kd.method=[hinton,dkd]", "kd.method=[hinton,dkd]: unknown"),
         ("+kd.beta=1", "kd.beta: no such key"),
         ("+extra=1", "extra: no such key"),
         ("~kd.T", "kd.T: missing"),
