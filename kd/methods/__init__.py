@@ -44,5 +44,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_OF_BASE = [kind.__name__ for kind in (Distillation, HiddenDistillation, cross_entropy)]
-__all__ = ["METHODS", "find_method", *_OF_BASE, *_found]  # pyright: ignore
+__all__ = ["METHODS", "Distillation", "HiddenDistillation", "cross_entropy", "find_method"]
+__all__ += _found  # pyright: ignore

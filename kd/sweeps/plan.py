@@ -64,6 +64,8 @@ def read(study: Path) -> list[Planned]:
 def _parse(entry: dict[str, Any]) -> Planned:
     cells = tuple(tuple((key, value) for key, value in cell) for cell in entry["cells"])
     seeds, runs = tuple(map(int, entry["seeds"])), tuple(map(str, entry["runs"]))
+    if not seeds or not cells:
+        raise ValueError("a group's entry is malformed")
     size, common, version = int(entry["group_mb"]), str(entry["common"]), str(entry["version"])
     return Planned(common, size, seeds, cells, runs, version)
 
