@@ -33,7 +33,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from kd.config.schema import Config
 from kd.config.validation import validate
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.files import PROJECT
 from kd.models.network import build_model
 from kd.training.callbacks import Record
@@ -99,7 +99,7 @@ class EpochClock(Checkpoint):
         self.seconds.append(time.perf_counter() - self.started)
 
 
-def tutorial_epoch(config: Config, data: MNISTDataModule) -> float:
+def tutorial_epoch(config: Config, data: ImageDataModule) -> float:
     """Seconds of one epoch, the tutorials' way."""
     transform = Compose([ToTensor(), Normalize((0.1307,), (0.3081,))])
     dataset = MNIST(config.data.dir, train=True, transform=transform)
@@ -115,7 +115,7 @@ def tutorial_epoch(config: Config, data: MNISTDataModule) -> float:
     return clock.seconds[0]
 
 
-def our_epoch(config: Config, data: MNISTDataModule) -> float:
+def our_epoch(config: Config, data: ImageDataModule) -> float:
     """Seconds of one epoch, our way."""
     network = build_model(config.model, config.seed)
     module = {"teacher": TeacherModule, "student": StudentModule}[config.stage]
@@ -147,7 +147,7 @@ def main() -> None:
         for stage in ("student", "teacher"):
             words = [f"stage={stage}", "trainer.max_epochs=1"]
             config = validate(compose("config", overrides=words))
-            data = MNISTDataModule(config.data, config.seed)
+            data = ImageDataModule(config.data, config.seed)
             data.prepare_data()
             data.setup()
             pairs = [(tutorial_epoch(config, data), our_epoch(config, data)) for _ in range(count)]

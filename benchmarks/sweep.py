@@ -37,7 +37,7 @@ from torchvision.transforms import ToTensor
 
 from kd.config.schema import Config
 from kd.config.validation import validate
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.files import PROJECT
 from kd.models.cnn import CNN
 from kd.models.network import build_model, count_parameters
@@ -69,11 +69,11 @@ def train_py(outputs: Path, *words: str) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
-def load(*words: str) -> tuple[Config, MNISTDataModule]:
+def load(*words: str) -> tuple[Config, ImageDataModule]:
     """A configuration of the command line's, and its data."""
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = validate(compose("config", overrides=["stage=distill", *words]))
-    data = MNISTDataModule(config.data, config.seed)
+    data = ImageDataModule(config.data, config.seed)
     data.prepare_data()
     data.setup()
     return config, data
@@ -188,7 +188,7 @@ def _growth(students: int, batch_size: int, compiled: bool, n: int, queue: objec
     logging.disable()
     module = make_module(students, batch_size, compiled)
     times = per_student_step(module, n)
-    for images, labels, indices in list(module.data.val_dataloader())[:2]:
+    for images, labels, indices, _ in list(module.data.val_dataloader())[:2]:
         with torch.no_grad():
             module.validation_step((images, labels, indices), 0)
     queue.put((times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,12 +17,22 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
+from kd.config.schema import Config
 from kd.config.validation import validate
+from kd.data.in_python import Images
 from kd.errors import UserError
-from kd.sweeps.job_configs import compose_jobs, copying
+from kd.models._given import hand_over
+from kd.models.custom import Source
+from kd.sweeps.job_configs import Job, compose_jobs, copying
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from kd.report.study import Study
+
+    # A network, what makes one, or its importable name.
+    Network: TypeAlias = nn.Module | Callable[[], nn.Module] | str
 
 
 def run(*words: str) -> dict[str, Any]:
@@ -34,6 +47,11 @@ def run(*words: str) -> dict[str, Any]:
     Raises:
         UserError: the words, the data, the teacher or the folder do not allow it.
     """
+    return _run(words)[1]
+
+
+def _run(words: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Do what :func:`run` does, and return the run's folder too."""
     with composing():
         cfg = compose_words(check(list(words)))
         config = validate(cfg)
@@ -42,7 +60,7 @@ def run(*words: str) -> dict[str, Any]:
         with importing():
             from kd.training.run import execute
         folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))
-        return execute(config, folder.absolute(), cfg.hydra).metrics
+        return folder.absolute(), execute(config, folder.absolute(), cfg.hydra).metrics
 
 
 def sweep(*words: str) -> pd.DataFrame:
@@ -57,6 +75,13 @@ def sweep(*words: str) -> pd.DataFrame:
     Raises:
         UserError: the words are wrong (nothing has run then), or a job failed.
     """
+    import pandas as pd
+
+    return pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in _sweep(words)])
+
+
+def _sweep(words: Sequence[str]) -> list[Job]:
+    """Do what :func:`sweep` does, and return its jobs."""
     with composing():
         overrides = OverridesParser.create().parse_overrides(check(["-m", *words])[1:])
         of_hydra, of_task = (
@@ -67,11 +92,145 @@ def sweep(*words: str) -> pd.DataFrame:
         loader = copying(GlobalHydra.instance().config_loader())
         jobs = compose_jobs(loader, first, list(itertools.product(*of_task)))
         with importing():
-            import pandas as pd
-
             from kd.sweeps.launcher import launch
         launch(jobs)
-    return pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in jobs])
+    return jobs
+
+
+class Trained(NamedTuple):
+    """A trained network: its run's folder and metrics, and what names its code."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    target: str
+
+    def network(self) -> Any:
+        """Load the trained network, an ``nn.Module`` in evaluation mode."""
+        from kd.training.checkpoint import load_checkpoint
+
+        named = Source(target=self.target)
+        return load_checkpoint(self.folder / "model.ckpt", source=named).body
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of distilled students and their controls, and what came of it."""
+
+    frame: pd.DataFrame = field(repr=False)  # one row per run of this sweep
+    study: Study = field(repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """Whether distillation works here, in a word and a sentence."""
+        return f"{self.study.verdict.word}: {self.study.verdict.sentence}"
+
+    def report(self, folder: Path | str) -> Path:
+        """Write the report into a folder, and return its page."""
+        from kd.report.build import build_report
+
+        place = self.study.folder
+        config = Config(stage="report", study=place.name, output_dir=str(place.parent))
+        shutil.copytree(build_report(config).parent, folder, dirs_exist_ok=True)
+        return Path(folder) / "index.html"
+
+
+def train(
+    network: Network,
+    data: Images | str,
+    *words: str,
+    epochs: int = 10,
+    seed: int = 0,
+    study: str = "main",
+    hidden: str | None = None,
+) -> Trained:
+    """Train a network on the labels, to be a teacher; unless that is done already.
+
+    Args:
+        network: an ``nn.Module``, whose weights it begins with; or what makes one, a class or a
+            function without arguments, whose weights are drawn from the seed. It maps images
+            (batch, channels, height, width) to logits (batch, classes).
+        data: of :mod:`kd.data`; or a choice of the command line, such as ``"digits"``.
+        words: further settings of the command line, such as ``"optim.lr=0.01"``.
+        epochs: of the training.
+        seed: of the run.
+        study: the set of runs that it belongs to, ``outputs/<study>``.
+        hidden: the layer whose output methods take for the hidden representation.
+
+    Raises:
+        UserError: the network, the data or the words do not allow it.
+    """
+    target = hand_over(network)
+    of_network = ["model=custom", *_named("model", target, hidden)]
+    told = [*of_network, f"seed={seed}", *_told(data, epochs, study), *words]
+    return Trained(*_run(["stage=teacher", *told]), target)
+
+
+def distill(
+    student: Network,
+    teacher: Trained,
+    data: Images | str,
+    *words: str,
+    method: str = "hinton",
+    T: Sequence[float] = (1, 2, 5),
+    alpha: Sequence[float] = (0, 0.5),
+    seeds: Iterable[int] = range(5),
+    epochs: int = 10,
+    study: str = "main",
+    hidden: str | None = None,
+    teacher_hidden: str | None = None,
+) -> Sweep:
+    """Distil a teacher into students over a sweep, and train their controls.
+
+    Args:
+        student: what makes one, a class or a function without arguments, so that each seed has
+            weights of its own.
+        teacher: of :func:`train`, on the same data.
+        data, words, epochs, study: as in :func:`train`.
+        method: of ``kd=…``, such as ``"dkd"``.
+        T: temperatures.
+        alpha: weights of the labels, 0 to 1.
+        seeds: of the runs.
+        hidden: the student's layer that methods take for its hidden representation.
+        teacher_hidden: the teacher's.
+
+    Raises:
+        UserError: the networks, the data or the words do not allow it, or a run failed.
+    """
+    of_teacher = _named("teacher.model", teacher.target, teacher_hidden)
+    swept = [f"kd={method}", *(f"kd.{name}={_list(v)}" for name, v in (("T", T), ("alpha", alpha)))]
+    told = [
+        "model=custom",
+        *_named("model", hand_over(student), hidden),
+        f'teacher.checkpoint="{teacher.folder}"',
+        *of_teacher,
+        *swept,
+        f"seed={_list(seeds)}",
+        *_told(data, epochs, study),
+        *words,
+    ]
+    jobs = _sweep(["stage=student,distill", *told])
+    import pandas as pd
+
+    from kd.report.study import load_study
+
+    frame = pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in jobs])
+    return Sweep(frame, load_study(jobs[0].study))
+
+
+def _named(key: str, target: str, layer: str | None) -> list[str]:
+    """The words that name a network."""
+    return [f"{key}.target={target}", *([] if layer is None else [f"{key}.hidden_layer={layer}"])]
+
+
+def _told(data: Images | str, epochs: int, study: str) -> list[str]:
+    """The words of what all runs of a study share."""
+    words = [f"data={data}"] if isinstance(data, str) else data.words
+    return [*words, f"trainer.max_epochs={epochs}", f"study={study}"]
+
+
+def _list(values: Iterable[float]) -> str:
+    """A sweep's values as one word has them."""
+    return ",".join(map(str, values))
 
 
 def _values(override: Override) -> list[str]:

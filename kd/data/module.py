@@ -1,22 +1,36 @@
 """The splits of a data set, handed out a batch at a time from memory."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from kd.config.schema import Data
-from kd.data.pool import Pool, fetch, fingerprint_of, load_pool, split_indices
+from kd.data.pool import Pool, fingerprint_of, load_pool, split_indices
+from kd.data.sources import fetch
+from kd.data.transfer import transfer_set
 from kd.data.views import Views
+from kd.models.base import Task
 from kd.seeding import generator
 
 EVAL_BATCH = 500
 
-# images (batch, 1, 28, 28) in [0, 1], labels (batch,), indices into the pool (batch,); of views the
-# labels are shares (batch, classes), 0 for what has none, and the indices those of labelled images
-Batch = tuple[Tensor, Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """Images with what is known of them."""
+
+    images: Tensor  # (batch, channels, height, width), float32 in [0, 1]
+    # (batch,) class numbers; or shares (batch, classes), 0 for images without a label: views are
+    # shared between classes, and some images have no label.
+    labels: Tensor
+    indices: Tensor  # into the pool: (batch,), without the views beside the images
+    labelled: int  # how many images count in a mean over labels
 
 
 @dataclass(eq=False)
@@ -29,6 +43,8 @@ class Batches:
         batch_size: of every batch; the last one may be smaller.
         order: draws the order of each epoch; None keeps that of ``indices``.
         views: draws views of the images; None gives the images themselves.
+        unlabelled: (images,), into the pool: an equal part of them follows each batch, in an order
+            of their own, and an epoch passes once over them.
     """
 
     pool: Pool
@@ -36,36 +52,61 @@ class Batches:
     batch_size: int
     order: torch.Generator | None = None
     views: Views | None = None
+    unlabelled: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
         return -(-len(self.indices) // self.batch_size)
+
+    @property
+    def added(self) -> int:
+        """How many unlabelled images follow each batch."""
+        return 0 if self.unlabelled is None else len(self.unlabelled) // len(self)
 
     def generators(self) -> list[torch.Generator]:
         """Return what draws random numbers: the order, and the views."""
         return [*filter(None, (self.order, self.views and self.views.generator))]
 
     def epoch(self) -> Tensor:
-        """Return the indices (samples,) in the order of the next epoch."""
+        """Return the indices of the next epoch, batch after batch, each ``added`` ones longer."""
+        labelled = self._shuffled(self.indices)
+        if self.unlabelled is None:
+            return labelled
+        others = self._shuffled(self.unlabelled)[: self.added * len(self)]
+        parts = labelled.split(self.batch_size), others.view(len(self), -1)
+        return torch.cat([part for pair in zip(*parts, strict=True) for part in pair])
+
+    def _shuffled(self, indices: Tensor) -> Tensor:
         if self.order is None:
-            return self.indices
+            return indices
         # The order is drawn on the CPU, so that it is the same on every device.
-        shuffled = torch.randperm(len(self.indices), generator=self.order)
-        return self.indices[shuffled.to(self.indices.device)]
+        shuffled = torch.randperm(len(indices), generator=self.order)
+        return indices[shuffled.to(indices.device)]
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
-        for chosen in self.epoch().split(self.batch_size):
-            yield *self.take(chosen), chosen
+        for chosen in self.epoch().split(self.batch_size + self.added):
+            yield Batch(*self.take(chosen), chosen, len(chosen) - self.added)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels of these (batch,) indices, or views of them."""
         images, labels = self.pool.take(indices)
-        return self.views(images, labels) if self.views else (images, labels)
+        if self.views is None:
+            return images, self.shares(labels)
+        return self.views(images, as_shares(labels, self.pool.task.classes))
+
+    def shares(self, labels: Tensor) -> Tensor:
+        """Return labels as they are, or as shares where some images have none."""
+        return labels if self.unlabelled is None else as_shares(labels, self.pool.task.classes)
 
 
-class MNISTDataModule(LightningDataModule):
-    """MNIST, or a data set of its shape, split into training, validation and test images.
+def as_shares(labels: Tensor, classes: int) -> Tensor:
+    """Turn class numbers (…,) into shares (…, classes): all of one class, or 0 without a label."""
+    return F.one_hot(labels + 1, classes + 1)[..., 1:].to(torch.get_default_dtype())
+
+
+class ImageDataModule(LightningDataModule):
+    """MNIST, or any data set of equal-sized images: training, validation and test images.
 
     Args:
         config: the settings of ``conf/data``.
@@ -74,15 +115,22 @@ class MNISTDataModule(LightningDataModule):
         device: where the images are held.
     """
 
-    # From `setup` on; the indices by the name of their part.
+    # From `setup` on; the indices by the name of their part, all that is taught being `train`.
     pool: Pool
+    taught: Pool  # the same images, with the labels that are taught
     indices: dict[str, Tensor]
+    unlabelled: Tensor | None
     fingerprint: str
 
     def __init__(self, config: Data, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.config, self.seed, self.device = config, seed, torch.device(device)
         self.loaded = False
+
+    @property
+    def task(self) -> Task:
+        """What a network for these images is made for."""
+        return self.pool.task
 
     def prepare_data(self) -> None:
         """Get the files that are missing, as ``data.source`` says how."""
@@ -93,11 +141,20 @@ class MNISTDataModule(LightningDataModule):
         """Load the images and split them; a second call changes nothing."""
         if self.loaded:
             return
-        config = self.config
-        self.pool = load_pool(config.dataset, config.dir, config.source, self.device)
-        split = split_indices(self.pool.labels.cpu().numpy(), self.pool.train_count, config)
+        self.pool = load_pool(self.config, self.device)
+        labels = self.pool.labels.cpu().numpy()
+        split = split_indices(labels, self.pool.train_count, self.config)
         self.fingerprint = fingerprint_of(self.pool, split)
-        self.indices = {part: torch.from_numpy(split[part]).to(self.device) for part in split}
+        transfer = transfer_set(labels, split["train"], self.config)
+
+        def on_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        self.indices = {p: on_device(split[p]) for p in split} | {
+            "train": on_device(transfer.labelled)
+        }
+        self.unlabelled = on_device(transfer.unlabelled) if len(transfer.unlabelled) else None
+        self.taught = dataclasses.replace(self.pool, labels=on_device(transfer.labels))
         self.loaded = True
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, index: int) -> Batch:
@@ -112,7 +169,8 @@ class MNISTDataModule(LightningDataModule):
         """Return the training images, or views of them, in the order of any ``seed``."""
         config, order = self.config, generator(seed, "order")
         views = Views(config.augment, seed, self.device) if config.augment.active else None
-        return Batches(self.pool, self.indices["train"], config.batch_size, order, views)
+        images = self.taught, self.indices["train"], config.batch_size
+        return Batches(*images, order, views, self.unlabelled)
 
     def val_dataloader(self) -> Batches:
         """Return the validation images, in their own order."""

@@ -5,146 +5,142 @@ import functools
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
-from glob import glob
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision.datasets
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from kd.config.schema import Data
-from kd.data import mnist_files as mnist
-from kd.data.idx import Part, read_parts
-from kd.errors import UserError
-from kd.models.base import CLASSES, IMAGE_SHAPE
-
-# Their files are named and made as MNIST's. torchvision's own reader would prefer a file
-# ``processed/*.pt``, whatever that holds.
-LIKE_MNIST = ("MNIST", "FashionMNIST", "KMNIST")
+from kd.data.sources import bytes_of, read, state, where_of
+from kd.errors import OutOfMemory, UserError
+from kd.memory import available_bytes
+from kd.models.base import Task
 
 # The settings that decide which images a split has in which part.
-DECIDING = ("dataset", "dir", "source", "split", "val_size", "test_size", "seed")
+PLACE = ("dataset", "dir", "source", "file", "size")
+DECIDING = (*PLACE, "split", "val_size", "test_size", "seed")
+
+# Images that take no more as float32 are kept so; of others each batch is turned to float anew.
+MOST_FLOAT_BYTES = 2**29
 
 
 @dataclass(frozen=True)
 class Pool:
     """All images of a data set on one device: its training images first, then its test images."""
 
-    images: Tensor  # (samples, 1, 28, 28), float32 in [0, 1]
+    images: Tensor  # (samples, channels, height, width), float32 in [0, 1], or uint8 up to 255
     labels: Tensor  # (samples,), int64
     train_count: int
     digest: str
+    names: tuple[str, ...]  # of the classes
+
+    @property
+    def task(self) -> Task:
+        """What a network for these images is made for."""
+        channels, height, width = self.images.shape[1:]
+        return Task((channels, height, width), len(self.names))
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images and labels of these (batch,) indices."""
+        """Return images, float32 in [0, 1], and labels of these (batch,) indices."""
         # index_select copies whole images: a third of the time that images[indices] takes
-        return self.images.index_select(0, indices), self.labels[indices]
+        return as_float(self.images.index_select(0, indices)), self.labels[indices]
 
 
-def fetch(config: Data) -> None:
-    """Get a data set's files that are missing, as ``data.source`` says how.
-
-    Raises:
-        UserError: they cannot be had.
-    """
-    root = Path(config.dir)
-    if config.source == "verified":
-        if config.dataset != "MNIST":
-            raise UserError(
-                f"data.source=verified: knows MNIST alone; for {config.dataset} give "
-                "data.source=torchvision or data.source=folder"
-            )
-        mnist.ensure_mnist(root, None if config.files is None else Path(config.files))
-    elif config.source == "torchvision" and config.dataset in LIKE_MNIST:
-        mnist.ensure_downloaded(root, config.dataset)
-    elif config.source == "torchvision":
-        _read_torchvision(config.dataset, config.dir, download=True)
+def as_float(images: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def load_pool(dataset: str, folder: str, source: str, device: torch.device) -> Pool:
+def load_pool(config: Data, device: torch.device) -> Pool:
     """Read a data set into memory, once for as long as its files stay as they are.
 
     Args:
-        dataset: a class name in ``torchvision.datasets`` with ``data`` and ``targets``.
-        folder: its root.
-        source: ``verified`` admits MNIST's own files alone. Nothing is downloaded.
+        config: the settings of ``conf/data``. Nothing is downloaded.
         device: where the tensors live.
 
     Raises:
-        UserError: there is no such data set, or its files are missing, damaged or altered.
+        UserError: there is no such data set, its files are missing, damaged or altered, or it does
+            not fit in the memory that is free.
     """
-    return _pool(dataset, folder, source, _state(dataset, folder), device)
+    return _pool(_Place.of(config), state(config), device)
+
+
+def task_of(config: Data) -> Task:
+    """Return what a network for a data set is made for; see :func:`load_pool`."""
+    return _read(_Place.of(config), state(config)).task
+
+
+class _Place(NamedTuple):
+    """The settings that say where images lie, as what a cache goes by."""
+
+    dataset: str
+    dir: str
+    source: str
+    file: str | None
+    size: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, config: Data) -> "_Place":
+        size = None if config.size is None else tuple(config.size)
+        return cls(config.dataset, config.dir, config.source, config.file, size)
+
+    def config(self) -> Data:
+        """Return the settings again."""
+        size = None if self.size is None else list(self.size)
+        return Data(self.dataset, self.dir, self.source, file=self.file, size=size)
 
 
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
-def _pool(dataset: str, folder: str, source: str, state: Hashable, device: torch.device) -> Pool:
-    read = _read(dataset, folder, source, state)
-    images = read.images.to(device).float().div_(255)
-    return dataclasses.replace(read, images=images, labels=read.labels.to(device))
+def _pool(place: _Place, state: Hashable, device: torch.device) -> Pool:
+    found = _read(place, state)
+    images = found.images.to(device)
+    if 4 * images.numel() <= MOST_FLOAT_BYTES:
+        images = as_float(images)
+    return dataclasses.replace(found, images=images, labels=found.labels.to(device))
 
 
-@functools.lru_cache(maxsize=1)
-def _read(dataset: str, folder: str, source: str, state: Hashable) -> Pool:
-    """Read a data set whose files are in this ``state``; its images are bytes still.
+@functools.lru_cache(maxsize=2)
+def _read(place: _Place, state: Hashable) -> Pool:
+    """Read a data set whose files are in this ``state``; its images are as they were stored.
 
     Raises:
         UserError: there is no such data set, or its files are missing, damaged or altered.
     """
-    if source == "verified" or dataset in LIKE_MNIST:
-        sha256 = mnist.SHA256 if source == "verified" else None
-        try:
-            parts = read_parts(Path(folder, dataset, "raw"), sha256)
-        except UserError as error:
-            raise UserError(f"data.dir={folder}: {dataset} cannot be read: {error}") from error
-    else:
-        parts = _read_torchvision(dataset, folder)
-    for pixels, labels in parts:
-        if pixels.shape[1:] != IMAGE_SHAPE[1:] or labels.shape != pixels.shape[:1]:
-            raise UserError(
-                f"data.dir={folder}: {dataset} has {len(labels)} labels for images of shape "
-                f"{pixels.shape}; the networks here take one 28 × 28 image a label"
-            )
-    pixels, labels = map(np.concatenate, zip(*parts, strict=True))
-    labels = labels.astype(np.int64)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < CLASSES:
-        raise UserError(
-            f"data.dir={folder}: {dataset} has labels from {labels.min()} to {labels.max()}; the "
-            f"networks here know 0 to {CLASSES - 1}"
+    config = place.config()
+    where = where_of(config)
+    # while they are read, there are those of each part and all of them
+    needed, free = 2 * bytes_of(config), available_bytes()
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"{where} is too large: reading the images takes about {needed / 2**20:,.0f} MB, and "
+            f"{free / 2**20:,.0f} MB are free; give fewer or smaller images"
         )
-    images = torch.from_numpy(pixels).unsqueeze(1)
-    return Pool(images, torch.from_numpy(labels), len(parts[0][1]), digest(pixels, labels))
-
-
-def _read_torchvision(dataset: str, folder: str, download: bool = False) -> list[Part]:
-    """Read images and labels, of training and of test, by torchvision's own class."""
-    cls = getattr(torchvision.datasets, dataset, None)
-    if cls is None:
-        raise UserError(f"data.dataset={dataset}: torchvision.datasets has no such class")
-    try:
-        parts = [cls(folder, train=train, download=download) for train in (True, False)]
-        as_arrays = [map(torch.as_tensor, (part.data, part.targets)) for part in parts]
-        return [(images.numpy(), labels.numpy()) for images, labels in as_arrays]
-    except Exception as error:  # each class has its own ways to fail
-        reason = " ".join(str(error).split()) or "damaged files"
-        raise UserError(f"data.dir={folder}: {dataset} cannot be read: {reason}") from error
-
-
-def _state(dataset: str, folder: str) -> Hashable:
-    """Tell whether the files of a data set were changed: by size and times of each."""
-    root = Path(folder, dataset)
-
-    def stat(name: str) -> tuple[int, ...]:
-        try:
-            found = (root / name).stat()
-        except OSError:
-            return ()
-        # an old modification time can be put back, that of the last change cannot
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-    # glob passes over what cannot be looked into
-    return tuple((name, stat(name)) for name in sorted(glob("*/*", root_dir=root)))
+    parts = read(config)
+    pairs = parts.training, parts.test
+    for pixels, labels in pairs:
+        if pixels.shape[1:] != parts.training[0].shape[1:] or labels.shape != pixels.shape[:1]:
+            raise UserError(
+                f"{where} has {len(labels)} labels for images of shape {pixels.shape}; images "
+                "are of one size, with a label each"
+            )
+    pixels, labels = map(np.concatenate, zip(*pairs, strict=True))
+    labels = labels.astype(np.int64)
+    if not len(parts.training[1]) or min(pixels.shape) == 0:
+        raise UserError(f"{where} holds no images to train on")
+    names = parts.names or tuple(map(str, range(labels.max() + 1)))
+    if not 0 <= labels.min() <= labels.max() < len(names):
+        raise UserError(
+            f"{where} has labels from {labels.min()} to {labels.max()}, for "
+            f"{len(names)} classes from 0 to {len(names) - 1}"
+        )
+    if len(names) < 2:
+        raise UserError(f"{where} has one class only; there is nothing to tell apart")
+    images = torch.from_numpy(pixels)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    count, summed = len(parts.training[1]), digest(pixels, labels)
+    return Pool(images, torch.from_numpy(labels), count, summed, names)
 
 
 def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[str, np.ndarray]:
@@ -195,19 +191,19 @@ def fingerprint(config: Data) -> str | None:
     It costs a look at the files' times where they are as they were at the last call.
 
     Returns:
-        the ``fingerprint`` of :class:`MNISTDataModule`; None where the images are not at hand, for
+        the ``fingerprint`` of :class:`ImageDataModule`; None where the images are not at hand, for
         nothing is downloaded.
 
     Raises:
         UserError: the images are at hand and damaged, or the split's sizes do not suit them.
     """
-    state = _state(config.dataset, config.dir)
-    key = (state, *(getattr(config, name) for name in DECIDING))
+    files = state(config)
+    key = (files, *(str(getattr(config, name)) for name in DECIDING))
     if key not in _fingerprints:
         try:
-            pool = _read(config.dataset, config.dir, config.source, state)
+            pool = _read(_Place.of(config), files)
         except UserError:
-            if state and config.source != "verified":
+            if files and config.source != "verified":
                 raise  # damaged; verified ones are MNIST's, or fetched again
             return None
         split = split_indices(pool.labels.numpy(), pool.train_count, config)

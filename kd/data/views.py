@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config.schema import Augment
-from kd.models.base import CLASSES
 from kd.seeding import generator
 
 
@@ -27,21 +26,20 @@ class Views:
         self.config = config
         self.generator = generator(seed, "views", device)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Return views in the place of the images, or after them where ``extra`` are wanted.
 
         Args:
-            images: (batch, 1, 28, 28) in [0, 1].
-            labels: (batch,) class numbers.
+            images: (batch, channels, height, width) in [0, 1].
+            shares: (batch, classes), of each class in an image; 0 in one without a label.
 
         Returns:
-            the views, of the images' shape, and the share of each class in them (batch, 10); with
+            the views, of the images' shape, and each class's share in them (batch, classes); with
             ``extra`` views per image, (batch · (1 + extra), …), the shares of views being 0.
         """
         config, extra = self.config, self.config.extra
-        shares = F.one_hot(labels, CLASSES).to(images.dtype)
         views = images.repeat(extra or 1, 1, 1, 1)
-        theirs = shares.new_zeros(len(views), CLASSES) if extra else shares
+        theirs = shares.new_zeros(len(views), shares.shape[1]) if extra else shares
         if config.shift or config.rotate:
             views = self._move(views)
         if config.mixup:  # with the one before it: the order of the batch is random already

@@ -26,7 +26,7 @@ def at_loss(student: Tensor, teacher: Tensor, p: int = 2) -> Tensor:
     """Mean squared difference of attention maps: channel means of features^p, of L2 norm 1.
 
     Zagoruyko & Komodakis 2017, arXiv:1612.03928, as its authors' code has it; the paper's equation
-    2 takes the norm of the difference. Of two heights the larger map is first pooled to the other.
+    2 takes the norm of the difference. Of two sizes the larger map is first pooled to the other.
 
     Args:
         student: (batch, channels, height, width) feature maps; channels of the two may differ.
@@ -47,11 +47,11 @@ def at_loss(student: Tensor, teacher: Tensor, p: int = 2) -> Tensor:
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     check_batches(student, teacher)
-    side = min(student.shape[2], teacher.shape[2])
+    height, width = min(student.shape[2:], teacher.shape[2:])
 
     def attention(maps: Tensor) -> Tensor:
-        if maps.shape[2] > side:
-            maps = F.adaptive_avg_pool2d(maps, (side, side))
+        if maps.shape[2:] != (height, width):
+            maps = F.adaptive_avg_pool2d(maps, (height, width))
         return F.normalize(maps.pow(p).mean(1).flatten(1))
 
     return F.mse_loss(attention(student), attention(teacher.detach()))

@@ -9,10 +9,10 @@ from typing import Any
 
 from kd._startup import exports
 from kd.fields import find_by_name, find_settings, modules_of
-from kd.models.base import CLASSES, IMAGE_SHAPE, Model
+from kd.models.base import Model, Task
 
 _OF_NETWORK = ("Ensemble", "Network", "build_model", "count_parameters")
-__all__ = ["CLASSES", "IMAGE_SHAPE", "MODELS", "Model", "find_model", *_OF_NETWORK]
+__all__ = ["MODELS", "Model", "Task", "find_model", *_OF_NETWORK]
 __getattr__ = exports(__name__, dict.fromkeys(_OF_NETWORK, "network"))
 
 MODELS: dict[str, type[Model]] = {

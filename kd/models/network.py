@@ -3,15 +3,16 @@
 ``network(images)`` gives logits; ``network.see(images)`` the representations below them as well.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.metrics import ensemble_logits
-from kd.models.base import CLASSES, Model
+from kd.models.base import MNIST, Model, Task
 from kd.outputs import Outputs
 from kd.seeding import generator
 
@@ -86,38 +87,99 @@ def classify(features: Tensor, dense: Layer, dropout: Layer, output: Layer) -> O
 
 
 class Network(nn.Module):
-    """Features, one hidden layer with ReLU and dropout, logits."""
+    """Features, one hidden layer with ReLU and dropout, logits.
 
-    def __init__(self, features: nn.Sequential, width: int, config: Model, seed: int) -> None:
+    Args:
+        features: what comes before the hidden layer; ends in (batch, width).
+        width: of what the hidden layer takes.
+        hidden: the width of the hidden layer.
+        dropout: of its units.
+        classes: how many logits there are.
+    """
+
+    def __init__(
+        self, features: nn.Sequential, width: int, hidden: int, dropout: Dropout, classes: int
+    ) -> None:
         super().__init__()
         self.features = features
-        self.dense = nn.Linear(width, config.hidden)
-        self.dropout = Dropout(config.dropout, seed)
-        self.output = nn.Linear(config.hidden, CLASSES)
+        self.dense = nn.Linear(width, hidden)
+        self.dropout = dropout
+        self.output = nn.Linear(hidden, classes)
 
     def see(self, images: Tensor) -> Outputs:
-        """(batch, 1, 28, 28) in [0, 1] → logits, and the representations they come from."""
+        """(batch, channels, height, width) in [0, 1] → logits, and what they come from."""
         maps, features = [], images
         for layer in self.features:
             features = layer(features)
-            if isinstance(layer, nn.ReLU):
+            if isinstance(layer, nn.ReLU) and features.ndim == 4:
                 maps.append(features)
         found = classify(features, self.dense, self.dropout, self.output)
         return found._replace(maps=tuple(maps))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
+        """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
         return self.see(images).logits
 
 
-def build_model(config: Model, seed: int) -> Network:
-    """Build a network: Glorot-uniform weights from the seed's own generator, biases of zero.
+class Observed(nn.Module):
+    """A network of any code, whose layers are seen by their names.
+
+    Args:
+        body: takes images (batch, channels, height, width), gives logits (batch, classes).
+        hidden_layer: whose output is the hidden representation, flattened; None has none.
+        map_layers: whose outputs are the feature maps, from the image on.
+
+    Raises:
+        AttributeError: ``body`` has no layer of such a name.
+    """
+
+    def __init__(
+        self, body: nn.Module, hidden_layer: str | None = None, map_layers: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.body, self.hidden_layer, self.map_layers = body, hidden_layer, tuple(map_layers)
+        self.seen: dict[str, Tensor] = {}  # of the batch in hand
+        for name in dict.fromkeys(filter(None, (hidden_layer, *map_layers))):
+            body.get_submodule(name).register_forward_hook(partial(self._keep, name))
+
+    def _keep(self, name: str, layer: nn.Module, taken: Any, given: Tensor) -> None:
+        self.seen[name] = given
+
+    def see(self, images: Tensor) -> Outputs:
+        """(batch, channels, height, width) in [0, 1] → logits, and what the named layers give."""
+        logits = self.body(images)
+        seen, self.seen = self.seen, {}
+        hidden = None if self.hidden_layer is None else seen[self.hidden_layer].flatten(1)
+        return Outputs(logits, hidden, tuple(seen[name] for name in self.map_layers))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
+        return self.see(images).logits
+
+
+def build_model(config: Model, seed: int, task: Task = MNIST) -> Any:
+    """Build a network whose initial weights come from the seed alone.
+
+    They are Glorot-uniform from a generator of their own, with biases of zero; or as the network's
+    own code draws them, where its settings say so.
 
     Args:
         config: its settings.
         seed: of initial weights and dropout masks.
+        task: what it is made for.
+
+    Returns:
+        the network, an ``nn.Module`` with a method ``see``.
+
+    Raises:
+        UserError: the settings do not suit the task.
     """
-    return _draw(config.build(seed), generator(seed, "weights"))
+    weights = generator(seed, "weights")
+    if not config.draws_own_weights:
+        return _draw(config.build(task, seed), weights)
+    with torch.random.fork_rng(devices=[]):  # whatever draws from torch's own state is seeded
+        torch.manual_seed(weights.initial_seed())
+        return config.build(task, seed)
 
 
 def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
@@ -126,12 +188,40 @@ def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
 
 
 def _draw(network: Drawn, weights: torch.Generator) -> Drawn:
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter, generator=weights)
-        else:
-            nn.init.zeros_(parameter)
+    """Draw the weights of linear layers and convolutions; leave those of other layers alone."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            nn.init.xavier_uniform_(layer.weight, generator=weights)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return network
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the ``state_dict``, a copy; of a network of other code by the names it has there."""
+    own = network.body if isinstance(network, Observed) else network
+    return {name: value.detach().clone() for name, value in own.state_dict().items()}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a network the weights of :func:`weights_of`.
+
+    Raises:
+        RuntimeError: they are not of its architecture.
+    """
+    own = network.body if isinstance(network, Observed) else network
+    own.load_state_dict(dict(weights), strict=True)
+
+
+@torch.no_grad()
+def probe(network: Any, task: Task, images: int = 1) -> Outputs:
+    """Return the outputs for black images, in evaluation mode, which batch norm needs for few."""
+    was_training = network.training
+    network.eval()
+    try:
+        return network.see(torch.zeros(images, *task.shape))
+    finally:
+        network.train(was_training)
 
 
 class Ensemble(nn.Module):
@@ -142,11 +232,11 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
+        """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
         return ensemble_logits(torch.stack([member(images) for member in self.members], dim=1))
 
     def see(self, images: Tensor) -> Outputs:
-        """(batch, 1, 28, 28) in [0, 1] → logits; members' hidden representations have no mean."""
+        """Images → logits (batch, classes); members' hidden representations have no mean."""
         return Outputs(self(images))
 
 

@@ -192,7 +192,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     alt = "Heat map of test accuracy: its numbers are in the table below it"
     title = "Agreement with the teacher"
     agreement = figures.draw_heat_map(100 * maps["agreement"], title, "%")
-    same = "Share of test images on which student and teacher name the same digit, in %."
+    same = "Share of test images on which student and teacher name the same class, in %."
     kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}")
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."

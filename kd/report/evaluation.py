@@ -3,8 +3,10 @@
 All but the cost is known from ``metrics.json`` and ``predictions.npz`` alone.
 """
 
+import json
+import re
 import timeit
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,8 +21,8 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import metrics
-from kd.models.base import CLASSES, IMAGE_SHAPE
-from kd.models.network import Network, count_parameters
+from kd.models.base import MNIST
+from kd.models.network import count_parameters
 from kd.report.predictions import Predictions, read_predictions
 from kd.training.checkpoint import load_checkpoint
 
@@ -45,13 +47,29 @@ class Run:
         """The file of the trained network."""
         return self.folder / CHECKPOINT
 
-    def network(self) -> Network:
+    def network(self) -> Any:
         """Load the trained network, in evaluation mode.
 
         Raises:
             UserError: ``model.ckpt`` is missing or damaged.
         """
         return load_checkpoint(self.checkpoint)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; their numbers where they have none."""
+        count = self.predictions.logits.shape[1]
+        with suppress(ValueError, TypeError, RecursionError):
+            names = json.loads(self.metrics.get("images/names") or "null")
+            if isinstance(names, list) and len(names) == count:
+                return [*map(str, names)]
+        return [*map(str, range(count))]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", str(self.metrics.get("images/shape")))
+        return tuple(map(int, found.groups())) if found else MNIST.shape
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -81,17 +99,26 @@ def mean_metric(runs: Iterable[Run], key: str) -> float:
     return float(np.mean([run.metrics[key] for run in runs]))
 
 
-def per_class(predictions: Predictions) -> pd.DataFrame:
-    """Tabulate precision, recall, F1 and support of every class, then their averages."""
-    answers = predictions.labels, predictions.classes
-    form: Any = {"labels": range(CLASSES), "output_dict": True, "zero_division": 0}
-    report = pd.DataFrame(classification_report(*answers, **form)).T
+def per_class(predictions: Predictions, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Tabulate precision, recall, F1 and support of every class, then their averages.
+
+    Args:
+        predictions: of a network.
+        names: of the classes; None calls them by their numbers.
+    """
+    classes = range(predictions.logits.shape[1])
+    form: Any = {"labels": classes, "output_dict": True, "zero_division": 0}
+    answers = classification_report(predictions.labels, predictions.classes, **form)
+    report = pd.DataFrame(answers).T.rename(
+        index=dict(zip(map(str, classes), names or [], strict=False))
+    )
     return report.drop("accuracy", errors="ignore").astype({"support": int})
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
-    """Count the images by actual class (down) and predicted class (across): (10, 10)."""
-    return confusion_matrix(predictions.labels, predictions.classes, labels=range(CLASSES))
+    """Count the images by actual class (down) and predicted class (across): (classes, classes)."""
+    classes = range(predictions.logits.shape[1])
+    return confusion_matrix(predictions.labels, predictions.classes, labels=classes)
 
 
 def confused_pairs(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, int]]:
@@ -144,12 +171,12 @@ def measure_cost(run: Run) -> dict[str, float]:
     network = run.network()
 
     def latency(batch: int) -> float:
-        forward = partial(network, torch.rand(batch, *IMAGE_SHAPE))
+        forward = partial(network, torch.rand(batch, *run.shape))
         return 1000 * float(np.median(timeit.repeat(forward, number=1, repeat=55)[5:]))
 
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, *IMAGE_SHAPE))
+            network(torch.zeros(1, *run.shape))
         return {
             "parameters": count_parameters(network),
             "macs": counter.get_total_flops() // 2,

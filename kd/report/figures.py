@@ -10,6 +10,8 @@ from pandas import DataFrame
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
+MOST_NAMES, MOST_LETTERS = 20, 12  # of classes beside a confusion matrix
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
@@ -65,18 +67,29 @@ def draw_learning_curves(curves: Mapping[str, DataFrame]) -> Figure:
     return figure
 
 
-def draw_confusion_matrices(matrices: Mapping[str, np.ndarray]) -> Figure:
-    """Draw actual by predicted class; colours show errors only, the diagonal is blank."""
+def draw_confusion_matrices(matrices: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Draw actual by predicted class; colours show errors only, the diagonal is blank.
+
+    Args:
+        matrices: counts (classes, classes), by the network's name.
+        names: of the classes.
+    """
     figure, row = _row(len(matrices), 5.2, 4.8)
+    places = range(0, len(names), -(-len(names) // MOST_NAMES))
+    shown = [names[place][:MOST_LETTERS] for place in places]
+    turn = 90 if max(map(len, shown)) > 2 else 0
     for axes, (name, matrix) in zip(row, matrices.items(), strict=True):
         errors = matrix.astype(float)
         np.fill_diagonal(errors, 0)
         axes.imshow(errors, cmap="Blues")
         for (actual, predicted), count in np.ndenumerate(matrix):
+            if len(names) > MOST_NAMES:
+                break  # the numbers would cover each other
             colour = "white" if errors[actual, predicted] > 0.6 * errors.max() else "black"
             axes.text(predicted, actual, count, ha="center", va="center", fontsize=7, color=colour)
-        digits = range(len(matrix))
-        axes.set(title=name, xlabel="predicted", ylabel="actual", xticks=digits, yticks=digits)
+        axes.set(title=name, xlabel="predicted", ylabel="actual")
+        axes.set_xticks(places, shown, rotation=turn)
+        axes.set_yticks(places, shown)
     return figure
 
 
@@ -97,14 +110,21 @@ def _row(count: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def draw_digits(images: np.ndarray, captions: Sequence[str]) -> Figure:
-    """Draw images (n, 28, 28) in rows of eight, with a caption above each."""
+def draw_images(images: np.ndarray, captions: Sequence[str]) -> Figure:
+    """Draw images in rows of eight, with a caption above each.
+
+    Args:
+        images: (n, channels, height, width) in [0, 1]: of three channels in colour, else the first.
+        captions: of each.
+    """
+    colour = images.shape[1] == 3
+    drawn = images.transpose(0, 2, 3, 1) if colour else images[:, 0]
     columns = 8
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(1.35 * columns, 1.75 * rows), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-    for axes, image, caption in zip(figure.axes, images, captions, strict=False):
+    for axes, image, caption in zip(figure.axes, drawn, captions, strict=False):
         axes.imshow(image, cmap="gray_r")
         axes.set_title(caption, fontsize=8)
     return figure

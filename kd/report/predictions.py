@@ -13,7 +13,6 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from kd.errors import UserError
-from kd.models.base import CLASSES
 
 MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
 MOST_PACKED = 100  # the limit of unpacked to packed size, for arrays above one MiB
@@ -23,7 +22,7 @@ PARTS = {"logits": "float32", "labels": "int64", "indices": "int64"}
 class Predictions(NamedTuple):
     """What a network answers to the test images."""
 
-    logits: Tensor  # (images, 10)
+    logits: Tensor  # (images, classes)
     labels: Tensor  # (images,)
     indices: Tensor  # (images,), into the data set
 
@@ -98,12 +97,13 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
     """Refuse arrays that are not predictions of the same images."""
     shapes, images = (logits.shape, labels.shape, indices.shape), labels.size
-    if not images or shapes != ((images, CLASSES), (images,), (images,)):
+    classes = logits.shape[-1] if logits.ndim == 2 else 0
+    if not images or classes < 2 or shapes != ((images, classes), (images,), (images,)):
         found = ", ".join(map(str, shapes))
         raise ValueError(f"logits, labels and indices have the shapes {found}")
     if not np.isfinite(logits).all():
         raise ValueError("logits are not all finite")
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        raise ValueError(f"labels are not all from 0 to {CLASSES - 1}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels are not all from 0 to {classes - 1}")
     if indices.min() < 0:
         raise ValueError("indices are not all 0 or more")

@@ -3,13 +3,16 @@
 Where a study lacks something (a teacher, a student alone), the section says so in its place.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd.config.schema import Config
-from kd.data.pool import Pool, load_pool
+from kd.config.schema import Config, Data
+from kd.config.validation import check_values
+from kd.data.pool import PLACE, Pool, load_pool
 from kd.errors import UserError
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student
@@ -63,20 +66,26 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     runs = teacher_and_student(study)
     if not runs:
         return [Section("classes", "Classes", NO_NETWORK)]
-    parts = [evaluation.per_class(r.predictions).add_prefix(f"{name} ") for name, r in runs.items()]
+    parts = [tabulate_classes(run).add_prefix(f"{name} ") for name, run in runs.items()]
+    classes = next(iter(runs.values())).classes
     table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
     pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
     listed = "; ".join(
-        f"{name}: {', '.join(f'{i} and {j} ({n})' for i, j, n in found)}"
+        f"{name}: {', '.join(f'{classes[i]} and {classes[j]} ({n})' for i, j, n in found)}"
         for name, found in pairs.items()
     )
     text = f"The pairs confused most often, in either direction. {listed}."
-    figure = figures.draw_confusion_matrices(matrices)
+    figure = figures.draw_confusion_matrices(matrices, classes)
     return [
         Section("classes", "Classification reports", "On the test images.", table=table),
         Section("confusion", "Confusion matrices", text, figure, f"Confusion: {listed}"),
     ]
+
+
+def tabulate_classes(run: evaluation.Run) -> pd.DataFrame:
+    """Tabulate :func:`kd.report.evaluation.per_class` of a run, classes by their names."""
+    return evaluation.per_class(run.predictions, run.classes)
 
 
 def show_calibration(study: Study, config: Config) -> list[Section]:
@@ -93,34 +102,37 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
 
 
 def show_disagreements(study: Study, config: Config) -> list[Section]:
-    """Digits that teacher and student name differently, drawn."""
-    title = "Digits on which teacher and student disagree"
+    """Images that teacher and student name differently, drawn."""
+    title = "Images on which teacher and student disagree"
     students = chosen_student(study) or ({"student alone": study.student} if study.student else {})
     if study.teacher is None or not students:
-        return [Section("digits", title, "Needs a teacher and a student.")]
+        return [Section("disagreements", title, "Needs a teacher and a student.")]
     ((name, student),) = students.items()
     if study.scoring_teacher(student) is None:
         text = "The teacher has changed, or was tested on other images than the student."
-        return [Section("digits", title, text)]
+        return [Section("disagreements", title, text)]
     _, labels, indices = student.predictions
     s, t = student.predictions.classes, study.teacher.predictions.classes
     differing = (s != t).nonzero().flatten()
     if not len(differing):
-        return [Section("digits", title, f"They agree on all {len(labels)} test images.")]
+        return [Section("disagreements", title, f"They agree on all {len(labels)} test images.")]
     try:
         pool = load_images(student)
     except UserError as error:
-        return [Section("digits", title, f"The images are not at hand: {error}")]
+        return [Section("disagreements", title, f"The images are not at hand: {error}")]
     if indices.max() >= len(pool.labels) or not torch.equal(pool.labels[indices], labels):
-        return [Section("digits", title, "The images in data.dir are not those of the runs.")]
+        return [
+            Section("disagreements", title, "The images in data.dir are not those of the runs.")
+        ]
     shown = differing[:16]
-    captions = [f"is {labels[i]}\nt {t[i]}, s {s[i]}" for i in shown]
-    figure = figures.draw_digits(pool.images[indices[shown]].squeeze(1).numpy(), captions)
+    names = [name[: figures.MOST_LETTERS] for name in student.classes]
+    captions = [f"is {names[labels[i]]}\nt {names[t[i]]}, s {names[s[i]]}" for i in shown]
+    figure = figures.draw_images(pool.take(indices[shown])[0].numpy(), captions)
     right = (t == labels)[differing].double().mean()
     count = f"{len(differing)} of {len(labels)} test images ({name})"
     text = f"{count}; the teacher is right on {100 * right:.0f} % of them."
     caption = f"The first {len(shown)} are shown with the answers of teacher (t) and student (s)."
-    return [Section("digits", title, f"{text} {caption}", figure, text)]
+    return [Section("disagreements", title, f"{text} {caption}", figure, text)]
 
 
 def load_images(run: evaluation.Run) -> Pool:
@@ -129,15 +141,19 @@ def load_images(run: evaluation.Run) -> Pool:
     Raises:
         UserError: the configuration is damaged, or the images are not there.
     """
-    match run.read_hydra("config.yaml"):
-        case {"data": {"dataset": str(dataset), "dir": str(folder), "source": str(source)}}:
-            pass
-        case _:
-            raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
+    saved = run.read_hydra("config.yaml")
+    known = saved.get("data") if isinstance(saved, dict) else None
+    place = {key: known[key] for key in PLACE if key in known} if isinstance(known, dict) else {}
     try:
-        return load_pool(dataset, folder, source, torch.device("cpu"))
+        config = check_values(Config(), {"data": asdict(Data()) | place}, only=["data"]).data
+    except UserError as error:
+        raise UserError(f"{run.name}/.hydra/config.yaml: {error}") from error
+    if not place:
+        raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
+    try:
+        return load_pool(config, torch.device("cpu"))
     except (OSError, AttributeError) as error:
-        raise UserError(f"data.dir={folder}: {error}") from error
+        raise UserError(f"data.dir={config.dir}: {error}") from error
 
 
 def show_costs(study: Study, config: Config) -> list[Section]:
@@ -165,7 +181,7 @@ def show_runs(study: Study, config: Config) -> list[Section]:
     """Every run's figures: accuracy, calibration, fidelity to the teacher, controls included."""
     rows, classes, matrices = [], {}, {}
     for run in study.runs:
-        classes[run.name] = evaluation.per_class(run.predictions)
+        classes[run.name] = tabulate_classes(run)
         matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
         row = {
             "run": run.name,

@@ -34,8 +34,8 @@ def train_group(group: Group) -> list[Share]:
     planned, lead = group.planned, group.lead.config
     configs = [job.config for job in group.members]
     grid = [(seed, cell) for seed in planned.seeds for cell in planned.cells]
-    refuse_too_large(lead, len(grid))
     material = prepare(lead, group.lead.hydra.overrides.task)
+    refuse_too_large(lead, material.data.task, len(grid))
     module = GroupModule(lead, planned.seeds, planned.cells, material)
     refuse_unhandled(configs, lead, module.handled)
     state = State(group.lead.study, planned.name, material.digest(lead, in_common(lead)))

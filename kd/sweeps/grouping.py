@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant
+from kd.data.pool import task_of
 from kd.fields import sweepable_names
 from kd.sweeps.job_configs import Job
 from kd.sweeps.plan import Cell, Planned
 from kd.training.memory import student_bytes
 from kd.training.unfinished import digest, has_state, version
-
-# Why the jobs of other networks run one by one: convolutions in a stack are grouped convolutions,
-# which take a CPU longer than one network after another. benchmarks/sweep.py teachers measures it.
-FUSABLE_MODEL = "mlp"
 
 
 class Group(NamedTuple):
@@ -103,8 +100,10 @@ def plan_groups(
 
 def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
-    if config.model.name != FUSABLE_MODEL:
-        return f"model={config.model.name} cannot be stacked, only model={FUSABLE_MODEL} can"
+    # Convolutions in a stack are grouped convolutions, which take a CPU longer than one network
+    # after another. benchmarks/sweep.py teachers measures it.
+    if not config.model.stacks:
+        return f"model={config.model.name} cannot be stacked, only an MLP of one hidden layer can"
     return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
 
 
@@ -123,7 +122,10 @@ def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
     for job in jobs:
         by_student.setdefault((job.config.seed, cell_of(job.config, config)), []).append(job)
     limit = config.trainer.group_mb * 2**20
-    for seeds, cells in _grids(by_student, student_bytes(config), limit):
+    if not by_student:
+        return [], {}
+    each = student_bytes(config, task_of(config.data))
+    for seeds, cells in _grids(by_student, each, limit):
         members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
         if len(members) > 1:
             shared, runs = common_digest(config), tuple(job.name for job in members)

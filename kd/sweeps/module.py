@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from kd.config.schema import Config
-from kd.data.module import Batch, Batches, MNISTDataModule
+from kd.data.module import Batch, Batches, ImageDataModule
 from kd.fields import sweepable_names
 from kd.methods.base import SCHEDULED, cross_entropy, loss_weights_at
 from kd.metrics import count_right
-from kd.models.base import IMAGE_SHAPE
 from kd.outputs import Outputs
 from kd.sweeps.plan import Cell
 from kd.sweeps.stack import Stack, make_gradients, outputs_of
 from kd.sweeps.tracing import adam_step, can_compile, traced
 from kd.training.book import Bookkeeper
 from kd.training.material import Material
-from kd.training.teacher import FrozenTeacher, needs_live_teacher, regressor_width
+from kd.training.teacher import FrozenTeacher, needs_live_teacher
 
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
@@ -39,10 +38,12 @@ class Orders:
     a smaller batch at an epoch's end comes by itself.
     """
 
-    def __init__(self, data: MNISTDataModule, seeds: Sequence[int]) -> None:
+    def __init__(self, data: ImageDataModule, seeds: Sequence[int]) -> None:
         self.batches = [data.training(seed) for seed in seeds]
-        self.size = data.config.batch_size
-        self.full, self.left = divmod(len(self.batches[0].indices), self.size)
+        first = self.batches[0]
+        self.added, self.size = first.added, first.batch_size + first.added
+        self.full, left = divmod(len(first.indices), first.batch_size)
+        self.left = left + self.added if left else 0
 
     def __len__(self) -> int:
         """How many chunks an epoch has."""
@@ -77,8 +78,8 @@ class GroupModule(Bookkeeper):
         self.data = material.data
         device = material.accelerator.device
         self.kd = config.kd if config.stage == "distill" else None
-        width = regressor_width(config, material.teacher_outputs) if self.kd else None
-        self.stack = Stack(config, seeds, len(cells), device, width)
+        task, widths = self.data.task, material.regression
+        self.stack = Stack(config, seeds, len(cells), device, task, widths)
         self.orders = Orders(self.data, seeds)
         self.gradients = make_gradients(self.kd)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
@@ -136,6 +137,7 @@ class GroupModule(Bookkeeper):
     def training_step(self, indices: Tensor, chunk: int) -> None:
         """A step of Adam for each batch of (batches, seeds, batch) indices."""
         count, _, size = indices.shape
+        labelled = size - self.orders.added
         adam: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         weights = self.stack.weights()
@@ -149,23 +151,23 @@ class GroupModule(Bookkeeper):
                 schedule.step()
             counted.append((losses, right))
         losses, right = (torch.stack(values).sum(0) for values in zip(*counted, strict=True))
-        self.note("train", losses, right, size, batches=count)
+        self.note("train", losses, right, labelled, batches=count)
 
     def _batches(self, indices: Tensor) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Each batch's images, (seeds, samples, pixels), and what else its losses take."""
-        labels = self.data.pool.labels[indices]
+        images_of, shares_of = self.data.taught, self.orders.batches[0].shares
+        labels = images_of.labels[indices]
         if self.kd and self.teacher_outputs:
             known = self._compared(self.teacher_outputs.at(indices))
         for number, chosen in enumerate(indices):
             self.passed += 1
             if self.config.data.augment.active:
                 images, shares = self._view(chosen)
-                own = {"labels": self._per_student(_batch_last(shares)).mT}
+                own = {"labels": self._labels(shares)}
             else:
-                # index_select copies whole images: a third of the time that images[chosen] takes
-                images = self.data.pool.images.index_select(0, chosen.flatten())
+                images, _ = images_of.take(chosen.flatten())
                 images = images.view(*chosen.shape, -1)
-                own = {"labels": self._per_student(labels[number])}
+                own = {"labels": self._labels(shares_of(labels[number]))}
             if self.kd:
                 if self.teacher_outputs:
                     teacher = {name: values[number] for name, values in known.items()}
@@ -184,7 +186,7 @@ class GroupModule(Bookkeeper):
 
     def _see(self, images: Tensor) -> Outputs:
         """The teacher's outputs (seeds, samples, width) for images that it has not seen."""
-        logits, hidden, _ = self.live[0].see(images.reshape(-1, *IMAGE_SHAPE))
+        logits, hidden, _ = self.live[0].see(images.reshape(-1, *self.data.task.shape))
         seeds_first = images.shape[:2]
         hidden = None if hidden is None else hidden.unflatten(0, seeds_first)
         return Outputs(logits.unflatten(0, seeds_first), hidden)
@@ -206,11 +208,17 @@ class GroupModule(Bookkeeper):
 
     def _differentiate(self, size: int, arguments: tuple) -> Sequence[Tensor]:
         """Gradients, losses and counts; of a batch of full size by the fast function."""
-        if size != self.config.data.batch_size:
+        if size != self.orders.size:
             return self.gradients(*arguments)
         if self.fast is None:
             self.fast = traced(self.gradients, arguments, bool(self.compiles))
         return self.fast(*arguments)
+
+    def _labels(self, labels: Tensor) -> Tensor:
+        """(seeds, batch) class numbers, or shares (seeds, batch, classes), → those per student."""
+        if labels.ndim == 2:
+            return self._per_student(labels)
+        return self._per_student(_batch_last(labels)).mT
 
     def _per_student(self, values: Tensor) -> Tensor:
         """(seeds, …) → (students, …)."""
@@ -218,8 +226,8 @@ class GroupModule(Bookkeeper):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch of the validation's to its sums."""
-        images, labels, _ = batch
-        shared = images.flatten(1).expand(len(self.seeds), -1, -1)
+        labels = batch.labels
+        shared = batch.images.flatten(1).expand(len(self.seeds), -1, -1)
         weights = self.stack.weights()
         logits = outputs_of(weights, weights.products(shared), masks=None).logits
         labels = labels.expand(self.students, -1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kd.config.schema import Config
 from kd.methods.base import Distillation, cross_entropy, weighted_loss
 from kd.metrics import count_right
+from kd.models.base import Task
 from kd.models.network import build_model, build_regressor, classify
 from kd.outputs import Outputs
 from kd.sweeps.tracing import wide_product
@@ -44,8 +45,9 @@ class Stack(nn.Module):
         seeds: that give the students their initial weights and dropout masks.
         cells: how many students each seed has.
         device: where they live.
-        width: that a regressor of each student's own takes its hidden representation to; None has
-            no regressors.
+        task: what they are made for.
+        widths: of their hidden representation, and what a regressor of each student's own takes it
+            to; None has no regressors.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Stack(nn.Module):
         seeds: Sequence[int],
         cells: int,
         device: torch.device,
-        width: int | None = None,
+        task: Task,
+        widths: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        networks = [build_model(config.model, seed).to(device) for seed in seeds]
+        networks = [build_model(config.model, seed, task).to(device) for seed in seeds]
         students = [network for network in networks for _ in range(cells)]
         stacked, _ = torch.func.stack_module_state(students)
         self.cells = cells
@@ -68,8 +71,8 @@ class Stack(nn.Module):
         self.weight = nn.Parameter(stacked["output.weight"].detach())
         self.output_bias = nn.Parameter(stacked["output.bias"].detach())
         self.regressors = nn.ParameterList()  # none, or weights and biases
-        if width is not None:
-            drawn = [build_regressor(config.model.hidden, width, seed).to(device) for seed in seeds]
+        if widths is not None:
+            drawn = [build_regressor(*widths, seed).to(device) for seed in seeds]
             stacked, _ = torch.func.stack_module_state([r for r in drawn for _ in range(cells)])
             self.regressors.extend(value.detach() for value in stacked.values())
         self.dropouts = [network.dropout for network in networks]

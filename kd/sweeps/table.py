@@ -1,9 +1,11 @@
 """The tables of test accuracies that a sweep ends with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
+from kd.config.naming import run_name
 from kd.sweeps.job_configs import Job
 
 
@@ -14,7 +16,7 @@ def tables(jobs: Sequence[Job]) -> list[Table]:
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        stage, _, name = job.name.partition("/")
+        stage, _, name = _without_cell(job).partition("/")
         others = [w for w in name.split(",") if not w.startswith(("T=", "alpha=", "seed="))]
         groups.setdefault(" ".join([job.config.study, stage, *others]), []).append(job)
     places = [
@@ -30,6 +32,12 @@ def tables(jobs: Sequence[Job]) -> list[Table]:
         numbers = (f"{kd.T:g}", f"{kd.alpha:g}") if group[0].config.stage == "distill" else ("", "")
         table.add_row(" ".join(told), *numbers, mean_accuracy(group))
     return [table]
+
+
+def _without_cell(job: Job) -> str:
+    """A run's name, as if T, alpha and seed were those of all: a long one has a hash of them."""
+    kd = replace(job.config.kd, T=1.0, alpha=0.5)
+    return run_name(replace(job.config, seed=0, kd=kd), list(job.hydra.overrides.task))
 
 
 def table_of(title: str, jobs: Sequence[Job]) -> Table:

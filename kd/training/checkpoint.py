@@ -10,17 +10,25 @@ from typing import Any
 import torch
 
 from kd.config.schema import Config
-from kd.errors import UserError
+from kd.errors import UserError, shown
 from kd.files import COMMAND, replacing
 from kd.models import MODELS
-from kd.models.base import Model
-from kd.models.network import Network, build_model
+from kd.models._given import GIVEN, given
+from kd.models.base import MNIST, Task
+from kd.models.custom import Source, build_source, words_for
+from kd.models.network import build_model, load_weights
 
 FORMAT = 2  # 2: with a digest of its content
+NESTED = ("state_dict", "model_state_dict", "model")  # where others keep a state_dict
 
 
 def save_checkpoint(
-    path: Path, weights: dict[str, torch.Tensor], config: Config, split: str, epoch: int
+    path: Path,
+    weights: dict[str, torch.Tensor],
+    config: Config,
+    split: str,
+    epoch: int,
+    task: Task = MNIST,
 ) -> None:
     """Save a network with what is needed to rebuild it and to judge it as a teacher.
 
@@ -30,12 +38,15 @@ def save_checkpoint(
         config: the run's configuration.
         split: the fingerprint of the data split it was trained on.
         epoch: the epoch the weights come from, counted from 1.
+        task: what the network was made for.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
         "stage": config.stage,
         "seed": config.seed,
         "model": config.model.shape(),
+        "shape": list(task.shape),
+        "classes": task.classes,
         "split": split,
         "epoch": epoch,
         "state_dict": {key: value.cpu() for key, value in weights.items()},
@@ -58,39 +69,99 @@ def content_digest(content: dict[str, Any]) -> str:
     return summed.hexdigest()
 
 
-def load_checkpoint(path: Path, split: str | None = None) -> Network:
-    """Rebuild the network of a ``model.ckpt``, in evaluation mode.
+def load_checkpoint(
+    path: Path, split: str | None = None, task: Task | None = None, source: Source | None = None
+) -> Any:
+    """Rebuild the network of a ``model.ckpt``, or of a ``state_dict``, in evaluation mode.
 
     Args:
-        path: the file. Only tensors and plain values are read from it: no code in it runs.
+        path: the file. Only tensors and plain values are read from it, and nothing that it names is
+            imported.
         split: the fingerprint of the data split in use; None accepts any.
+        task: what the network is used for; None takes what the file says.
+        source: names a network that is not kd's own, and a ``state_dict``'s; None for no such.
 
     Raises:
-        UserError: the file is missing, damaged, not a checkpoint of this project, of another
-            architecture than it says, or its network was trained on another split.
+        UserError: the file is missing, damaged, of another architecture than it says, or its
+            network was trained on another split, or is of other code that ``source`` does not name.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
-    content = _read(path)
+    named = source is not None and source.target is not None
+    content = _read(path, plain=named)
+    if "format" not in content:
+        return _load_plain(path, content, task or MNIST, source or Source())
+    saved, shape = content.get("model"), content.get("shape", MNIST.shape)
+    own = Task(tuple(shape), content.get("classes", MNIST.classes))
+    if split is not None and content.get("split") != split:
+        raise UserError(f"{path}: {_of_other_data(content, split, own, task)}")
     try:
-        network = build_model(_model_settings(content["model"]), seed=0)
-        network.load_state_dict(content["state_dict"], strict=True)
+        network = _rebuild(path, content["model"], own, source)
+        load_weights(network, content["state_dict"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{path}: its weights do not fit the architecture it names "
-            f"({content.get('model')}); train it again"
+            f"{path}: its weights do not fit the architecture it names ({saved}); train it again"
         ) from error
-    if split is not None and content.get("split") != split:
-        raise UserError(
-            f"{path}: was trained on another data split ({content.get('split')}, this run has "
-            f"{split}), so its training images may be this run's test images; use the same "
-            "data.split and data.seed, or train a teacher with these"
-        )
     return network.eval()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, checked to be what was saved."""
+def _of_other_data(content: dict[str, Any], split: str, own: Task, task: Task | None) -> str:
+    """Say why a network that was trained on other images cannot be used."""
+    if task is not None and own != task:
+        there, here = (f"{' × '.join(map(str, t.shape))}, {t.classes} classes" for t in (own, task))
+        return (
+            f"was trained on images of {there}, this run's are {here}; train a teacher on the same "
+            "data"
+        )
+    return (
+        f"was trained on another data split ({content.get('split')}, this run has {split}), so its "
+        "training images may be this run's test images; use the same data, data.split and "
+        "data.seed, or train a teacher with these"
+    )
+
+
+def _rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | None) -> Any:
+    """Build the network that a checkpoint describes; one of other code only as ``source`` says."""
+    cls = MODELS[saved["name"]]
+    if not issubclass(cls, Source):
+        sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
+        return build_model(cls(**{key: saved[key] for key in sizes}), seed=0, task=task)
+    if source is not None and source.target is not None:
+        return build_source(source, task, "teacher.model")
+    if saved["target"] in given:  # this very process was handed its code
+        names = [field.name for field in dataclasses.fields(Source)]
+        return build_source(Source(**{name: saved[name] for name in names}), task)
+    if str(saved["target"]).startswith(GIVEN):
+        raise UserError(
+            f"{path}: its network was handed over in Python, and cannot be rebuilt here"
+        )
+    raise UserError(
+        f"{path}: its network is of other code, which nothing imports unasked; name it again: "
+        f"{words_for('teacher.model', saved)}"
+    )
+
+
+def _load_plain(path: Path, content: dict[str, Any], task: Task, source: Source) -> Any:
+    """Load a ``state_dict`` that kd has not saved into the network that ``source`` names."""
+    network = build_source(source, task, "teacher.model")
+    weights = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+    try:
+        load_weights(network, weights)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = shown(" ".join(str(error).split()))
+        raise UserError(
+            f"{path}: does not fit teacher.model.target={source.target}: {reason}"
+        ) from error
+    return network.eval()
+
+
+def _read(path: Path, plain: bool = False) -> dict[str, Any]:
+    """The content of a checkpoint, checked to be what was saved.
+
+    Args:
+        path: the file.
+        plain: whether it may be a ``state_dict`` of other code, which has no digest.
+    """
     try:
         with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
             warnings.simplefilter("ignore")
@@ -104,9 +175,14 @@ def _read(path: Path) -> dict[str, Any]:
             f"load; train the teacher again with {COMMAND} stage=teacher"
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
+    if plain and isinstance(content, dict) and "format" not in content:
+        return content
     if found != FORMAT:
         older = "of an older version, which has no digest; train it again"
-        other = "not a checkpoint of this project; give a run's model.ckpt"
+        other = (
+            "not a checkpoint of this project; give a run's model.ckpt, or name the network of a "
+            "state_dict by teacher.model.target"
+        )
         raise UserError(f"{path}: {older if found == 1 else other}")
     try:
         intact = content["sha256"] == content_digest(content)
@@ -115,9 +191,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not intact:
         raise UserError(f"{path}: damaged (its digest does not match); train it again")
     return content
-
-
-def _model_settings(saved: dict[str, Any]) -> Model:
-    cls = MODELS[saved["name"]]
-    sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
-    return cls(**{key: saved[key] for key in sizes})

@@ -14,6 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams, image
 
 from kd.config.schema import Config, flatten
+from kd.errors import as_typed
 
 # Few, because TensorBoard shows the first five by the alphabet until one ticks others.
 COLUMNS = (
@@ -54,7 +55,11 @@ class Curves:
         settings: dict[str, Any] = flatten(config)
         if config.stage != "distill":
             settings |= {"kd.method": "none", "kd.T": 1.0, "kd.alpha": 1.0}
-        columns = {key.replace(".", "/"): settings[key] for key in COLUMNS}
+        values = {key: settings.get(key, "none") for key in COLUMNS}  # as networks have them
+        columns = {
+            key.replace(".", "/"): as_typed(value) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
         for summary in hparams(columns, dict.fromkeys(FINAL_METRICS, 0)):
             self._append(Event(summary=summary))
         known = {key: metrics[key] for key in FINAL_METRICS if key in metrics}

@@ -11,8 +11,9 @@ from pytorch_lightning.utilities.model_summary import ModelSummary
 from torch import Tensor
 
 from kd.config.schema import Config, relevant
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.models.network import build_model, build_regressor, count_parameters
+from kd.seeding import generator
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
 from kd.training.callbacks import Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
@@ -20,7 +21,7 @@ from kd.training.curves import Curves
 from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 from kd.training.run_folder import EPOCHS, clear
-from kd.training.teacher import needs_live_teacher, regressor_width
+from kd.training.teacher import needs_live_teacher
 from kd.training.unfinished import State, forget, name_of, version
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
     before = state.saved()
     clear(directory, resumed=before is not None)
     module = make_module(config, material)
-    log.info("%s", ModelSummary(module, max_depth=-1))
+    log.info("%s", ModelSummary(module, max_depth=3))
     images, parameters = len(data.indices["train"]), count_parameters(module.network)
     log.info("%d images, %d parameters, on %s", images, parameters, material.accelerator.device)
 
@@ -71,7 +72,7 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
         refuse_diverged({"train/loss": loss}, epoch)
         if config.keep_epochs:
             path = directory / EPOCHS / f"{epoch}.ckpt"
-            save_checkpoint(path, module.state(), config, data.fingerprint, epoch)
+            save_checkpoint(path, module.state(), config, data.fingerprint, epoch, data.task)
 
     curves = Curves(directory)
     callbacks = [Record(state, [(0, curves)], look), *([] if quiet else [ShowProgress()])]
@@ -85,7 +86,7 @@ def train(
     module: pl.LightningModule,
     callbacks: Sequence[pl.Callback],
     before: Path | None = None,
-    data: MNISTDataModule | None = None,
+    data: ImageDataModule | None = None,
 ) -> None:
     """Have Lightning train a module, without output of Lightning's own.
 
@@ -107,11 +108,14 @@ def train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    threads = torch.get_num_threads()
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
-    finally:
-        use_threads(threads)
+    threads, device = torch.get_num_threads(), accelerator.device
+    # Code that knows nothing of our generators draws from torch's own: they begin with the seed.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(generator(config.seed, "dropout").initial_seed())
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
+        finally:
+            use_threads(threads)
 
 
 def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
@@ -122,11 +126,13 @@ def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
 
 def make_module(config: Config, material: Material) -> Classifier:
     """The LightningModule of the stage."""
-    network, outputs = build_model(config.model, config.seed), material.teacher_outputs
+    task = material.data.task
+    network = build_model(config.model, config.seed, task)
     if config.stage != "distill":
         module = TeacherModule if config.stage == "teacher" else StudentModule
-        return module(network, config.optim, config.checkpoint)
-    width = regressor_width(config, outputs)
-    regressor = build_regressor(config.model.hidden, width, config.seed) if width else None
-    taught = material.teacher, config.kd, None if needs_live_teacher(config) else outputs
-    return DistillModule(network, config.optim, *taught, regressor, config.checkpoint)
+        return module(network, config.optim, config.checkpoint, task)
+    widths = material.regression
+    regressor = build_regressor(*widths, config.seed) if widths else None
+    outputs = None if needs_live_teacher(config) else material.teacher_outputs
+    taught = material.teacher, config.kd, outputs
+    return DistillModule(network, config.optim, *taught, regressor, config.checkpoint, task)

@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+from torch import nn
 
 from kd.config.schema import Config
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.errors import UserError
 from kd.files import file_hash
+from kd.models.network import build_model
 from kd.training.memory import refuse_too_large
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
 from kd.training.unfinished import digest
+
+# How the words of a distillation begin that are about what its student alone trains on.
+STUDENTS = ("data.augment", "data.train_size", "data.unlabelled", "data.label_noise", "data.omit")
 
 
 class Accelerator(NamedTuple):
@@ -30,10 +35,11 @@ class Material(NamedTuple):
     """What a training needs."""
 
     accelerator: Accelerator
-    data: MNISTDataModule
+    data: ImageDataModule
     teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
     teacher: Any = None  # nn.Module, of a distillation
     teacher_outputs: Any = None  # Outputs, of it for all samples of the pool
+    regression: tuple[int, int] | None = None  # the widths that a regressor takes to each other
 
     def digest(self, config: Config, settings: Any) -> str:
         """What stands for all that a training's state depends on.
@@ -70,20 +76,39 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         UserError: one of them is not to be had, or does not fit.
     """
     accelerator = choose_accelerator(config.trainer.accelerator)
-    refuse_too_large(config)
-    data = MNISTDataModule(config.data, config.seed, accelerator.device)
+    data = ImageDataModule(config.data, config.seed, accelerator.device)
     data.prepare_data()
     data.setup()
+    refuse_too_large(config, data.task)
+    refuse_single_image(config, data)
     if config.stage != "distill":
         return Material(accelerator, data, [])
     shared = ("data", "output_dir=", "trainer.max_epochs=")
     if not config.data.augment.active:  # views are the student's matter, and who brings them
         shared += ("+experiment=",)
-    told = [w for w in words if w.startswith(shared) and not w.startswith("data.augment")]
+    told = [w for w in words if w.startswith(shared) and not w.startswith(STUDENTS)]
     teachers = find_teacher(config, data.fingerprint, told)
-    teacher = load_teacher(teachers, data.fingerprint)
-    check_method(config, teacher)
-    return Material(accelerator, data, teachers, teacher)
+    teacher = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
+    regression = check_method(config, teacher, data.task)
+    return Material(accelerator, data, teachers, teacher, regression=regression)
+
+
+def refuse_single_image(config: Config, data: ImageDataModule) -> None:
+    """Make sure that batch norm, where the network has some, never meets an image by itself.
+
+    Raises:
+        UserError: a batch of the training has one image.
+    """
+    batches = data.train_dataloader()
+    last = len(batches.indices) % batches.batch_size or batches.batch_size
+    if last + batches.added > 1:
+        return
+    network = build_model(config.model, config.seed, data.task)
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
+        raise UserError(
+            f"data.batch_size={config.data.batch_size}: leaves a batch of one image of "
+            f"{len(batches.indices)}, which batch norm cannot take; give another size"
+        )
 
 
 def choose_accelerator(wanted: str) -> Accelerator:

@@ -9,48 +9,57 @@ from kd.config.schema import Optim
 from kd.data.module import Batch
 from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 from kd.metrics import count_right
-from kd.models.base import IMAGE_SHAPE
-from kd.models.network import Dropout
+from kd.models.base import MNIST, Task
+from kd.models.network import Dropout, Observed, weights_of
 from kd.outputs import Outputs
 from kd.training.book import Bookkeeper, Figures
 from kd.training.teacher import FrozenTeacher
+
+
+def global_generators(device: torch.device) -> list[torch.Generator]:
+    """Torch's own generators, which code that knows nothing of ours draws from."""
+    own = [torch.default_generator]
+    return own + (
+        [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    )
 
 
 class Classifier(Bookkeeper):
     """Trains a network by :meth:`loss`, and logs loss and accuracy once per epoch.
 
     Args:
-        network: its ``see`` takes images (batch, 1, 28, 28).
+        network: its ``see`` takes images (batch, channels, height, width).
         optim: learning rate and its schedule.
         checkpoint: as in :class:`Bookkeeper`.
+        task: what the network is made for.
     """
 
-    def __init__(self, network: nn.Module, optim: Optim, checkpoint: str = "last") -> None:
+    def __init__(
+        self, network: nn.Module, optim: Optim, checkpoint: str = "last", task: Task = MNIST
+    ) -> None:
         super().__init__(optim, checkpoint=checkpoint)
         self.network: Any = network
-        self.example_input_array = torch.zeros(1, *IMAGE_SHAPE)  # for Lightning's table of layers
+        self.example_input_array = torch.zeros(1, *task.shape)  # for Lightning's table of layers
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
+        """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
         return self.network(images)
 
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """The training loss of a batch, of the network's outputs for its images."""
-        _, labels, _ = batch
-        return cross_entropy(student.logits, labels)
+        return cross_entropy(student.logits, batch.labels)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
-        images, labels, indices = batch
-        outputs = self.network.see(images)
+        outputs = self.network.see(batch.images)
         loss = self.loss(outputs, batch)
-        self.note("train", loss.detach(), count_right(outputs.logits, labels), len(indices))
+        right = count_right(outputs.logits, batch.labels)
+        self.note("train", loss.detach(), right, batch.labelled)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch to the validation's sums; its loss is on the labels in every stage."""
-        images, labels, _ = batch
-        logits = self.network(images)
+        logits, labels = self.network(batch.images), batch.labels
         self.note("val", cross_entropy(logits, labels), count_right(logits, labels), len(labels))
 
     def on_validation_epoch_end(self) -> None:
@@ -69,13 +78,19 @@ class Classifier(Bookkeeper):
 
     def state(self, student: int = 0) -> dict[str, Tensor]:
         """The network's ``state_dict``, a copy."""
-        return {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        return weights_of(self.network)
 
     def generators(self) -> list[torch.Generator]:
         """Those of the dropout masks, and of the training batches where these have some."""
         batches = getattr(self.trainer.train_dataloader, "generators", list)
         dropouts = [layer for layer in self.network.modules() if isinstance(layer, Dropout)]
-        return [*batches(), *(layer.generator_on(self.device) for layer in dropouts)]
+        drawing = [*batches(), *(layer.generator_on(self.device) for layer in dropouts)]
+        return drawing + (global_generators(self.device) if self.draws_globally else [])
+
+    @property
+    def draws_globally(self) -> bool:
+        """Whether the network may draw from torch's own state, as torch's dropout does."""
+        return isinstance(self.network, Observed)
 
 
 class TeacherModule(Classifier):
@@ -101,7 +116,7 @@ class DistillModule(Classifier):
             looked up by the batch's indices; None runs the teacher on every batch.
         regressor: takes the student's hidden representation to the width of the teacher's, and
             is trained with it; None compares them as they are.
-        checkpoint: as in :class:`Bookkeeper`.
+        checkpoint, task: as in :class:`Classifier`.
     """
 
     def __init__(
@@ -113,8 +128,9 @@ class DistillModule(Classifier):
         teacher_outputs: Outputs | None = None,
         regressor: nn.Module | None = None,
         checkpoint: str = "last",
+        task: Task = MNIST,
     ) -> None:
-        super().__init__(network, optim, checkpoint)
+        super().__init__(network, optim, checkpoint, task)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
         self.kd, self.teacher_outputs, self.regressor = kd, teacher_outputs, regressor
         self.loss_weights = kd.alpha, 1 - kd.alpha
@@ -135,12 +151,11 @@ class DistillModule(Classifier):
 
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """``alpha · CE + (1 − alpha) · term`` of the method."""
-        images, labels, indices = batch
         if self.teacher_outputs is None:
-            teacher = self.teacher.see(images)
+            teacher = self.teacher.see(batch.images)
         else:
-            teacher = self.teacher_outputs.at(indices)
+            teacher = self.teacher_outputs.at(batch.indices)
         if self.regressor is not None:
             student = student._replace(hidden=self.regressor(student.hidden))
-        term = self.kd.term(student, teacher, labels)
-        return weighted_loss(student.logits, labels, term, self.loss_weights)
+        term = self.kd.term(student, teacher, batch.labels)
+        return weighted_loss(student.logits, batch.labels, term, self.loss_weights)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import platform
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 from kd import metrics as measures
 from kd.config.messages import explain
 from kd.config.schema import Config, relevant
-from kd.data.module import Batches, MNISTDataModule
+from kd.data.module import Batches, ImageDataModule
 from kd.data.pool import fingerprint
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
-from kd.models.network import Network, build_model, count_parameters
+from kd.models.network import build_model, count_parameters, load_weights
 from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
 from kd.training.checkpoint import save_checkpoint
@@ -103,7 +104,7 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
     before = run_folder.read_metrics(directory)
     if before is not None:
         if config.data.files is not None:  # they are checked whether they are needed or not
-            MNISTDataModule(config.data, config.seed).prepare_data()
+            ImageDataModule(config.data, config.seed).prepare_data()
         run_folder.refuse_other_settings(config, directory, before, fingerprint(config.data))
     return before
 
@@ -127,14 +128,19 @@ def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
 def finish(config: Config, material: Material, trained: Trained, directory: Path) -> dict[str, Any]:
     """Test the trained network once, save all, ``metrics.json`` last, and return its content."""
     data = material.data
-    network = build_model(config.model, config.seed).to(data.device)
-    network.load_state_dict(trained.weights)
+    network = build_model(config.model, config.seed, data.task).to(data.device)
+    load_weights(network, trained.weights)
     logits = predict(network, data.predict_dataloader()).cpu()
     figures = trained.rows[trained.epoch - 1]
     weights = torch.cat([weight.flatten() for weight in trained.weights.values()])
     refuse_diverged({"weights": weights, "test logits": logits, **figures}, trained.epoch)
     save_checkpoint(
-        directory / "model.ckpt", trained.weights, config, data.fingerprint, trained.epoch
+        directory / "model.ckpt",
+        trained.weights,
+        config,
+        data.fingerprint,
+        trained.epoch,
+        data.task,
     )
     test = data.indices["test"]
     labels = data.pool.labels[test].cpu()
@@ -147,9 +153,13 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
     if material.teacher_outputs is not None:
         metrics |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
     trained.curves.list_run(config, metrics)
+    named = data.pool.names != (*map(str, range(data.task.classes)),)
     known = {
         "epochs": trained.epoch,
         "data/fingerprint": data.fingerprint,
+        "images/shape": "x".join(map(str, data.task.shape)),
+        "images/classes": data.task.classes,
+        "images/names": json.dumps(data.pool.names, ensure_ascii=False) if named else None,
         "device": material.accelerator.device.type,
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
         "teacher/sha256": run_folder.hashes(material.teachers) or None,
@@ -163,9 +173,9 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
 
 @torch.no_grad()
 def predict(network: nn.Module, batches: Batches) -> Tensor:
-    """The logits (samples, 10) of all batches, in evaluation mode."""
+    """The logits (samples, classes) of all batches, in evaluation mode."""
     network.eval()
-    return torch.cat([network(images) for images, _, _ in batches])
+    return torch.cat([network(batch.images) for batch in batches])
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -187,7 +197,7 @@ def fidelity(logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     }
 
 
-def tags_of(config: Config, network: Network) -> dict[str, Any]:
+def tags_of(config: Config, network: nn.Module) -> dict[str, Any]:
     """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
     first = {
         **{"stage": config.stage, "study": config.study, "seed": config.seed},
@@ -197,7 +207,10 @@ def tags_of(config: Config, network: Network) -> dict[str, Any]:
     }
     settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
     settings.pop("teacher/checkpoint", None)
-    return first | {k: str(v) if isinstance(v, list) else v for k, v in settings.items()}
+    return first | {
+        key: (str(value) if value else None) if isinstance(value, list | dict) else value
+        for key, value in settings.items()
+    }
 
 
 @functools.cache

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kd.config.schema import Config
-from kd.data.module import EVAL_BATCH, Batches, MNISTDataModule
-from kd.errors import UserError
+from kd.data.module import EVAL_BATCH, Batches, ImageDataModule
+from kd.errors import UserError, as_typed
 from kd.files import COMMAND
-from kd.models.base import IMAGE_SHAPE
-from kd.models.network import Ensemble, build_model
+from kd.models.base import MNIST, Task
+from kd.models.custom import Source
+from kd.models.network import Ensemble, build_model, probe
 from kd.outputs import Outputs
 from kd.training.checkpoint import load_checkpoint
 from kd.training.run_folder import scan
@@ -68,9 +69,11 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
     return [study / chosen[0] / "model.ckpt"]
 
 
-def load_teacher(paths: list[Path], split: str) -> nn.Module:
+def load_teacher(
+    paths: list[Path], split: str, task: Task = MNIST, source: Source | None = None
+) -> nn.Module:
     """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
-    networks = [load_checkpoint(path, split) for path in paths]
+    networks = [load_checkpoint(path, split, task, source) for path in paths]
     return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
 
 
@@ -92,44 +95,66 @@ class FrozenTeacher(nn.Module):
 
     @torch.no_grad()
     def see(self, images: Tensor) -> Outputs:
-        """(batch, 1, 28, 28) → logits and the representations below them, without gradient."""
+        """(batch, channels, height, width) → logits and what they come from, without gradient."""
         return self.network.see(images)
 
 
-@torch.no_grad()
-def check_method(config: Config, teacher: nn.Module) -> None:
+def check_method(config: Config, teacher: nn.Module, task: Task) -> tuple[int, int] | None:
     """Make sure that the method finds in both networks what it compares.
+
+    Returns:
+        the widths of the student's hidden representation and the teacher's, where a regressor takes
+        the one to the other; else None.
 
     Raises:
         UserError: feature maps or hidden representations are missing, or do not fit each other.
     """
-    kd, blank = config.kd, torch.zeros(1, *IMAGE_SHAPE)
-    student = build_model(config.model, config.seed).see(blank)
-    theirs = FrozenTeacher(teacher).see(blank)
+    kd = config.kd
+    student = probe(build_model(config.model, config.seed, task), task)
+    theirs = probe(FrozenTeacher(teacher), task)
     if kd.needs_maps and not theirs.maps:
         raise UserError(
             f"kd.method={kd.method}: compares feature maps, which the teacher has not; give a "
-            "single network of model=cnn as teacher.checkpoint"
+            "single network with maps, such as model=cnn, as teacher.checkpoint, or name them by "
+            "teacher.model.map_layers"
         )
     if kd.needs_maps and len(student.maps) != len(theirs.maps):
         raise UserError(
-            f"model.channels={config.model.shape().get('channels')}: kd.method={kd.method} "
-            f"compares block by block with the teacher's {len(theirs.maps)}"
+            f"{_given(config, 'channels')}: kd.method={kd.method} compares block by block with the "
+            f"teacher's {len(theirs.maps)}"
         )
     if kd.needs_hidden and theirs.hidden is None:
         raise UserError(
-            f"kd.method={kd.method}: compares hidden representations, which an ensemble has not; "
-            "give one file as teacher.checkpoint"
+            f"kd.method={kd.method}: compares hidden representations, which the teacher has not; "
+            "give one file as teacher.checkpoint, and of a network of other code "
+            "teacher.model.hidden_layer"
         )
-    if kd.needs_same_width and theirs.hidden.shape != student.hidden.shape:
+    if kd.needs_hidden and student.hidden is None:
         raise UserError(
-            f"model.hidden={config.model.hidden}: kd.method={kd.method} compares it unit by unit "
-            f"with the teacher's hidden layer of {theirs.hidden.shape[1]}"
+            f"kd.method={kd.method}: compares hidden representations; name the student's by "
+            "model.hidden_layer=LAYER"
         )
+    if not kd.needs_hidden or theirs.hidden.shape == student.hidden.shape:
+        return None
+    widths = student.hidden.shape[1], theirs.hidden.shape[1]
+    if kd.needs_same_width:
+        raise UserError(
+            f"{_given(config, 'hidden')}: kd.method={kd.method} compares it unit by unit with the "
+            f"teacher's hidden layer of {widths[1]}"
+        )
+    return widths if kd.regresses else None
+
+
+def _given(config: Config, name: str) -> str:
+    """A setting of the student's network with its value; the network's name where it lacks it."""
+    settings = config.model.shape()
+    if name in settings:
+        return f"model.{name}={as_typed(settings[name])}"
+    return f"model={config.model.name}"
 
 
 @torch.no_grad()
-def teacher_outputs(teacher: nn.Module, data: MNISTDataModule, hidden: bool) -> Outputs:
+def teacher_outputs(teacher: nn.Module, data: ImageDataModule, hidden: bool) -> Outputs:
     """The frozen teacher's outputs for the whole pool: computed once, not once per epoch.
 
     Args:
@@ -142,7 +167,7 @@ def teacher_outputs(teacher: nn.Module, data: MNISTDataModule, hidden: bool) -> 
     """
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen = FrozenTeacher(teacher).to(data.device)
-    seen = [frozen.see(images) for images, _, _ in Batches(data.pool, everything, EVAL_BATCH)]
+    seen = [frozen.see(batch.images) for batch in Batches(data.pool, everything, EVAL_BATCH)]
     representations = torch.cat([outputs.hidden for outputs in seen]) if hidden else None
     outputs = Outputs(torch.cat([outputs.logits for outputs in seen]), representations)
     if not outputs.logits.isfinite().all():
@@ -153,10 +178,3 @@ def teacher_outputs(teacher: nn.Module, data: MNISTDataModule, hidden: bool) -> 
 def needs_live_teacher(config: Config) -> bool:
     """Whether the teacher must see every batch, because its outputs for the pool are not enough."""
     return config.data.augment.active or config.kd.needs_maps
-
-
-def regressor_width(config: Config, teacher: Outputs) -> int | None:
-    """How wide a regressor makes the student's hidden representation; None where none is needed."""
-    if not config.kd.regresses or teacher.hidden.shape[1] == config.model.hidden:
-        return None
-    return teacher.hidden.shape[1]

@@ -23,7 +23,11 @@ TYPOS = [
         [*DISTILL, "kd=hintom"],
         "kd=hintom: no such choice; choose from at, cc, cosine, dist, dkd, dtkd, function",
     ),
-    ("unknown model", [*DISTILL, "model=vgg"], "model=vgg: no such choice; choose from cnn, mlp"),
+    (
+        "unknown model",
+        [*DISTILL, "model=vgg"],
+        "model=vgg: no such choice; choose from cnn, custom, mlp, resnet8",
+    ),
     ("unknown data", ["data=cifar"], "data=cifar: no such choice"),
     ("unknown experiment", ["+experiment=tlak"], "experiment=tlak: no such choice"),
     ("unknown trainer", ["trainer=tpu"], "trainer=tpu: no such choice; choose from auto, cpu, gpu"),

@@ -53,7 +53,7 @@ def test_attention_transfer_needs_feature_maps(cli, teacher):
     cli("stage=student", *MINI)
     (student,) = Path("outputs/main/student").iterdir()
     said = cli("stage=distill", *MINI, "kd=at", "model=cnn", f"teacher.checkpoint={student}")
-    one_line(said.err, "which the teacher has not; give a single network of model=cnn as teacher.c")
+    one_line(said.err, "which the teacher has not; give a single network with maps, such as model")
     said = cli("stage=distill", *MINI, "kd=at", "model=cnn", "model.channels=[4]")
     one_line(
         said.err, "model.channels=[4]: kd.method=at compares block by block with the teacher's"

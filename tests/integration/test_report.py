@@ -24,7 +24,16 @@ from kd.report.study import load_study
 from kd.training.run_folder import read_metrics, write_metrics
 
 PAGE = Path("outputs/main/report/index.html")
-PARTS = {"accuracy", "gain", "agreement", "kl", "curves", "confusion", "calibration", "digits"}
+PARTS = {
+    "accuracy",
+    "gain",
+    "agreement",
+    "kl",
+    "curves",
+    "confusion",
+    "calibration",
+    "disagreements",
+}
 TABLES = {"accuracy", "curves", "classes", "cost", "runs", "settings", "per_class", "confusion"}
 
 
@@ -239,7 +248,7 @@ def test_a_teacher_alone_is_reported(cli, teacher):
     assert cli("stage=report").code == 0
     parts = sections(PAGE.read_text())
     assert "Cannot tell: the study has no distilled run" in parts["verdict"]
-    assert "Needs a teacher and a student" in parts["digits"]
+    assert "Needs a teacher and a student" in parts["disagreements"]
     assert not re.search(r"\b(inf|nan)\b", re.sub(r"base64,[^\"]*", "", PAGE.read_text()))
 
 
@@ -297,7 +306,7 @@ def test_images_are_those_of_the_runs_or_none(study, folder, said):
         text = path.read_text()
         path.write_text(text.replace(str(DIGITS), folder))
     assert study("stage=report").code == 0
-    assert said in sections(PAGE.read_text())["digits"]
+    assert said in sections(PAGE.read_text())["disagreements"]
 
 
 @pytest.mark.slow
@@ -378,7 +387,7 @@ def test_a_teacher_that_was_trained_anew_scores_nobody(study, teacher):
     table = pd.read_csv(PAGE.parent / "runs.csv")
     assert "agreement" not in table, "no teacher that taught is there to score against"
     assert "own, as it was when it taught" in parts["agreement"]
-    assert "Needs a teacher" in parts["digits"]
+    assert "Needs a teacher" in parts["disagreements"]
 
 
 @pytest.mark.slow
@@ -583,7 +592,7 @@ def test_unreadable_parts_are_said_in_their_sections(study, teacher):
     assert "The student alone is not readable" in page["cost"]
     assert "26,698" in page["cost"]
     assert "cannot be read from its events" in page["curves"]
-    assert "does not say where they are" in page["digits"]
+    assert "does not say where they are" in page["disagreements"]
 
 
 def test_where_nothing_can_be_used_a_line_says_why(cli, teacher):

@@ -17,6 +17,7 @@ from helpers import DIGITS, MINI, metrics, tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
+from kd.config.schema import Data
 from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
 from kd.training import unfinished
@@ -84,7 +85,7 @@ def test_the_figures_are_those_of_predictions_and_checkpoint(cli, teacher):
     assert kept["logits"].dtype == np.float32
     logits, labels = torch.from_numpy(kept["logits"]), torch.from_numpy(kept["labels"])
     assert fidelity.accuracy(logits, labels).item() == pytest.approx(found["test/acc"])
-    pool = load_pool("MNIST", str(DIGITS), "folder", torch.device("cpu"))
+    pool = load_pool(Data(dir=str(DIGITS), source="folder"), torch.device("cpu"))
     indices = torch.from_numpy(kept["indices"])
     assert torch.equal(pool.labels[indices], labels)
     with torch.no_grad():

@@ -199,7 +199,7 @@ def stop_at(monkeypatch, count: int) -> None:
 def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monkeypatch, moment):
     from kd.sweeps import grouping
 
-    monkeypatch.setattr(grouping, "student_bytes", lambda _: 2**20)
+    monkeypatch.setattr(grouping, "student_bytes", lambda *_: 2**20)
     words = ("-m", "stage=student", *MINI, "seed=range(0,11)", "trainer.group_mb=3")
     whole = cli(*words, "study=whole")
     assert re.findall(r"(\d) students train together", whole.out) == ["2", "3", "3", "3"]

@@ -31,6 +31,13 @@ NOT_SWEPT = {
     "data.dataset": "the small digits are all there is without a network",
     "data.source": "the small digits are neither verified nor to be downloaded",
     "trainer.accelerator": "there may be no GPU",
+    "data.file": "other images are another study",
+    "data.size": "the small digits have one",
+    **{
+        f"{key}.{name}": "see tests/integration/test_own_network.py, which has such a network"
+        for key in ("model", "teacher.model")
+        for name in ("target", "args", "hidden_layer", "map_layers")
+    },
 }
 
 # key: two values, and what else the command needs. Without a stage the students are distilled.
@@ -44,6 +51,10 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "data.test_size": ("200,150", ALONE, "data.split=pooled"),
     "data.seed": ("0,1", ALONE),
     "data.batch_size": ("32,48",),
+    "data.train_size": ("null,300",),
+    "data.unlabelled": ("false,true", "data.train_size=300"),
+    "data.label_noise": ("0,0.3",),
+    "data.omit": ("[3],[4,5]",),
     "data.augment.shift": ("0,2",),
     "data.augment.rotate": ("0,20",),
     "data.augment.mixup": ("0,0.5",),
@@ -53,6 +64,8 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "model.dropout": ("0,0.3",),
     "model.lr": ("0.005,0.02",),
     "model.channels": ("[4],[4,8]", "model=cnn"),
+    "model.width": ("2,4", "model=resnet8"),
+    "model.init": ("module,glorot", "model=resnet8", "model.width=2"),
     "kd.method": ("hinton,dkd",),
     "kd.T": ("1,3",),
     "kd.alpha": ("0.25,1",),

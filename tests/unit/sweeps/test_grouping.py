@@ -8,7 +8,14 @@ import pytest
 from helpers import as_job, config
 
 from kd.config.schema import Config
+from kd.models.base import MNIST
 from kd.sweeps import grouping
+
+
+@pytest.fixture(autouse=True)
+def task(monkeypatch):
+    """No images are looked for."""
+    monkeypatch.setattr(grouping, "task_of", lambda _: MNIST)
 
 
 def grid(seeds, temperatures, *words: str) -> list[Config]:
@@ -67,7 +74,7 @@ def test_an_unfinished_group_is_taken_up_as_it_was():
     """What is left of a sweep would be cut otherwise, and rounding depends on a group's size."""
     configs = grid(range(13), [1], "trainer.group_mb=3")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grouping, "student_bytes", lambda _: 2**20)
+        patch.setattr(grouping, "student_bytes", lambda *_: 2**20)
         whole, _ = planned(configs)
         listed = [group.planned for group in planned.groups]
         began = {Path("outputs/main"): listed}
@@ -90,7 +97,7 @@ def test_ragged_sweeps_are_cut_into_grids():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 6, 7, 24])
 def test_groups_fit_in_memory(most, monkeypatch):
-    monkeypatch.setattr(grouping, "student_bytes", lambda _: 2**20)
+    monkeypatch.setattr(grouping, "student_bytes", lambda *_: 2**20)
     configs = grid([0, 1, 2, 3], [1, 2, 3, 4, 5, 6], f"trainer.group_mb={most}")
     groups, alone = planned(configs)
     assert sorted([*itertools.chain(*groups), *alone]) == list(range(24))

@@ -14,10 +14,11 @@ from torch import Tensor
 from torture.settings import two_values
 
 from kd.config.schema import Augment, Config, Data, Trainer
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.fields import sweepable_names
 from kd.methods import METHODS
 from kd.methods.base import Distillation, loss_weights_at
+from kd.models.base import MNIST
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor
@@ -26,7 +27,7 @@ from kd.sweeps.grouping import cell_of, plan_groups
 from kd.sweeps.module import GroupModule
 from kd.training.material import Accelerator, Material
 from kd.training.modules import DistillModule, StudentModule
-from kd.training.teacher import needs_live_teacher, regressor_width, teacher_outputs
+from kd.training.teacher import check_method, needs_live_teacher, teacher_outputs
 
 SEEDS = 3, 4
 PASSED = 1  # epochs: a teacher that stops after one has stopped, one that warms up has not done so
@@ -64,17 +65,18 @@ def material(teacher):
     def make(config: Config) -> Material:
         key = repr(config.data)
         if key not in known:
-            data = MNISTDataModule(config.data, config.seed)
+            data = ImageDataModule(config.data, config.seed)
             data.setup()
-            data.pool = dataclasses.replace(data.pool, images=data.pool.images.double())
-            known[key] = Material(
-                Accelerator("cpu", torch.device("cpu")),
-                data,
-                [],
-                teacher,
-                teacher_outputs(teacher, data, hidden=True),
+            images = data.pool.images.double()
+            data.pool, data.taught = (
+                dataclasses.replace(pool, images=images) for pool in (data.pool, data.taught)
             )
-        return known[key]
+            outputs = teacher_outputs(teacher, data, hidden=True)
+            cpu = Accelerator("cpu", torch.device("cpu"))
+            known[key] = Material(cpu, data, [], teacher, outputs)
+        if config.stage != "distill":
+            return known[key]
+        return known[key]._replace(regression=check_method(config, teacher, MNIST))
 
     return make
 
@@ -119,8 +121,9 @@ def alone(config: Config, material: Material) -> dict[str, Tensor]:
     if config.stage == "student":
         module = StudentModule(network, config.optim)
     else:
-        width = regressor_width(config, material.teacher_outputs)
-        regressor = width and build_regressor(config.model.hidden, width, config.seed)
+        regressor = None
+        if material.regression:
+            regressor = build_regressor(*material.regression, config.seed)
         outputs = None if needs_live_teacher(config) else material.teacher_outputs
         module = DistillModule(
             network, config.optim, material.teacher, config.kd, outputs, regressor

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import DIGITS
 
 from kd.config.schema import Data, Optim
-from kd.data.module import MNISTDataModule
+from kd.data.module import ImageDataModule
 from kd.methods.hinton import Hinton
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
@@ -27,8 +27,8 @@ MINI = Data(
 
 
 @pytest.fixture(scope="module")
-def data() -> MNISTDataModule:
-    module = MNISTDataModule(MINI, seed=0)
+def data() -> ImageDataModule:
+    module = ImageDataModule(MINI, seed=0)
     module.setup()
     return module
 
@@ -49,7 +49,7 @@ def fit(module: Classifier, seed: int = 0, epochs: int = 2) -> Classifier:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(module, datamodule=MNISTDataModule(MINI, seed))
+    trainer.fit(module, datamodule=ImageDataModule(MINI, seed))
     return module
 
 
@@ -119,7 +119,7 @@ def test_precomputed_teacher_logits_change_nothing(teacher, data):
 def test_the_loss_of_a_step_is_the_formula(teacher, data):
     module = DistillModule(student(dropout=0.0), Optim(), teacher, Hinton(T=3.0, alpha=0.3))
     batch = next(iter(data.train_dataloader()))
-    images, labels, _ = batch
+    images, labels, *_ = batch
     ours = module.training_step(batch, 0)
     s, t = module.network(images), module.teacher.see(images).logits
     kl = F.kl_div(F.log_softmax(s / 3, 1), F.softmax(t / 3, 1), reduction="batchmean")

@@ -1,0 +1,127 @@
+"""Where images come from: each source is fetched, read, and known by the state of its files.
+
+``data.source`` names the source. Reading one is in a file of its own here.
+"""
+
+from collections.abc import Hashable, Iterator
+from glob import glob
+from pathlib import Path
+
+from kd.config.schema import Data
+from kd.data import mnist_files as mnist
+from kd.data.idx import read_parts
+from kd.data.image_folder import image_folder_bytes, read_image_folder
+from kd.data.npz_file import npz_bytes, read_npz
+from kd.data.parts import Parts
+from kd.data.small_sets import read_digits
+from kd.data.torchvision_sets import read_torchvision
+from kd.errors import UserError
+
+# Their files are named and made as MNIST's. torchvision's own reader would prefer a file
+# ``processed/*.pt``, whatever that holds.
+LIKE_MNIST = {
+    "MNIST": tuple("0123456789"),
+    "FashionMNIST": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
+
+
+def fetch(config: Data) -> None:
+    """Get a data set's files that are missing, as ``data.source`` says how.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    root = Path(config.dir)
+    if config.source == "verified":
+        files = None if config.files is None else Path(config.files)
+        mnist.ensure_verified(config.dataset, root, files)
+    elif config.source == "torchvision" and config.dataset in LIKE_MNIST:
+        mnist.ensure_downloaded(root, config.dataset)
+    elif config.source == "torchvision":
+        read_torchvision(config.dataset, config.dir, download=True)
+
+
+def read(config: Data) -> Parts:
+    """Read a data set from where its source has it.
+
+    Raises:
+        UserError: there is no such data set, or its files are missing, damaged or altered.
+    """
+    if config.source == "npz":
+        return read_npz(file_of(config))
+    if config.source == "images":
+        return read_image_folder(Path(config.dir), config.size)
+    if config.source == "sklearn":
+        return read_digits()
+    if config.source != "verified" and config.dataset not in LIKE_MNIST:
+        return read_torchvision(config.dataset, config.dir)
+    sha256 = mnist.VERIFIED[config.dataset] if config.source == "verified" else None
+    try:
+        training, test = read_parts(Path(config.dir, config.dataset, "raw"), sha256)
+    except UserError as error:
+        raise UserError(f"{where_of(config)} cannot be read: {error}") from error
+    return Parts(training, test, LIKE_MNIST[config.dataset])
+
+
+def where_of(config: Data) -> str:
+    """Name the data for a message: the key that says where it is, and which it is."""
+    if config.source == "npz":
+        return f"data.file={config.file}"
+    if config.source == "images":
+        return f"data.dir={config.dir}"
+    return f"data.dir={config.dir}: {config.dataset}"
+
+
+def file_of(config: Data) -> Path:
+    """Return the file of ``data.source=npz``.
+
+    Raises:
+        UserError: none is named.
+    """
+    if config.file is None:
+        raise UserError("data.file: missing; data=npz reads data.file=PATH.npz")
+    return Path(config.file)
+
+
+def state(config: Data) -> Hashable:
+    """Tell whether the files of a data set were changed: by size and times of each."""
+    return tuple((str(path), stat(path)) for path in sorted(files_of(config)))
+
+
+def files_of(config: Data) -> Iterator[Path]:
+    """Yield the files that a data set is read from, as far as they are there."""
+    root = Path(config.dir)
+    if config.source == "npz":
+        yield file_of(config)
+        return
+    # as torchvision's classes have them: SVHN's files, CIFAR's, and most others'
+    patterns = ["*.mat", "cifar*/*", f"{config.dataset}/*/*"]
+    if config.source == "images":
+        patterns = ["train/*/*", "test/*/*"]
+    elif config.source == "sklearn":
+        patterns = []
+    # glob passes over what cannot be looked into
+    yield from (root / name for pattern in patterns for name in glob(pattern, root_dir=root))
+
+
+def stat(path: Path) -> tuple[int, ...]:
+    """Tell a file from what it was before; nothing of one that cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    # an old modification time can be put back, that of the last change cannot
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def bytes_of(config: Data) -> int:
+    """Estimate how much memory the images of a data set take as they are stored, in bytes."""
+    if config.source == "npz":
+        return npz_bytes(file_of(config))
+    if config.source == "images":
+        return image_folder_bytes(Path(config.dir), config.size)
+    return sum(found[1] for path in files_of(config) if (found := stat(path)))

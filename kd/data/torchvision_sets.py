@@ -1,0 +1,54 @@
+"""Data sets by their class in torchvision, such as CIFAR10 and SVHN."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+
+from kd.data.mnist_files import patience
+from kd.data.parts import Part, Parts
+from kd.errors import UserError
+
+
+def read_torchvision(dataset: str, folder: str, download: bool = False) -> Parts:
+    """Read images and labels, of training and of test, by torchvision's own class.
+
+    Args:
+        dataset: its name; it must hold its images in ``data``.
+        folder: its root.
+        download: what is missing there, within a time limit.
+
+    Raises:
+        UserError: there is no such class, or its files cannot be had or read.
+    """
+    import torchvision.datasets
+
+    cls = getattr(torchvision.datasets, dataset, None)
+    if not isinstance(cls, type):
+        raise UserError(f"data.dataset={dataset}: torchvision.datasets has no such class")
+    by_name = "split" in inspect.signature(cls).parameters
+    which: list[Any] = [{"train": True}, {"train": False}]
+    if by_name:
+        which = [{"split": "train"}, {"split": "test"}]
+    try:
+        with patience():
+            sets: list[Any] = [cls(folder, download=download, **words) for words in which]
+        training, test = map(_part, sets)
+    except Exception as error:  # each class has its own ways to fail
+        reason = " ".join(str(error).split()) or "damaged files"
+        raise UserError(
+            f"data.dir={folder}: {dataset} cannot be {'downloaded' if download else 'read'}: "
+            f"{reason}; put its files there, or use another data set"
+        ) from error
+    return Parts(training, test, tuple(map(str, getattr(sets[0], "classes", ()))) or None)
+
+
+def _part(found: Any) -> Part:
+    """Return images, channels last, and labels."""
+    images = torch.as_tensor(found.data).numpy()
+    labels = torch.as_tensor(found.targets if hasattr(found, "targets") else found.labels).numpy()
+    channels_first = (
+        images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3)
+    )
+    return (images.transpose(0, 2, 3, 1) if channels_first else images), labels.astype(np.int64)
