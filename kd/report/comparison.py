@@ -14,6 +14,7 @@ from kd.report import figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section
 from kd.report.study import Cell, Method, Study, hash_if_readable, teacher_checkpoints, views_of
+from kd.training.checkpoint import UNKNOWN
 
 # The beginnings of the words of a distillation's command that its student alone does not share.
 NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
@@ -89,6 +90,12 @@ def list_notes(study: Study, config: Config) -> list[str]:
             f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
             "divergence from it cannot be measured anew: put it back, or train these runs again "
             "with overwrite=true, or all in a study of their own (study=NEW)."
+        )
+    elsewhere = [run for run in study.runs if run.metrics.get("teacher/split") == UNKNOWN]
+    if elsewhere:
+        notes.append(
+            f"Note: the teachers of {len(elsewhere)} runs were trained elsewhere, on images that are "
+            "not known: these may include the test images."
         )
     unpaired: dict[str, list[Method]] = {}
     for method in study.methods:

@@ -50,7 +50,9 @@ def train_group(group: Group) -> list[Share]:
     of = f" kd={lead.kd.method}" if lead.stage == "distill" else ""
     log.info("%d students train together on %s: stage=%s%s", len(grid), device, lead.stage, of)
     train(lead, material.accelerator, module, [record, ShowProgress(every=1)], before)
-    without_teacher = material._replace(teachers=[], teacher=None, teacher_outputs=None)
+    without_teacher = material._replace(
+        teachers=[], teacher=None, teacher_split=None, teacher_outputs=None
+    )
     said = f"trained together with {len(grid) - 1} other students, on {device}"
     return [
         Share(

@@ -5,7 +5,7 @@ import hashlib
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +19,7 @@ from kd.models.custom import Source, build_source, words_for
 from kd.models.network import build_model, load_weights
 
 FORMAT = 2  # 2: with a digest of its content
+UNKNOWN = "unknown"  # the split of a network that kd has not trained
 NESTED = ("state_dict", "model_state_dict", "model")  # where others keep a state_dict
 
 
@@ -69,9 +70,21 @@ def content_digest(content: dict[str, Any]) -> str:
     return summed.hexdigest()
 
 
-def load_checkpoint(
+class Loaded(NamedTuple):
+    """A network that was read from a file."""
+
+    network: Any  # nn.Module with a method ``see``, in evaluation mode
+    split: str  # the fingerprint of the data split that it was trained on, or UNKNOWN
+
+
+def load_checkpoint(path: Path, split: str | None = None, source: Source | None = None) -> Any:
+    """Rebuild the network of a ``model.ckpt``, in evaluation mode; see :func:`read_checkpoint`."""
+    return read_checkpoint(path, split, source=source).network
+
+
+def read_checkpoint(
     path: Path, split: str | None = None, task: Task | None = None, source: Source | None = None
-) -> Any:
+) -> Loaded:
     """Rebuild the network of a ``model.ckpt``, or of a ``state_dict``, in evaluation mode.
 
     Args:
@@ -90,7 +103,7 @@ def load_checkpoint(
     named = source is not None and source.target is not None
     content = _read(path, plain=named)
     if "format" not in content:
-        return _load_plain(path, content, task or MNIST, source or Source())
+        return Loaded(_load_plain(path, content, task or MNIST, source or Source()), UNKNOWN)
     saved, shape = content.get("model"), content.get("shape", MNIST.shape)
     own = Task(tuple(shape), content.get("classes", MNIST.classes))
     if split is not None and content.get("split") != split:
@@ -102,7 +115,7 @@ def load_checkpoint(
         raise UserError(
             f"{path}: its weights do not fit the architecture it names ({saved}); train it again"
         ) from error
-    return network.eval()
+    return Loaded(network.eval(), str(content.get("split")))
 
 
 def _of_other_data(content: dict[str, Any], split: str, own: Task, task: Task | None) -> str:

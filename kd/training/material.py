@@ -38,6 +38,7 @@ class Material(NamedTuple):
     data: ImageDataModule
     teachers: list[Path]  # their checkpoints: none, one, or those of an ensemble
     teacher: Any = None  # nn.Module, of a distillation
+    teacher_split: str | None = None  # the fingerprint of the split that it was trained on
     teacher_outputs: Any = None  # Outputs, of it for all samples of the pool
     regression: tuple[int, int] | None = None  # the widths that a regressor takes to each other
 
@@ -88,9 +89,9 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         shared += ("+experiment=",)
     told = [w for w in words if w.startswith(shared) and not w.startswith(STUDENTS)]
     teachers = find_teacher(config, data.fingerprint, told)
-    teacher = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
+    teacher, split = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
     regression = check_method(config, teacher, data.task)
-    return Material(accelerator, data, teachers, teacher, regression=regression)
+    return Material(accelerator, data, teachers, teacher, split, regression=regression)
 
 
 def refuse_single_image(config: Config, data: ImageDataModule) -> None:

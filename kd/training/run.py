@@ -162,6 +162,7 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "images/names": json.dumps(data.pool.names, ensure_ascii=False) if named else None,
         "device": material.accelerator.device.type,
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
+        "teacher/split": material.teacher_split,
         "teacher/sha256": run_folder.hashes(material.teachers) or None,
         "predictions/sha256": predictions,
     }

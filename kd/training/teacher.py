@@ -16,7 +16,7 @@ from kd.models.base import MNIST, Task
 from kd.models.custom import Source
 from kd.models.network import Ensemble, build_model, probe
 from kd.outputs import Outputs
-from kd.training.checkpoint import load_checkpoint
+from kd.training.checkpoint import UNKNOWN, Loaded, read_checkpoint
 from kd.training.run_folder import scan
 
 log = logging.getLogger(__name__)
@@ -71,10 +71,21 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
 
 def load_teacher(
     paths: list[Path], split: str, task: Task = MNIST, source: Source | None = None
-) -> nn.Module:
-    """The network of one checkpoint, or the ensemble of several; see :func:`load_checkpoint`."""
-    networks = [load_checkpoint(path, split, task, source) for path in paths]
-    return networks[0] if len(networks) == 1 else Ensemble(networks).eval()
+) -> Loaded:
+    """The network of one checkpoint, or the ensemble of several; see :func:`read_checkpoint`."""
+    found = [read_checkpoint(path, split, task, source) for path in paths]
+    for path, loaded in zip(paths, found, strict=True):
+        if loaded.split == UNKNOWN:
+            log.warning(
+                "%s: was not trained by kd, and its split is unknown: it may have seen this run's "
+                "test images",
+                path,
+            )
+    if len(found) == 1:
+        return found[0]
+    splits = {loaded.split for loaded in found}
+    ensemble = Ensemble([loaded.network for loaded in found]).eval()
+    return Loaded(ensemble, UNKNOWN if UNKNOWN in splits else split)
 
 
 class FrozenTeacher(nn.Module):

@@ -73,7 +73,7 @@ def material(teacher):
             )
             outputs = teacher_outputs(teacher, data, hidden=True)
             cpu = Accelerator("cpu", torch.device("cpu"))
-            known[key] = Material(cpu, data, [], teacher, outputs)
+            known[key] = Material(cpu, data, [], teacher, teacher_outputs=outputs)
         if config.stage != "distill":
             return known[key]
         return known[key]._replace(regression=check_method(config, teacher, MNIST))

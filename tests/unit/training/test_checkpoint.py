@@ -158,7 +158,7 @@ def test_a_list_of_checkpoints_is_an_ensemble(teacher):
     again = shutil.copytree(teacher, teacher.parent / "again")
     paths = find_teacher(config(f'teacher.checkpoint=["{teacher}","{again}/model.ckpt"]'), "")
     assert paths == [teacher / "model.ckpt", again / "model.ckpt"]
-    ensemble = load_teacher(paths, split_of(teacher))
+    ensemble = load_teacher(paths, split_of(teacher)).network
     assert isinstance(ensemble, Ensemble)
     images = torch.rand(3, 1, 28, 28)
     single = load_checkpoint(teacher / "model.ckpt")(images).log_softmax(1)
