@@ -22,7 +22,7 @@ from kd.models.base import IMAGE_SHAPE
 from kd.outputs import Outputs
 from kd.sweeps.plan import Cell
 from kd.sweeps.stack import Stack, make_gradients, outputs_of
-from kd.sweeps.tracing import adam_step, can_compile, traced
+from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher, regressor_width
@@ -134,9 +134,9 @@ class GroupModule(Bookkeeper):
         self.passed = 0
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
-        """A step of Adam for each batch of (batches, seeds, batch) indices."""
+        """A step of the optimiser for each batch of (batches, seeds, batch) indices."""
         count, _, size = indices.shape
-        adam: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         weights = self.stack.weights()
         masks = self.stack.masks(count, size * (1 + self.config.data.augment.extra))
@@ -144,7 +144,7 @@ class GroupModule(Bookkeeper):
         for (images, own), mask in zip(self._batches(indices), masks, strict=True):
             arguments = weights.products(images), *weights[1:], mask, own
             *found, losses, right = self._differentiate(size, arguments)
-            adam_step(adam, self.stack.gradients(images, found))
+            optimizer_step(optimizer, self.stack.gradients(images, found))
             if schedule is not None:
                 schedule.step()
             counted.append((losses, right))

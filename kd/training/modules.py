@@ -21,7 +21,7 @@ class Classifier(Bookkeeper):
 
     Args:
         network: its ``see`` takes images (batch, 1, 28, 28).
-        optim: learning rate and its schedule.
+        optim: as in :class:`Bookkeeper`.
         checkpoint: as in :class:`Bookkeeper`.
     """
 

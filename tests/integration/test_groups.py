@@ -101,6 +101,18 @@ def test_schedules_views_and_regressors_together_as_one_by_one(study):
     assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
 
 
+OPTIMISERS = ["optim=adam optim.weight_decay=0.01", "optim=adamw", "optim=sgd"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", OPTIMISERS)
+def test_every_optimiser_together_as_one_by_one(study, words):
+    sweep = ("stage=distill", *words.split(), "optim.lr=0.003", "kd.alpha=0,0.5", "seed=0,1")
+    together = study("together", *sweep)
+    assert "4 students train together" in study.out
+    assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
+
+
 def test_a_methods_own_weights_are_numbers_of_a_cell(study):
     sweep = ("stage=distill", "kd=dist", "kd.between_weight=0,2", "kd.within_weight=1,3")
     found = study("one", *sweep)

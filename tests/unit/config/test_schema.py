@@ -69,6 +69,14 @@ def test_the_talk_is_the_talks():
     assert {key: flat[key] for key in expected} == expected
 
 
+def test_an_optimiser_brings_its_own_settings():
+    wanted = {"adam": (0.01, 0, 0), "adamw": (0.01, 0.01, 0), "sgd": (0.1, 0, 0.9)}
+    for name, settings in wanted.items():
+        optim = config("stage=student", f"optim={name}").optim
+        assert (optim.name, optim.lr, optim.weight_decay, optim.momentum) == (name, *settings)
+    assert config("stage=teacher", "optim=adamw").optim.lr == config("stage=teacher").model.lr
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

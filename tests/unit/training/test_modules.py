@@ -1,12 +1,14 @@
 """The rules of meaning: what a distillation may and may not do to teacher, student and seeds."""
 
 import copy
+import dataclasses
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from helpers import DIGITS
+from torch import nn
 
 from kd.config.schema import Data, Optim
 from kd.data.module import MNISTDataModule
@@ -187,6 +189,40 @@ def test_the_student_trains_in_training_mode_after_validation():
 
     fit(Watched(student(), Optim()), epochs=3)
     assert modes == [True] * 75
+
+
+PLAIN = [
+    (Optim(lr=0.01), torch.optim.Adam, {}),
+    (Optim("adam", lr=0.01, weight_decay=0.1), torch.optim.Adam, {"weight_decay": 0.1}),
+    (Optim("adamw", lr=0.01, eps=1e-3), torch.optim.AdamW, {"weight_decay": 0, "eps": 1e-3}),
+    (Optim("sgd", lr=0.01), torch.optim.SGD, {}),
+    (
+        Optim("sgd", lr=0.01, momentum=0.8, weight_decay=0.1),
+        torch.optim.SGD,
+        {"momentum": 0.8, "weight_decay": 0.1},
+    ),
+]
+
+
+@pytest.mark.parametrize(("optim", "plain", "settings"), PLAIN, ids=str)
+def test_the_optimiser_is_torchs(optim, plain, settings):
+    class Stepped(StudentModule):
+        """Takes each step by the plain optimiser too, on a copy."""
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.copies = [nn.Parameter(p.detach().clone()) for p in self.parameters()]
+            self.plain = plain(self.copies, lr=0.01, fused=False, foreach=False, **settings)
+
+        def on_before_optimizer_step(self, optimizer):
+            for copied, mine in zip(self.copies, self.parameters(), strict=True):
+                copied.grad = mine.grad.clone()
+            self.plain.step()
+
+    module = Stepped(student(), dataclasses.replace(optim, schedule="constant"))
+    fit(module, epochs=1)
+    for copied, mine in zip(module.copies, module.parameters(), strict=True):
+        assert torch.allclose(copied, mine, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
