@@ -61,7 +61,7 @@ class Optim:
 
     name: str = choice("adam", "adamw", "sgd")
     lr: float = learning_rate(1e-2)
-    schedule: str = choice("cosine", "constant")
+    schedule: str = choice("cosine", "constant", "onecycle")
     eps: float = number(1e-8, "a number above 0", lambda v: v > 0)
     weight_decay: float = number(0.0, "a number from 0 up", lambda v: v >= 0)
     momentum: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)

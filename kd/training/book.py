@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from kd.config.schema import Optim
 from kd.errors import UserError
@@ -64,7 +64,10 @@ class Bookkeeper(LightningModule, ABC):
         optimizer = make_optimizer(self.optim, self.parameters())
         if self.optim.schedule == "constant":
             return {"optimizer": optimizer}
-        schedule = CosineAnnealingLR(optimizer, T_max=self.batches())
+        if self.optim.schedule == "onecycle":
+            schedule = OneCycleLR(optimizer, max_lr=self.optim.lr, total_steps=self.batches())
+        else:
+            schedule = CosineAnnealingLR(optimizer, T_max=self.batches())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def note(

@@ -101,7 +101,11 @@ def test_schedules_views_and_regressors_together_as_one_by_one(study):
     assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
 
 
-OPTIMISERS = ["optim=adam optim.weight_decay=0.01", "optim=adamw", "optim=sgd"]
+OPTIMISERS = [
+    *("optim=adam optim.weight_decay=0.01", "optim=adamw", "optim=sgd"),
+    *("optim.schedule=onecycle", "optim=adamw optim.schedule=onecycle"),
+    "optim=sgd optim.schedule=onecycle optim.weight_decay=0.001",
+]
 
 
 @pytest.mark.slow
@@ -257,9 +261,12 @@ def interrupted(interrupt):
 
 
 @pytest.mark.slow
-def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher):
+@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
+def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher, optim):
     words = ("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd=hint", "seed=0,1")
     words += ("model.hidden=16", "kd.warmup_epochs=5", "kd.stop_epoch=7", "data.augment.mixup=1")
+    if optim != "adam":
+        words += (f"optim={optim}", "optim.schedule=onecycle", "optim.lr=1e-4")
     interrupt(*words, "study=stopped")
     assert "going on" in cli(*words, "study=stopped").out
     assert cli(*words, "study=undisturbed").code == 0

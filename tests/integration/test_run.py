@@ -388,12 +388,18 @@ def test_a_gpu_learns_what_a_cpu_learns(cli):
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)
 
 
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, which):
+INTERRUPTED = [
+    *("checkpoint=last", "checkpoint=best", "optim=adamw optim.schedule=onecycle"),
+    "optim=sgd optim.schedule=onecycle optim.lr=0.01",
+]
+
+
+@pytest.mark.parametrize("given", INTERRUPTED)
+def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, given):
     """Views, dropout and the order of batches go on too: it ends as if undisturbed."""
     views = ("data.augment.shift=2", "data.augment.mixup=0.5")
     words = ("stage=student", "data=mnist_mini", "trainer.max_epochs=4", *views)
-    words += (f"checkpoint={which}", "keep_epochs=true")
+    words += (*given.split(), "keep_epochs=true")
     assert cli(*words, "study=whole").code == 0
 
     def press(self, trainer, pl_module):

@@ -61,7 +61,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "kd.direction": ("forward,reverse",),
     "optim.name": ("adam,sgd",),
     "optim.lr": ("0.004,0.02",),
-    "optim.schedule": ("cosine,constant",),
+    "optim.schedule": ("cosine,onecycle",),
     "optim.eps": ("1e-8,1e-3",),
     "optim.weight_decay": ("0,0.1", "optim=adamw"),
     "optim.momentum": ("0.5,0.9", "optim=sgd"),

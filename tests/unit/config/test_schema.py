@@ -94,7 +94,7 @@ def test_an_optimiser_brings_its_own_settings():
         ("model.dropout=1", "from 0 to below 1"),
         ("model.hidden=0", "model.hidden=0"),
         ("optim.lr=0", "optim.lr=0"),
-        ("optim.schedule=linear", "cosine or constant"),
+        ("optim.schedule=linear", "cosine or constant or onecycle"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0"),
         ("checkpoint=first", "last or best"),
         ("overwrite=maybe", "true or false"),

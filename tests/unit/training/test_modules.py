@@ -225,7 +225,7 @@ def test_the_optimiser_is_torchs(optim, plain, settings):
         assert torch.allclose(copied, mine, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "onecycle"])
 def test_the_learning_rate_follows_its_schedule(schedule):
     class Rates(StudentModule):
         def __init__(self, *args):
@@ -240,6 +240,13 @@ def test_the_learning_rate_follows_its_schedule(schedule):
     assert len(module.rates) == 50
     if schedule == "constant":
         assert set(module.rates) == {0.01}
+    elif schedule == "onecycle":
+        top = module.rates.index(max(module.rates))
+        assert max(module.rates) == pytest.approx(0.01, rel=0.01)
+        assert top == pytest.approx(0.3 * 50, abs=2)
+        assert module.rates[:top] == sorted(module.rates[:top])
+        assert module.rates[top:49] == sorted(module.rates[top:49], reverse=True)
+        assert module.rates[48] < 1e-4
     else:
         assert module.rates == sorted(module.rates, reverse=True)
         assert module.rates[24] == pytest.approx(0.005, rel=0.1)
