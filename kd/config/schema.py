@@ -65,6 +65,7 @@ class Optim:
     eps: float = number(1e-8, "a number above 0", lambda v: v > 0)
     weight_decay: float = number(0.0, "a number from 0 up", lambda v: v >= 0)
     momentum: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    label_smoothing: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
 
 
 @dataclass

@@ -80,7 +80,7 @@ class GroupModule(Bookkeeper):
         width = regressor_width(config, material.teacher_outputs) if self.kd else None
         self.stack = Stack(config, seeds, len(cells), device, width)
         self.orders = Orders(self.data, seeds)
-        self.gradients = make_gradients(self.kd)
+        self.gradients = make_gradients(self.kd, config.optim.label_smoothing)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles: bool | None = None  # not decided
         self.passed = 0  # batches of the epoch, the one in hand included

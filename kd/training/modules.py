@@ -37,7 +37,7 @@ class Classifier(Bookkeeper):
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """The training loss of a batch, of the network's outputs for its images."""
         _, labels, _ = batch
-        return cross_entropy(student.logits, labels)
+        return cross_entropy(student.logits, labels, self.optim.label_smoothing)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
@@ -48,7 +48,7 @@ class Classifier(Bookkeeper):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Add one batch to the validation's sums; its loss is on the labels in every stage."""
+        """Add a batch to the validation's sums; its loss is on the plain labels in every stage."""
         images, labels, _ = batch
         logits = self.network(images)
         self.note("val", cross_entropy(logits, labels), count_right(logits, labels), len(labels))
@@ -143,4 +143,5 @@ class DistillModule(Classifier):
         if self.regressor is not None:
             student = student._replace(hidden=self.regressor(student.hidden))
         term = self.kd.term(student, teacher, labels)
-        return weighted_loss(student.logits, labels, term, self.loss_weights)
+        smoothing = self.optim.label_smoothing
+        return weighted_loss(student.logits, labels, term, self.loss_weights, smoothing)

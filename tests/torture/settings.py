@@ -65,6 +65,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "optim.eps": ("1e-8,1e-3",),
     "optim.weight_decay": ("0,0.1", "optim=adamw"),
     "optim.momentum": ("0.5,0.9", "optim=sgd"),
+    "optim.label_smoothing": ("0,0.2",),
     "trainer.max_epochs": ("1,2",),
     "teacher.seed": ("0,1",),
     "teacher.checkpoint": ("one.ckpt,two.ckpt",),

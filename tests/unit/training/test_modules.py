@@ -128,6 +128,27 @@ def test_the_loss_of_a_step_is_the_formula(teacher, data):
     assert ours.item() == pytest.approx((0.3 * F.cross_entropy(s, labels) + 0.7 * 9 * kl).item())
 
 
+def test_smoothed_labels_are_the_trainings_alone(teacher, data):
+    optim = Optim(label_smoothing=0.2)
+    distils = DistillModule(student(dropout=0.0), optim, teacher, Hinton(T=3.0, alpha=1.0))
+    for module in (
+        distils,
+        StudentModule(student(dropout=0.0), optim),
+        TeacherModule(copy.deepcopy(teacher).eval(), optim),
+    ):
+        batch = next(iter(data.train_dataloader()))
+        images, labels, _ = batch
+        logits = module.network(images)
+        smooth = F.cross_entropy(logits, labels, label_smoothing=0.2).item()
+        assert module.training_step(batch, 0).item() == pytest.approx(smooth)
+        with torch.no_grad():
+            module.validation_step(batch, 0)
+            module.close("val")
+        plain = F.cross_entropy(logits, labels).item()
+        assert module.figures["val/loss"] == [pytest.approx(plain)]
+        assert abs(smooth - plain) > 0.01
+
+
 def test_the_same_training_twice_gives_the_same_weights(teacher):
     first = distilled(teacher, T=2.0, alpha=0.25, seed=3)
     torch.manual_seed(123)
