@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kd.errors import Value
-from kd.fields import FOLDER, choice, count, folder, is_path, number, seed, setting, sweepable
+from kd.fields import (
+    FOLDER,
+    choice,
+    count,
+    folder,
+    is_path,
+    maybe_count,
+    number,
+    seed,
+    setting,
+    sweepable,
+)
 from kd.methods.base import Distillation
 from kd.methods.hinton import Hinton
 from kd.models.base import Model, learning_rate
@@ -74,6 +85,7 @@ class Trainer:
 
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
+    patience: int | None = maybe_count()
     group_mb: int = count(128)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kd._torch import F, Tensor, torch
-from kd.fields import count, number, setting, sweepable
+from kd.fields import count, maybe_count, number, sweepable
 from kd.outputs import Outputs
 
 
@@ -34,8 +34,7 @@ def warmup(default: int) -> Any:
 
 def stop() -> Any:
     """Make a field for the epoch after which the labels teach alone, or null."""
-    allowed = "null or a whole number from 1 to 1000000"
-    return sweepable(setting(None, allowed, lambda v: v is None or 1 <= v <= 1_000_000))
+    return sweepable(maybe_count())
 
 
 @dataclass

@@ -14,7 +14,7 @@ from kd.config.schema import Config, relevant
 from kd.data.module import MNISTDataModule
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
-from kd.training.callbacks import Record, ShowProgress
+from kd.training.callbacks import Patience, Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
 from kd.training.curves import Curves
 from kd.training.material import Accelerator, Material
@@ -74,7 +74,11 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
             save_checkpoint(path, module.state(), config, data.fingerprint, epoch)
 
     curves = Curves(directory)
-    callbacks = [Record(state, [(0, curves)], look), *([] if quiet else [ShowProgress()])]
+    callbacks: list[pl.Callback] = [Record(state, [(0, curves)], look)]
+    if not quiet:
+        callbacks.append(ShowProgress())
+    if config.trainer.patience is not None:
+        callbacks.append(Patience(config.trainer.patience))
     train(config, material.accelerator, module, callbacks, before, data)
     return share_of(module, 0, curves)
 

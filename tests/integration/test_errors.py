@@ -129,6 +129,10 @@ ODD = [
     ("model=cnn model.channels=[10001]", "model.channels=[10001]: must be"),
     ("optim=lion", "optim=lion: no such choice; choose from adam, adamw, keras, sgd"),
     ("optim.name=foo", "optim.name=foo: must be adam or adamw or sgd"),
+    *(
+        (f"trainer.patience={n}", f"trainer.patience={n}: must be null or a whole number from 1")
+        for n in (0, -1, 1.5, "never")
+    ),
     ("optim.label_smoothing=1", "optim.label_smoothing=1: must be a number from 0 to below 1"),
     ("optim.weight_decay=-1", "optim.weight_decay=-1: must be a number from 0 up"),
     ("optim=sgd optim.momentum=1", "optim.momentum=1: must be a number from 0 to below 1"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import DIGITS, MINI, metrics, tree
+from helpers import DIGITS, MINI, complete, metrics, tree, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
@@ -455,3 +455,59 @@ def test_what_a_run_that_was_killed_at_its_end_left_is_removed(cli):
     left.write_text("{}")
     assert "skipped: complete already" in cli(*words).out
     assert tree(Path("outputs")) == before
+
+
+IMPATIENT = ("stage=student", "data=mnist_mini", "trainer.max_epochs=12", "optim.lr=0.05")
+
+
+def test_patience_stops_a_training_that_no_longer_improves(cli):
+    for study, words in (("whole", []), ("stopped", ["trainer.patience=2"])):
+        assert cli(*IMPATIENT, "optim.schedule=constant", f"study={study}", *words).code == 0
+    (whole,), (stopped,) = (complete(study) for study in ("whole", "stopped"))
+    curves = [EventAccumulator(str(run)).Reload().Scalars("val/loss") for run in (whole, stopped)]
+    losses, until = ([point.value for point in curve] for curve in curves)
+    assert until == losses[: len(until)]
+    best = until.index(min(until))
+    assert len(until) == metrics(stopped)["epochs"] == best + 1 + 2 < 12
+    assert metrics(stopped)["val/loss"] == pytest.approx(until[-1])
+
+
+def test_patience_keeps_the_best_epochs_weights_if_these_are_wanted(cli):
+    assert cli(*IMPATIENT, "trainer.patience=2", "checkpoint=best", "keep_epochs=true").code == 0
+    (run,) = complete()
+    last = len(list((run / "epochs").iterdir()))
+    assert metrics(run)["epochs"] <= last < 12
+    of_epoch = run / "epochs" / f"{metrics(run)['epochs']}.ckpt"
+    kept = torch.load(of_epoch, weights_only=True)["state_dict"]
+    assert all(torch.equal(kept[name], mine) for name, mine in weights(run).items())
+
+
+@pytest.mark.parametrize("after", ["an epoch", "the last epoch"])
+def test_patience_goes_on_where_it_was(cli, monkeypatch, after):
+    words = (*IMPATIENT, "trainer.patience=2", "keep_epochs=true")
+    assert cli(*words, "study=whole").code == 0
+    (whole,) = complete("whole")
+    epochs = metrics(whole)["epochs"]
+    cut_at = epochs if after == "the last epoch" else epochs - 1
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        if len(pl_module.history) == cut_at:
+            raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        assert cli(*words, "study=cut").code == 1
+    said = cli(*words, "study=cut")
+    assert f"an earlier attempt ended after epoch {cut_at}: going on" in said.out
+    (cut,) = complete("cut")
+    assert metrics(cut)["epochs"] == epochs
+    for file in ("model.ckpt", f"epochs/{epochs}.ckpt", "predictions.npz"):
+        assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
+
+
+def test_patience_trains_students_of_a_sweep_apart(cli):
+    said = cli("-m", "stage=student", *MINI, "trainer.patience=1", "seed=0,1")
+    assert "2 of 2 runs train alone: trainer.patience stops each student by itself" in said.out
+    assert said.code == 0
