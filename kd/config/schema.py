@@ -86,6 +86,7 @@ class Trainer:
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
     patience: int | None = maybe_count()
+    precision: str = choice("32", "bf16")
     group_mb: int = count(128)
 
 

@@ -105,6 +105,7 @@ def train(
         accelerator=accelerator.name,
         devices=1,
         max_epochs=config.trainer.max_epochs,
+        precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
         logger=False,  # Record draws the curves, those of an earlier attempt too
         callbacks=list(callbacks),
         enable_progress_bar=False,  # ShowProgress's costs less

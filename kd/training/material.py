@@ -70,6 +70,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         UserError: one of them is not to be had, or does not fit.
     """
     accelerator = choose_accelerator(config.trainer.accelerator)
+    check_precision(config.trainer.precision, accelerator)
     refuse_too_large(config)
     data = MNISTDataModule(config.data, config.seed, accelerator.device)
     data.prepare_data()
@@ -106,3 +107,20 @@ def choose_accelerator(wanted: str) -> Accelerator:
     if wanted == "gpu":
         raise UserError("trainer.accelerator=gpu: no GPU on this machine; use trainer=cpu or auto")
     return Accelerator("cpu", torch.device("cpu"))
+
+
+def check_precision(wanted: str, accelerator: Accelerator) -> None:
+    """Make sure that the accelerator computes in ``trainer.precision``.
+
+    Raises:
+        UserError: it does not.
+    """
+    able = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+    }
+    if wanted == "bf16" and not able.get(accelerator.name, lambda: False)():
+        raise UserError(
+            f"trainer.precision=bf16: this machine's {accelerator.name} does not compute in it; "
+            "use trainer.precision=32 or trainer=cpu"
+        )

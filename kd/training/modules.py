@@ -34,6 +34,11 @@ class Classifier(Bookkeeper):
         """(batch, 1, 28, 28) in [0, 1] → logits (batch, 10)."""
         return self.network(images)
 
+    def see(self, images: Tensor) -> Outputs:
+        """The network's outputs, in float32 if it computes in mixed precision."""
+        outputs = self.network.see(images)
+        return outputs.each(Tensor.float) if outputs.logits.dtype == torch.bfloat16 else outputs
+
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """The training loss of a batch, of the network's outputs for its images."""
         _, labels, _ = batch
@@ -42,15 +47,16 @@ class Classifier(Bookkeeper):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, labels, indices = batch
-        outputs = self.network.see(images)
-        loss = self.loss(outputs, batch)
+        outputs = self.see(images)
+        with torch.autocast(images.device.type, enabled=False):  # else losses have two digits
+            loss = self.loss(outputs, batch)
         self.note("train", loss.detach(), count_right(outputs.logits, labels), len(indices))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the validation's sums; its loss is on the plain labels in every stage."""
         images, labels, _ = batch
-        logits = self.network(images)
+        logits = self.see(images).logits
         self.note("val", cross_entropy(logits, labels), count_right(logits, labels), len(labels))
 
     def on_validation_epoch_end(self) -> None:

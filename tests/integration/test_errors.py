@@ -133,6 +133,10 @@ ODD = [
         (f"trainer.patience={n}", f"trainer.patience={n}: must be null or a whole number from 1")
         for n in (0, -1, 1.5, "never")
     ),
+    *(
+        (f"trainer.precision={word}", f"trainer.precision={word}: must be 32 or bf16")
+        for word in (16, 64, "half")
+    ),
     ("optim.label_smoothing=1", "optim.label_smoothing=1: must be a number from 0 to below 1"),
     ("optim.weight_decay=-1", "optim.weight_decay=-1: must be a number from 0 up"),
     ("optim=sgd optim.momentum=1", "optim.momentum=1: must be a number from 0 to below 1"),

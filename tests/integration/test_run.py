@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import DIGITS, MINI, complete, metrics, tree, weights
+from helpers import DIGITS, MINI, complete, metrics, one_line, tree, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
 from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
-from kd.training import unfinished
+from kd.training import material, unfinished
 from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint
 
@@ -511,3 +511,38 @@ def test_patience_trains_students_of_a_sweep_apart(cli):
     said = cli("-m", "stage=student", *MINI, "trainer.patience=1", "seed=0,1")
     assert "2 of 2 runs train alone: trainer.patience stops each student by itself" in said.out
     assert said.code == 0
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student", "distill"])
+def test_in_mixed_precision_a_network_trains_and_is_tested_in_full(cli, teacher, stage):
+    """Its losses have float32's digits, and its figures are about those of full precision."""
+    words = (f"stage={stage}", *MINI, "data.augment.shift=1", "checkpoint=best")
+    words = (*words, f"teacher.checkpoint={teacher}", "kd=pkt", "kd.alpha=0.9")
+    for precision in ("32", "bf16"):
+        said = cli(*words, f"trainer.precision={precision}", f"study=in{precision}")
+        assert said.code == 0, said.err
+    (full,), (mixed,) = (complete(study, stage) for study in ("in32", "inbf16"))
+    assert metrics(mixed)["trainer/precision"] == "bf16"
+    mine, its = weights(mixed), weights(full)
+    assert {value.dtype for value in mine.values()} == {torch.float32}
+    assert not all(torch.equal(mine[name], its[name]) for name in its)
+    for figure in ("train/loss", "val/loss", "test/loss"):
+        value = metrics(mixed)[figure]
+        assert value == pytest.approx(metrics(full)[figure], rel=0.05)
+        assert torch.tensor(value).bfloat16().item() != pytest.approx(value, rel=1e-6)
+
+
+def test_mixed_precision_trains_students_of_a_sweep_apart(cli):
+    said = cli("-m", "stage=student", *MINI, "trainer.precision=bf16", "seed=0,1")
+    assert "2 of 2 runs train alone: trainer.precision=bf16 is of students that" in said.out
+    assert said.code == 0
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_a_device_without_mixed_precision_is_refused(cli, monkeypatch, sweep):
+    mps = material.Accelerator("mps", torch.device("mps"))
+    monkeypatch.setattr(material, "choose_accelerator", lambda wanted: mps)
+    said = cli(*sweep, "stage=student", *MINI, "trainer.precision=bf16")
+    assert said.code == 1
+    one_line(said.err, "trainer.precision=bf16: this machine's mps does not compute in it; use")
+    assert not complete()

@@ -68,6 +68,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "optim.label_smoothing": ("0,0.2",),
     "trainer.max_epochs": ("1,2",),
     "trainer.patience": ("null,1", "trainer.max_epochs=6", "optim.lr=0.1"),
+    "trainer.precision": ("32,bf16",),
     "teacher.seed": ("0,1",),
     "teacher.checkpoint": ("one.ckpt,two.ckpt",),
 }
