@@ -85,6 +85,7 @@ class Trainer:
 
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
+    limit_batches: int | None = maybe_count()
     patience: int | None = maybe_count()
     precision: str = choice("32", "bf16")
     group_mb: int = count(128)

@@ -29,6 +29,7 @@ class Batches:
         batch_size: of every batch; the last one may be smaller.
         order: draws the order of each epoch; None keeps that of ``indices``.
         views: draws views of the images; None gives the images themselves.
+        limit: most batches of an epoch; None gives all.
     """
 
     pool: Pool
@@ -36,10 +37,17 @@ class Batches:
     batch_size: int
     order: torch.Generator | None = None
     views: Views | None = None
+    limit: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many an epoch has."""
+        most = len(self.indices) if self.limit is None else self.limit * self.batch_size
+        return min(len(self.indices), most)
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
-        return -(-len(self.indices) // self.batch_size)
+        return -(-self.samples // self.batch_size)
 
     def generators(self) -> list[torch.Generator]:
         """Return what draws random numbers: the order, and the views."""
@@ -48,9 +56,9 @@ class Batches:
     def epoch(self) -> Tensor:
         """Return the indices (samples,) in the order of the next epoch."""
         if self.order is None:
-            return self.indices
+            return self.indices[: self.samples]
         # The order is drawn on the CPU, so that it is the same on every device.
-        shuffled = torch.randperm(len(self.indices), generator=self.order)
+        shuffled = torch.randperm(len(self.indices), generator=self.order)[: self.samples]
         return self.indices[shuffled.to(self.indices.device)]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -72,6 +80,7 @@ class MNISTDataModule(LightningDataModule):
         seed: of the run; draws the order of the training batches, while ``config.seed`` draws the
             split.
         device: where the images are held.
+        limit: most batches of training and of validation per epoch; None gives all.
     """
 
     # From `setup` on; the indices by the name of their part.
@@ -79,9 +88,16 @@ class MNISTDataModule(LightningDataModule):
     indices: dict[str, Tensor]
     fingerprint: str
 
-    def __init__(self, config: Data, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: Data,
+        seed: int,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.limit = limit
         self.loaded = False
 
     def prepare_data(self) -> None:
@@ -112,11 +128,12 @@ class MNISTDataModule(LightningDataModule):
         """Return the training images, or views of them, in the order of any ``seed``."""
         config, order = self.config, generator(seed, "order")
         views = Views(config.augment, seed, self.device) if config.augment.active else None
-        return Batches(self.pool, self.indices["train"], config.batch_size, order, views)
+        indices, size = self.indices["train"], config.batch_size
+        return Batches(self.pool, indices, size, order, views, self.limit)
 
     def val_dataloader(self) -> Batches:
         """Return the validation images, in their own order."""
-        return Batches(self.pool, self.indices["val"], EVAL_BATCH)
+        return Batches(self.pool, self.indices["val"], EVAL_BATCH, limit=self.limit)
 
     def predict_dataloader(self) -> Batches:
         """Return the test images, in their own order."""

@@ -42,7 +42,7 @@ class Orders:
     def __init__(self, data: MNISTDataModule, seeds: Sequence[int]) -> None:
         self.batches = [data.training(seed) for seed in seeds]
         self.size = data.config.batch_size
-        self.full, self.left = divmod(len(self.batches[0].indices), self.size)
+        self.full, self.left = divmod(self.batches[0].samples, self.size)
 
     def __len__(self) -> int:
         """How many chunks an epoch has."""

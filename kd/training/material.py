@@ -72,15 +72,17 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     accelerator = choose_accelerator(config.trainer.accelerator)
     check_precision(config.trainer.precision, accelerator)
     refuse_too_large(config)
-    data = MNISTDataModule(config.data, config.seed, accelerator.device)
+    limit = config.trainer.limit_batches
+    data = MNISTDataModule(config.data, config.seed, accelerator.device, limit)
     data.prepare_data()
     data.setup()
     if config.stage != "distill":
         return Material(accelerator, data, [])
-    shared = ("data", "output_dir=", "trainer.max_epochs=")
+    shared = ("data", "output_dir=", "study=", "trainer.max_epochs=", "debug=")
     if not config.data.augment.active:  # views are the student's matter, and who brings them
         shared += ("+experiment=",)
-    told = [w for w in words if w.startswith(shared) and not w.startswith("data.augment")]
+    plain = [word.removeprefix("+") if word.startswith("+debug=") else word for word in words]
+    told = [w for w in plain if w.startswith(shared) and not w.startswith("data.augment")]
     teachers = find_teacher(config, data.fingerprint, told)
     teacher = load_teacher(teachers, data.fingerprint)
     check_method(config, teacher)

@@ -137,6 +137,14 @@ ODD = [
         (f"trainer.precision={word}", f"trainer.precision={word}: must be 32 or bf16")
         for word in (16, 64, "half")
     ),
+    ("debug=slow", "debug=slow: no such choice; choose from fast"),
+    ("debug=[fast,slow]", "debug=[fast,slow]: takes one choice"),
+    ("debug=../evil", "debug=../evil: no such choice; it is the name of a file in conf/debug"),
+    ("debug=fast,fast", "debug=fast,fast: several values; add -m"),
+    *(
+        (f"trainer.limit_batches={n}", f"trainer.limit_batches={n}: must be null or a whole")
+        for n in (0, -1, 0.5, "few")
+    ),
     ("optim.label_smoothing=1", "optim.label_smoothing=1: must be a number from 0 to below 1"),
     ("optim.weight_decay=-1", "optim.weight_decay=-1: must be a number from 0 up"),
     ("optim=sgd optim.momentum=1", "optim.momentum=1: must be a number from 0 to below 1"),

@@ -117,6 +117,15 @@ def test_every_optimiser_together_as_one_by_one(study, words):
     assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
 
 
+@pytest.mark.parametrize("limit", [1, 7])
+def test_a_limit_of_batches_holds_together_as_one_by_one(study, limit):
+    sweep = ("stage=student", "seed=0,1", f"trainer.limit_batches={limit}")
+    views = ("data.augment.shift=2", "optim.schedule=onecycle")
+    together = study("together", *sweep, *views)
+    assert "2 students train together" in study.out
+    assert_equal_up_to_rounding(together, study("alone", *sweep, *views, "hydra/launcher=basic"))
+
+
 def test_a_methods_own_weights_are_numbers_of_a_cell(study):
     sweep = ("stage=distill", "kd=dist", "kd.between_weight=0,2", "kd.within_weight=1,3")
     found = study("one", *sweep)

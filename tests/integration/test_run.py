@@ -546,3 +546,32 @@ def test_a_device_without_mixed_precision_is_refused(cli, monkeypatch, sweep):
     assert said.code == 1
     one_line(said.err, "trainer.precision=bf16: this machine's mps does not compute in it; use")
     assert not complete()
+
+
+def test_debugging_takes_every_path_in_a_study_of_its_own(cli):
+    fast = ("data=mnist_mini", "debug=fast")
+    said = cli("stage=distill", *fast)
+    one_line(said.err, "first run: python train.py stage=teacher data=mnist_mini debug=fast")
+    for words in (["stage=teacher"], ["stage=student"], ["stage=distill"], ["stage=distill"]):
+        said = cli(*words, *fast)
+        assert said.code == 0, said.err
+        assert "skipped" not in said.out
+    said = cli("-m", "stage=student,distill", *fast, "kd.T=1,4", "seed=0,1")
+    assert "6 students train together" in said.out
+    assert said.code == 0, said.err
+    assert cli("stage=report", *fast).code == 0
+    assert Path("outputs/debug/report/index.html").exists()
+    assert [path.name for path in Path("outputs").iterdir()] == ["debug"]
+    assert len(complete("debug")) == 1 + 2 + 4 + 1
+    for run in complete("debug"):
+        found = metrics(run)
+        assert (found["epochs"], found["trainer/limit_batches"]) == (1, 2)
+        assert "debug" not in run.name
+
+
+def test_debugging_an_experiment_does_not_touch_its_study(cli):
+    words = ("+experiment=talk", "stage=student", "data=mnist_mini", "data.split=pooled")
+    assert cli("debug=fast", *words).code == 0
+    assert [path.name for path in Path("outputs").iterdir()] == ["debug"]
+    (run,) = complete("debug")
+    assert (metrics(run)["optim/eps"], metrics(run)["data/batch_size"]) == (1e-7, 32)

@@ -67,6 +67,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "optim.momentum": ("0.5,0.9", "optim=sgd"),
     "optim.label_smoothing": ("0,0.2",),
     "trainer.max_epochs": ("1,2",),
+    "trainer.limit_batches": ("5,20",),
     "trainer.patience": ("null,1", "trainer.max_epochs=6", "optim.lr=0.1"),
     "trainer.precision": ("32,bf16",),
     "teacher.seed": ("0,1",),
@@ -266,7 +267,17 @@ def wrong(rng: random.Random, folder: Path) -> None:
     """Whatever is typed, the answer is short, no traceback, and a refusal leaves nothing behind."""
     keys = sorted({key for key, _, _ in cases()} | NOT_SWEPT.keys())
     keys = [key for key in keys if key not in NEVER] + list(HYDRA)
-    keys += ["stage", "kd", "model", "optim", "experiment", "+experiment", "trainer", "data"]
+    keys += [
+        "stage",
+        "kd",
+        "model",
+        "optim",
+        "experiment",
+        "+experiment",
+        "trainer",
+        "data",
+        "debug",
+    ]
     words = [word(rng, keys) for _ in range(rng.choice((1, 1, 2, 3)))]
     usual = ["stage=student", "data=mnist_mini", "trainer.max_epochs=1"]
     if rng.random() < 0.3:
