@@ -39,6 +39,12 @@ def count(default: int, least: int = 1, most: int = 1_000_000) -> Any:
     return setting(default, allowed, lambda value: least <= value <= most)
 
 
+def maybe_count() -> Any:
+    """Make a field for null, its default, or a whole number from 1 to 1000000."""
+    allowed = "null or a whole number from 1 to 1000000"
+    return setting(None, allowed, lambda value: value is None or 1 <= value <= 1_000_000)
+
+
 def seed(default: int = 0) -> Any:
     """Make a field for a seed of a random generator."""
     return count(default, least=0, most=2**32 - 1)

@@ -1,5 +1,6 @@
 """What a network makes of images: its outputs."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kd._torch import Tensor
@@ -14,5 +15,9 @@ class Outputs(NamedTuple):
 
     def at(self, indices: Tensor) -> "Outputs":
         """The outputs for these samples, by their place in the first dimension."""
-        hidden = None if self.hidden is None else self.hidden[indices]
-        return Outputs(self.logits[indices], hidden, tuple(maps[indices] for maps in self.maps))
+        return self.each(lambda part: part[indices])
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Outputs":
+        """What the function makes of logits, hidden representation and maps."""
+        hidden = None if self.hidden is None else function(self.hidden)
+        return Outputs(function(self.logits), hidden, tuple(map(function, self.maps)))

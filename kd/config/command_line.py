@@ -123,7 +123,13 @@ def check(arguments: list[str]) -> list[str]:
         asked = [o.value() for o in overrides if o.key_or_group == "hydra.mode"]
         if given.multirun or "MULTIRUN" in asked:
             _check_sweep(overrides)
-    return flags + [_as_choice(word) for word in given.words]
+    return flags + _debug_last([_as_choice(word) for word in given.words])
+
+
+def _debug_last(words: list[str]) -> list[str]:
+    """Have Hydra merge ``debug=…`` after an experiment: else that would train in its own study."""
+    debug = [f"+{word.lstrip('+')}" for word in words if word.lstrip("+").startswith("debug=")]
+    return [word for word in words if not word.lstrip("+").startswith("debug=")] + debug
 
 
 def _as_choice(word: str) -> str:

@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from kd.errors import Value
-from kd.fields import FOLDER, choice, count, folder, is_path, number, seed, setting, sweepable
+from kd.fields import (
+    FOLDER,
+    choice,
+    count,
+    folder,
+    is_path,
+    maybe_count,
+    number,
+    seed,
+    setting,
+    sweepable,
+)
 from kd.methods.base import Distillation
 from kd.methods.hinton import Hinton
 from kd.models.base import Model, learning_rate
@@ -86,11 +97,15 @@ class Data:
 
 @dataclass
 class Optim:
-    """Adam and its learning rate over the training."""
+    """The optimiser, and its learning rate over the training."""
 
+    name: str = choice("adam", "adamw", "sgd")
     lr: float = learning_rate(1e-2)
-    schedule: str = choice("cosine", "constant")
+    schedule: str = choice("cosine", "constant", "onecycle")
     eps: float = number(1e-8, "a number above 0", lambda v: v > 0)
+    weight_decay: float = number(0.0, "a number from 0 up", lambda v: v >= 0)
+    momentum: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    label_smoothing: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
 
 
 @dataclass
@@ -99,6 +114,9 @@ class Trainer:
 
     accelerator: str = choice("auto", "cpu", "gpu")
     max_epochs: int = count(10)
+    limit_batches: int | None = maybe_count()
+    patience: int | None = maybe_count()
+    precision: str = choice("32", "bf16")
     group_mb: int = count(128)
 
 

@@ -105,6 +105,11 @@ def _check_together(config: Config) -> None:
             f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
             "does not have; give model=cnn"
         )
+    if config.optim.momentum and config.optim.name != "sgd":
+        raise UserError(
+            f"optim.momentum={config.optim.momentum}: is of optim=sgd; {config.optim.name} has "
+            "averages of its own, so leave it out"
+        )
     if config.data.files is not None and config.data.source != "verified":
         raise UserError(
             f"data.files={config.data.files}: works only with data.source=verified; here "

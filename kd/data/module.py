@@ -45,6 +45,7 @@ class Batches:
         views: draws views of the images; None gives the images themselves.
         unlabelled: (images,), into the pool: an equal part of them follows each batch, in an order
             of their own, and an epoch passes once over them.
+        limit: most batches of an epoch; None gives all.
     """
 
     pool: Pool
@@ -53,10 +54,17 @@ class Batches:
     order: torch.Generator | None = None
     views: Views | None = None
     unlabelled: Tensor | None = None
+    limit: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many an epoch has."""
+        most = len(self.indices) if self.limit is None else self.limit * self.batch_size
+        return min(len(self.indices), most)
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
-        return -(-len(self.indices) // self.batch_size)
+        return -(-self.samples // self.batch_size)
 
     @property
     def added(self) -> int:
@@ -69,7 +77,7 @@ class Batches:
 
     def epoch(self) -> Tensor:
         """Return the indices of the next epoch, batch after batch, each ``added`` ones longer."""
-        labelled = self._shuffled(self.indices)
+        labelled = self._shuffled(self.indices)[: self.samples]
         if self.unlabelled is None:
             return labelled
         others = self._shuffled(self.unlabelled)[: self.added * len(self)]
@@ -113,6 +121,7 @@ class ImageDataModule(LightningDataModule):
         seed: of the run; draws the order of the training batches, while ``config.seed`` draws the
             split.
         device: where the images are held.
+        limit: most batches of training and of validation per epoch; None gives all.
     """
 
     # From `setup` on; the indices by the name of their part, all that is taught being `train`.
@@ -122,9 +131,16 @@ class ImageDataModule(LightningDataModule):
     unlabelled: Tensor | None
     fingerprint: str
 
-    def __init__(self, config: Data, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: Data,
+        seed: int,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.limit = limit
         self.loaded = False
 
     @property
@@ -170,11 +186,11 @@ class ImageDataModule(LightningDataModule):
         config, order = self.config, generator(seed, "order")
         views = Views(config.augment, seed, self.device) if config.augment.active else None
         images = self.taught, self.indices["train"], config.batch_size
-        return Batches(*images, order, views, self.unlabelled)
+        return Batches(*images, order, views, self.unlabelled, self.limit)
 
     def val_dataloader(self) -> Batches:
         """Return the validation images, in their own order."""
-        return Batches(self.pool, self.indices["val"], EVAL_BATCH)
+        return Batches(self.pool, self.indices["val"], EVAL_BATCH, limit=self.limit)
 
     def predict_dataloader(self) -> Batches:
         """Return the test images, in their own order."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kd._torch import F, Tensor, torch
-from kd.fields import count, number, setting, sweepable
+from kd.fields import count, maybe_count, number, sweepable
 from kd.outputs import Outputs
 
 
@@ -34,8 +34,7 @@ def warmup(default: int) -> Any:
 
 def stop() -> Any:
     """Make a field for the epoch after which the labels teach alone, or null."""
-    allowed = "null or a whole number from 1 to 1000000"
-    return sweepable(setting(None, allowed, lambda v: v is None or 1 <= v <= 1_000_000))
+    return sweepable(maybe_count())
 
 
 @dataclass
@@ -119,6 +118,7 @@ def weighted_loss(
     labels: Tensor,
     term: Tensor,
     weights: tuple[float | Tensor, float | Tensor],
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the loss of a distilled student: ``alpha · CE(student, labels) + (1 − alpha) · term``.
 
@@ -127,26 +127,32 @@ def weighted_loss(
         labels: (batch,) class numbers, or shares as in :func:`cross_entropy`.
         term: of the method, a scalar.
         weights: of the labels and of the term; see :func:`loss_weights_at`.
+        smoothing: of the labels, as in :func:`cross_entropy`.
     """
     of_labels, of_term = weights
-    return of_labels * cross_entropy(student_logits, labels) + of_term * term
+    return of_labels * cross_entropy(student_logits, labels, smoothing) + of_term * term
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the mean of −log softmax(logits)[label], in nats.
 
     Args:
         logits: (batch, classes).
         labels: (batch,) class numbers; or (batch, classes) shares of each class, which sum to 1 in
             an image with a label and to 0 in one without, which then does not count.
+        smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016).
 
     >>> import torch
     >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))  # log 2
     tensor(0.6931)
     """
+    found = log_softmax(logits)
     if labels.ndim == logits.ndim:
-        return -(labels * log_softmax(logits)).sum() / labels.sum()
-    return -log_softmax(logits).gather(-1, labels.unsqueeze(-1)).mean()
+        if smoothing:
+            labels = (1 - smoothing) * labels + smoothing * labels.mean(-1, keepdim=True)
+        return -(labels * found).sum() / labels.sum()
+    of_labels = -found.gather(-1, labels.unsqueeze(-1)).mean()
+    return (1 - smoothing) * of_labels - smoothing * found.mean() if smoothing else of_labels
 
 
 def log_softmax(logits: Tensor) -> Tensor:

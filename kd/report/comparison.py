@@ -94,8 +94,8 @@ def list_notes(study: Study, config: Config) -> list[str]:
     elsewhere = [run for run in study.runs if run.metrics.get("teacher/split") == UNKNOWN]
     if elsewhere:
         notes.append(
-            f"Note: the teachers of {len(elsewhere)} runs were trained elsewhere, on images that are "
-            "not known: these may include the test images."
+            f"Note: the teachers of {len(elsewhere)} runs were trained elsewhere, on images that "
+            "are not known: these may include the test images."
         )
     unpaired: dict[str, list[Method]] = {}
     for method in study.methods:

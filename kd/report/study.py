@@ -20,6 +20,7 @@ from kd.report.evaluation import CHECKPOINT, Run
 from kd.training.run_folder import METRICS, STAGES, read_metrics, scan, shortened, teacher_paths
 
 VIEWS = "data/augment/"
+OLDER = {"optim/name": "adam", "trainer/precision": "32"}  # of runs older than these settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,15 +230,16 @@ def find_incomplete(folder: Path) -> list[str]:
 def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that must be equal for runs to be compared: all but T, alpha, seed and teacher.
 
-    Settings that are 0 or null are left out: a run may be older than a setting that is off.
+    Settings that are 0 or null are left out: a run may be older than a setting that is off. What
+    it computed with instead of younger settings that are never off is in ``OLDER``.
 
     Args:
         run: its metrics hold every setting that its result depends on.
         without: prefixes of further settings to leave out.
     """
-    groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/max")
-    free = ("kd/T", "kd/alpha", *without)
-    known = sorted(run.metrics.items())
+    groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/")
+    free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
+    known = sorted((OLDER | run.metrics).items())
     return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
 
 

@@ -104,6 +104,10 @@ def _why_apart(config: Config) -> str | None:
     # after another. benchmarks/sweep.py teachers measures it.
     if not config.model.stacks:
         return f"model={config.model.name} cannot be stacked, only an MLP of one hidden layer can"
+    if config.trainer.patience is not None:
+        return "trainer.patience stops each student by itself"
+    if config.trainer.precision != "32":
+        return f"trainer.precision={config.trainer.precision} is of students that train alone"
     return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
 
 

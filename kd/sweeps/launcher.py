@@ -225,7 +225,10 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     Raises:
         UserError: it is all of the sweep.
     """
-    deciding = ("stage", "data.", "teacher.", "model.", "trainer.accelerator", "kd.method")
+    deciding = (
+        *("stage", "data.", "teacher.", "model.", "kd.method"),
+        *("trainer.accelerator", "trainer.precision"),
+    )
     errors: dict[str, Exception | None] = {}
     for job in filter(missing.__contains__, jobs):
         settings = {k: v for k, v in relevant(job.config).items() if k.startswith(deciding)}

@@ -21,7 +21,7 @@ from kd.metrics import count_right
 from kd.outputs import Outputs
 from kd.sweeps.plan import Cell
 from kd.sweeps.stack import Stack, make_gradients, outputs_of
-from kd.sweeps.tracing import adam_step, can_compile, traced
+from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
@@ -42,7 +42,7 @@ class Orders:
         self.batches = [data.training(seed) for seed in seeds]
         first = self.batches[0]
         self.added, self.size = first.added, first.batch_size + first.added
-        self.full, left = divmod(len(first.indices), first.batch_size)
+        self.full, left = divmod(first.samples, first.batch_size)
         self.left = left + self.added if left else 0
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class GroupModule(Bookkeeper):
         task, widths = self.data.task, material.regression
         self.stack = Stack(config, seeds, len(cells), device, task, widths)
         self.orders = Orders(self.data, seeds)
-        self.gradients = make_gradients(self.kd)
+        self.gradients = make_gradients(self.kd, config.optim.label_smoothing)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles: bool | None = None  # not decided
         self.passed = 0  # batches of the epoch, the one in hand included
@@ -135,10 +135,10 @@ class GroupModule(Bookkeeper):
         self.passed = 0
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
-        """A step of Adam for each batch of (batches, seeds, batch) indices."""
+        """A step of the optimiser for each batch of (batches, seeds, batch) indices."""
         count, _, size = indices.shape
         labelled = size - self.orders.added
-        adam: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         weights = self.stack.weights()
         masks = self.stack.masks(count, size * (1 + self.config.data.augment.extra))
@@ -146,7 +146,7 @@ class GroupModule(Bookkeeper):
         for (images, own), mask in zip(self._batches(indices), masks, strict=True):
             arguments = weights.products(images), *weights[1:], mask, own
             *found, losses, right = self._differentiate(size, arguments)
-            adam_step(adam, self.stack.gradients(images, found))
+            optimizer_step(optimizer, self.stack.gradients(images, found))
             if schedule is not None:
                 schedule.step()
             counted.append((losses, right))

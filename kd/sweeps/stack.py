@@ -141,7 +141,9 @@ def outputs_of(weights: "Weights", products: Tensor, masks: Tensor | None) -> Ou
     )
 
 
-def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
+def make_gradients(
+    kd: Distillation | None, smoothing: float = 0.0
+) -> Callable[..., Sequence[Tensor]]:
     """The function that gives every student's gradients, then losses and numbers of right answers.
 
     It takes what each of :class:`Weights` but the first layers has, the products of these, the
@@ -151,14 +153,15 @@ def make_gradients(kd: Distillation | None) -> Callable[..., Sequence[Tensor]]:
 
     Args:
         kd: the method; None trains on the labels alone.
+        smoothing: of the labels, the same for all.
     """
 
     def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
         if kd is None:
-            return cross_entropy(logits, own["labels"])
+            return cross_entropy(logits, own["labels"], smoothing)
         teacher = Outputs(own["logits"], own.get("hidden"))
         term = replace(kd, **own["numbers"]).term(Outputs(logits, hidden), teacher, own["labels"])
-        return weighted_loss(logits, own["labels"], term, own["loss_weights"])
+        return weighted_loss(logits, own["labels"], term, own["loss_weights"], smoothing)
 
     def objective(products, bias, weight, output_bias, regression, masks, own):
         weights = Weights([], bias, weight, output_bias, regression)

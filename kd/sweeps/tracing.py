@@ -101,24 +101,24 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def adam_step(adam: torch.optim.Adam, gradients: list[Tensor]) -> None:
+def optimizer_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor]) -> None:
     """A step of the optimiser by gradients in the order of its parameters.
 
-    Straight by the function that ``adam.step()`` calls after having spent as much time again.
+    Adam's straight by the function that ``step()`` calls after having spent as much time again.
     """
-    (group,) = adam.param_groups
-    parameters = group["params"]
-    if adam_function is None or not adam.state:  # the first step makes the state
+    (group,) = optimizer.param_groups
+    parameters, state = group["params"], optimizer.state
+    adam = adam_function if isinstance(optimizer, torch.optim.Adam) else None
+    if adam is None or not state:  # the first step makes the state
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        adam.step()
-        adam.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return
-    states = [adam.state[parameter] for parameter in parameters]
+    states = [state[parameter] for parameter in parameters]
     means, squares, steps = ([s[k] for s in states] for k in ("exp_avg", "exp_avg_sq", "step"))
-    names = ("fused", "amsgrad", "lr", "weight_decay", "eps", "maximize")
-    numbers = {name: group[name] for name in names}
+    # Adam has no decoupled decay in torch before 2.7; AdamW is no Adam there, and steps plainly.
+    names = ("fused", "amsgrad", "lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
+    numbers = {name: group[name] for name in names if name in group}
     beta1, beta2 = group["betas"]
-    adam_function(
-        parameters, gradients, means, squares, [], steps, beta1=beta1, beta2=beta2, **numbers
-    )
+    adam(parameters, gradients, means, squares, [], steps, beta1=beta1, beta2=beta2, **numbers)

@@ -2,13 +2,14 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from kd.config.schema import Optim
 from kd.errors import UserError
@@ -21,7 +22,7 @@ class Bookkeeper(LightningModule, ABC):
     """A module that trains one student, or many side by side, and keeps the book of it.
 
     Args:
-        optim: learning rate and its schedule.
+        optim: the optimiser, its learning rate and schedule.
         students: how many train.
         checkpoint: which weights are kept, those of the ``last`` epoch or of the ``best`` by
             validation accuracy.
@@ -59,12 +60,15 @@ class Bookkeeper(LightningModule, ABC):
         return int(self.trainer.estimated_stepping_batches)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam in one pass over the parameters; a cosine schedule falls to 0 a batch at a time."""
-        adam = Adam(self.parameters(), lr=self.optim.lr, eps=self.optim.eps, fused=True)
+        """The optimiser, and the schedule that moves its learning rate a batch at a time."""
+        optimizer = make_optimizer(self.optim, self.parameters())
         if self.optim.schedule == "constant":
-            return {"optimizer": adam}
-        schedule = CosineAnnealingLR(adam, T_max=self.batches())
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            return {"optimizer": optimizer}
+        if self.optim.schedule == "onecycle":
+            schedule = OneCycleLR(optimizer, max_lr=self.optim.lr, total_steps=self.batches())
+        else:
+            schedule = CosineAnnealingLR(optimizer, T_max=self.batches())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def note(
         self, part: str, losses: Tensor, right: Tensor, samples: int, batches: int = 1
@@ -152,6 +156,17 @@ class Bookkeeper(LightningModule, ABC):
         use_threads(book["threads"])
         self.history, self.kept, self.spent = book["history"], book["kept"], book["seconds"]
         self.restored = book["generators"]
+
+
+def make_optimizer(optim: Optim, parameters: Iterable[Tensor]) -> Optimizer:
+    """torch's optimiser of the settings; fused, it takes one pass over the parameters.
+
+    A group's are its students' side by side, so it must work element by element.
+    """
+    shared: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "fused": True}
+    if optim.name == "sgd":
+        return SGD(parameters, momentum=optim.momentum, **shared)
+    return {"adam": Adam, "adamw": AdamW}[optim.name](parameters, eps=optim.eps, **shared)
 
 
 def use_threads(count: int) -> None:

@@ -1,14 +1,14 @@
 """What happens beside the training: state is saved, curves are drawn, progress is shown.
 
-All are ``Checkpoint`` callbacks because Lightning calls those after the module's own hook, when
-the figures of the epoch are complete.
+All but Lightning's own are ``Checkpoint`` callbacks because Lightning calls those after the
+module's own hook, when the figures of the epoch are complete.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -63,6 +63,21 @@ class Record(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             epochs = len(pl_module.history)
             log.warning("interrupted after %d epochs; the same command goes on there", epochs)
+
+
+class Patience(EarlyStopping):
+    """Stops a training whose validation loss has not improved for some epochs.
+
+    Args:
+        epochs: how many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val/loss", patience=epochs, check_on_train_epoch_end=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
+        """Stop at once if an earlier attempt was killed after its last epoch."""
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class ShowProgress(Checkpoint):

@@ -15,7 +15,7 @@ from kd.data.module import ImageDataModule
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
-from kd.training.callbacks import Record, ShowProgress
+from kd.training.callbacks import Patience, Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
 from kd.training.curves import Curves
 from kd.training.material import Accelerator, Material
@@ -75,7 +75,11 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
             save_checkpoint(path, module.state(), config, data.fingerprint, epoch, data.task)
 
     curves = Curves(directory)
-    callbacks = [Record(state, [(0, curves)], look), *([] if quiet else [ShowProgress()])]
+    callbacks: list[pl.Callback] = [Record(state, [(0, curves)], look)]
+    if not quiet:
+        callbacks.append(ShowProgress())
+    if config.trainer.patience is not None:
+        callbacks.append(Patience(config.trainer.patience))
     train(config, material.accelerator, module, callbacks, before, data)
     return share_of(module, 0, curves)
 
@@ -102,6 +106,7 @@ def train(
         accelerator=accelerator.name,
         devices=1,
         max_epochs=config.trainer.max_epochs,
+        precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
         logger=False,  # Record draws the curves, those of an earlier attempt too
         callbacks=list(callbacks),
         enable_progress_bar=False,  # ShowProgress's costs less

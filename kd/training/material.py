@@ -77,17 +77,20 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         UserError: one of them is not to be had, or does not fit.
     """
     accelerator = choose_accelerator(config.trainer.accelerator)
-    data = ImageDataModule(config.data, config.seed, accelerator.device)
+    check_precision(config.trainer.precision, accelerator)
+    limit = config.trainer.limit_batches
+    data = ImageDataModule(config.data, config.seed, accelerator.device, limit)
     data.prepare_data()
     data.setup()
     refuse_too_large(config, data.task)
     refuse_single_image(config, data)
     if config.stage != "distill":
         return Material(accelerator, data, [])
-    shared = ("data", "output_dir=", "trainer.max_epochs=")
+    shared = ("data", "output_dir=", "study=", "trainer.max_epochs=", "debug=")
     if not config.data.augment.active:  # views are the student's matter, and who brings them
         shared += ("+experiment=",)
-    told = [w for w in words if w.startswith(shared) and not w.startswith(STUDENTS)]
+    plain = [word.removeprefix("+") if word.startswith("+debug=") else word for word in words]
+    told = [w for w in plain if w.startswith(shared) and not w.startswith(STUDENTS)]
     teachers = find_teacher(config, data.fingerprint, told)
     teacher, split = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
     regression = check_method(config, teacher, data.task)
@@ -101,7 +104,7 @@ def refuse_single_image(config: Config, data: ImageDataModule) -> None:
         UserError: a batch of the training has one image.
     """
     batches = data.train_dataloader()
-    last = len(batches.indices) % batches.batch_size or batches.batch_size
+    last = batches.samples % batches.batch_size or batches.batch_size
     if last + batches.added > 1:
         return
     network = build_model(config.model, config.seed, data.task)
@@ -132,3 +135,20 @@ def choose_accelerator(wanted: str) -> Accelerator:
     if wanted == "gpu":
         raise UserError("trainer.accelerator=gpu: no GPU on this machine; use trainer=cpu or auto")
     return Accelerator("cpu", torch.device("cpu"))
+
+
+def check_precision(wanted: str, accelerator: Accelerator) -> None:
+    """Make sure that the accelerator computes in ``trainer.precision``.
+
+    Raises:
+        UserError: it does not.
+    """
+    able = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+    }
+    if wanted == "bf16" and not able.get(accelerator.name, lambda: False)():
+        raise UserError(
+            f"trainer.precision=bf16: this machine's {accelerator.name} does not compute in it; "
+            "use trainer.precision=32 or trainer=cpu"
+        )

@@ -29,7 +29,7 @@ class Classifier(Bookkeeper):
 
     Args:
         network: its ``see`` takes images (batch, channels, height, width).
-        optim: learning rate and its schedule.
+        optim: as in :class:`Bookkeeper`.
         checkpoint: as in :class:`Bookkeeper`.
         task: what the network is made for.
     """
@@ -45,21 +45,27 @@ class Classifier(Bookkeeper):
         """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
         return self.network(images)
 
+    def see(self, images: Tensor) -> Outputs:
+        """The network's outputs, in float32 if it computes in mixed precision."""
+        outputs = self.network.see(images)
+        return outputs.each(Tensor.float) if outputs.logits.dtype == torch.bfloat16 else outputs
+
     def loss(self, student: Outputs, batch: Batch) -> Tensor:
         """The training loss of a batch, of the network's outputs for its images."""
-        return cross_entropy(student.logits, batch.labels)
+        return cross_entropy(student.logits, batch.labels, self.optim.label_smoothing)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss of one batch."""
-        outputs = self.network.see(batch.images)
-        loss = self.loss(outputs, batch)
+        outputs = self.see(batch.images)
+        with torch.autocast(batch.images.device.type, enabled=False):  # else losses have two digits
+            loss = self.loss(outputs, batch)
         right = count_right(outputs.logits, batch.labels)
         self.note("train", loss.detach(), right, batch.labelled)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Add one batch to the validation's sums; its loss is on the labels in every stage."""
-        logits, labels = self.network(batch.images), batch.labels
+        """Add a batch to the validation's sums; its loss is on the plain labels in every stage."""
+        logits, labels = self.see(batch.images).logits, batch.labels
         self.note("val", cross_entropy(logits, labels), count_right(logits, labels), len(labels))
 
     def on_validation_epoch_end(self) -> None:
@@ -158,4 +164,5 @@ class DistillModule(Classifier):
         if self.regressor is not None:
             student = student._replace(hidden=self.regressor(student.hidden))
         term = self.kd.term(student, teacher, batch.labels)
-        return weighted_loss(student.logits, batch.labels, term, self.loss_weights)
+        smoothing = self.optim.label_smoothing
+        return weighted_loss(student.logits, batch.labels, term, self.loss_weights, smoothing)

@@ -54,7 +54,8 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
         raise UserError(damaged[0])
     if not chosen:
         command = [COMMAND, "stage=teacher", *words]
-        if config.study != "main" and not any("experiment=" in word for word in words):
+        named = any(word.startswith(("study=", "debug=", "+experiment=")) for word in words)
+        if config.study != "main" and not named:
             command.append(f"study={config.study}")
         if config.teacher.seed:
             command.append(f"seed={config.teacher.seed}")

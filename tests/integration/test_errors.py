@@ -131,6 +131,29 @@ ODD = [
     ("trainer.max_epochs=1000001", "trainer.max_epochs=1000001: must be a whole number from 1 to"),
     ("data.val_size=1000001", "data.val_size=1000001: must be a whole number from 1 to"),
     ("model=cnn model.channels=[10001]", "model.channels=[10001]: must be"),
+    ("optim=lion", "optim=lion: no such choice; choose from adam, adamw, keras, sgd"),
+    ("optim.name=foo", "optim.name=foo: must be adam or adamw or sgd"),
+    *(
+        (f"trainer.patience={n}", f"trainer.patience={n}: must be null or a whole number from 1")
+        for n in (0, -1, 1.5, "never")
+    ),
+    *(
+        (f"trainer.precision={word}", f"trainer.precision={word}: must be 32 or bf16")
+        for word in (16, 64, "half")
+    ),
+    ("debug=slow", "debug=slow: no such choice; choose from fast"),
+    ("debug=[fast,slow]", "debug=[fast,slow]: takes one choice"),
+    ("debug=../evil", "debug=../evil: no such choice; it is the name of a file in conf/debug"),
+    ("debug=fast,fast", "debug=fast,fast: several values; add -m"),
+    *(
+        (f"trainer.limit_batches={n}", f"trainer.limit_batches={n}: must be null or a whole")
+        for n in (0, -1, 0.5, "few")
+    ),
+    ("optim.label_smoothing=1", "optim.label_smoothing=1: must be a number from 0 to below 1"),
+    ("optim.weight_decay=-1", "optim.weight_decay=-1: must be a number from 0 up"),
+    ("optim=sgd optim.momentum=1", "optim.momentum=1: must be a number from 0 to below 1"),
+    ("optim.momentum=0.5", "optim.momentum=0.5: is of optim=sgd; adam has averages of its own"),
+    ("-m optim=adamw,sgd optim.momentum=0.5", "is of optim=sgd; adamw has averages of its own"),
     ("-m seed=range(0,3,0)", "seed=range(0,3,0): never ends"),
     ("-m kd.T=range(0,1,0.0)", "never ends"),
     ("-m kd.T=range(0,inf)", "never ends"),

@@ -101,6 +101,31 @@ def test_schedules_views_and_regressors_together_as_one_by_one(study):
     assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
 
 
+OPTIMISERS = [
+    *("optim=adam optim.weight_decay=0.01", "optim=adamw", "optim=sgd"),
+    *("optim.schedule=onecycle", "optim=adamw optim.schedule=onecycle"),
+    "optim=sgd optim.schedule=onecycle optim.weight_decay=0.001",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", OPTIMISERS)
+def test_every_optimiser_together_as_one_by_one(study, words):
+    sweep = ("stage=distill", *words.split(), "optim.lr=0.003", "kd.alpha=0,0.5", "seed=0,1")
+    together = study("together", *sweep)
+    assert "4 students train together" in study.out
+    assert_equal_up_to_rounding(together, study("alone", *sweep, "hydra/launcher=basic"))
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_a_limit_of_batches_holds_together_as_one_by_one(study, limit):
+    sweep = ("stage=student", "seed=0,1", f"trainer.limit_batches={limit}")
+    views = ("data.augment.shift=2", "optim.schedule=onecycle")
+    together = study("together", *sweep, *views)
+    assert "2 students train together" in study.out
+    assert_equal_up_to_rounding(together, study("alone", *sweep, *views, "hydra/launcher=basic"))
+
+
 def test_a_methods_own_weights_are_numbers_of_a_cell(study):
     sweep = ("stage=distill", "kd=dist", "kd.between_weight=0,2", "kd.within_weight=1,3")
     found = study("one", *sweep)
@@ -245,9 +270,12 @@ def interrupted(interrupt):
 
 
 @pytest.mark.slow
-def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher):
+@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
+def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher, optim):
     words = ("-m", "stage=distill", *MINI, f"teacher.checkpoint={teacher}", "kd=hint", "seed=0,1")
     words += ("model.hidden=16", "kd.warmup_epochs=5", "kd.stop_epoch=7", "data.augment.mixup=1")
+    if optim != "adam":
+        words += (f"optim={optim}", "optim.schedule=onecycle", "optim.lr=1e-4")
     interrupt(*words, "study=stopped")
     assert "going on" in cli(*words, "study=stopped").out
     assert cli(*words, "study=undisturbed").code == 0

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import DIGITS, MINI, metrics, tree
+from helpers import DIGITS, MINI, complete, metrics, one_line, tree, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
 from kd.config.schema import Data
 from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
-from kd.training import unfinished
+from kd.training import material, unfinished
 from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint
 
@@ -389,12 +389,18 @@ def test_a_gpu_learns_what_a_cpu_learns(cli):
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)
 
 
-@pytest.mark.parametrize("which", ["last", "best"])
-def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, which):
+INTERRUPTED = [
+    *("checkpoint=last", "checkpoint=best", "optim=adamw optim.schedule=onecycle"),
+    "optim=sgd optim.schedule=onecycle optim.lr=0.01",
+]
+
+
+@pytest.mark.parametrize("given", INTERRUPTED)
+def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, given):
     """Views, dropout and the order of batches go on too: it ends as if undisturbed."""
     views = ("data.augment.shift=2", "data.augment.mixup=0.5")
     words = ("stage=student", "data=mnist_mini", "trainer.max_epochs=4", *views)
-    words += (f"checkpoint={which}", "keep_epochs=true")
+    words += (*given.split(), "keep_epochs=true")
     assert cli(*words, "study=whole").code == 0
 
     def press(self, trainer, pl_module):
@@ -450,3 +456,123 @@ def test_what_a_run_that_was_killed_at_its_end_left_is_removed(cli):
     left.write_text("{}")
     assert "skipped: complete already" in cli(*words).out
     assert tree(Path("outputs")) == before
+
+
+IMPATIENT = ("stage=student", "data=mnist_mini", "trainer.max_epochs=12", "optim.lr=0.05")
+
+
+def test_patience_stops_a_training_that_no_longer_improves(cli):
+    for study, words in (("whole", []), ("stopped", ["trainer.patience=2"])):
+        assert cli(*IMPATIENT, "optim.schedule=constant", f"study={study}", *words).code == 0
+    (whole,), (stopped,) = (complete(study) for study in ("whole", "stopped"))
+    curves = [EventAccumulator(str(run)).Reload().Scalars("val/loss") for run in (whole, stopped)]
+    losses, until = ([point.value for point in curve] for curve in curves)
+    assert until == losses[: len(until)]
+    best = until.index(min(until))
+    assert len(until) == metrics(stopped)["epochs"] == best + 1 + 2 < 12
+    assert metrics(stopped)["val/loss"] == pytest.approx(until[-1])
+
+
+def test_patience_keeps_the_best_epochs_weights_if_these_are_wanted(cli):
+    assert cli(*IMPATIENT, "trainer.patience=2", "checkpoint=best", "keep_epochs=true").code == 0
+    (run,) = complete()
+    last = len(list((run / "epochs").iterdir()))
+    assert metrics(run)["epochs"] <= last < 12
+    of_epoch = run / "epochs" / f"{metrics(run)['epochs']}.ckpt"
+    kept = torch.load(of_epoch, weights_only=True)["state_dict"]
+    assert all(torch.equal(kept[name], mine) for name, mine in weights(run).items())
+
+
+@pytest.mark.parametrize("after", ["an epoch", "the last epoch"])
+def test_patience_goes_on_where_it_was(cli, monkeypatch, after):
+    words = (*IMPATIENT, "trainer.patience=2", "keep_epochs=true")
+    assert cli(*words, "study=whole").code == 0
+    (whole,) = complete("whole")
+    epochs = metrics(whole)["epochs"]
+    cut_at = epochs if after == "the last epoch" else epochs - 1
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        if len(pl_module.history) == cut_at:
+            raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        assert cli(*words, "study=cut").code == 1
+    said = cli(*words, "study=cut")
+    assert f"an earlier attempt ended after epoch {cut_at}: going on" in said.out
+    (cut,) = complete("cut")
+    assert metrics(cut)["epochs"] == epochs
+    for file in ("model.ckpt", f"epochs/{epochs}.ckpt", "predictions.npz"):
+        assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
+
+
+def test_patience_trains_students_of_a_sweep_apart(cli):
+    said = cli("-m", "stage=student", *MINI, "trainer.patience=1", "seed=0,1")
+    assert "2 of 2 runs train alone: trainer.patience stops each student by itself" in said.out
+    assert said.code == 0
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student", "distill"])
+def test_in_mixed_precision_a_network_trains_and_is_tested_in_full(cli, teacher, stage):
+    """Its losses have float32's digits, and its figures are about those of full precision."""
+    words = (f"stage={stage}", *MINI, "data.augment.shift=1", "checkpoint=best")
+    words = (*words, f"teacher.checkpoint={teacher}", "kd=pkt", "kd.alpha=0.9")
+    for precision in ("32", "bf16"):
+        said = cli(*words, f"trainer.precision={precision}", f"study=in{precision}")
+        assert said.code == 0, said.err
+    (full,), (mixed,) = (complete(study, stage) for study in ("in32", "inbf16"))
+    assert metrics(mixed)["trainer/precision"] == "bf16"
+    mine, its = weights(mixed), weights(full)
+    assert {value.dtype for value in mine.values()} == {torch.float32}
+    assert not all(torch.equal(mine[name], its[name]) for name in its)
+    for figure in ("train/loss", "val/loss", "test/loss"):
+        value = metrics(mixed)[figure]
+        assert value == pytest.approx(metrics(full)[figure], rel=0.05)
+        assert torch.tensor(value).bfloat16().item() != pytest.approx(value, rel=1e-6)
+
+
+def test_mixed_precision_trains_students_of_a_sweep_apart(cli):
+    said = cli("-m", "stage=student", *MINI, "trainer.precision=bf16", "seed=0,1")
+    assert "2 of 2 runs train alone: trainer.precision=bf16 is of students that" in said.out
+    assert said.code == 0
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_a_device_without_mixed_precision_is_refused(cli, monkeypatch, sweep):
+    mps = material.Accelerator("mps", torch.device("mps"))
+    monkeypatch.setattr(material, "choose_accelerator", lambda wanted: mps)
+    said = cli(*sweep, "stage=student", *MINI, "trainer.precision=bf16")
+    assert said.code == 1
+    one_line(said.err, "trainer.precision=bf16: this machine's mps does not compute in it; use")
+    assert not complete()
+
+
+def test_debugging_takes_every_path_in_a_study_of_its_own(cli):
+    fast = ("data=mnist_mini", "debug=fast")
+    said = cli("stage=distill", *fast)
+    one_line(said.err, "first run: python train.py stage=teacher data=mnist_mini debug=fast")
+    for words in (["stage=teacher"], ["stage=student"], ["stage=distill"], ["stage=distill"]):
+        said = cli(*words, *fast)
+        assert said.code == 0, said.err
+        assert "skipped" not in said.out
+    said = cli("-m", "stage=student,distill", *fast, "kd.T=1,4", "seed=0,1")
+    assert "6 students train together" in said.out
+    assert said.code == 0, said.err
+    assert cli("stage=report", *fast).code == 0
+    assert Path("outputs/debug/report/index.html").exists()
+    assert [path.name for path in Path("outputs").iterdir()] == ["debug"]
+    assert len(complete("debug")) == 1 + 2 + 4 + 1
+    for run in complete("debug"):
+        found = metrics(run)
+        assert (found["epochs"], found["trainer/limit_batches"]) == (1, 2)
+        assert "debug" not in run.name
+
+
+def test_debugging_an_experiment_does_not_touch_its_study(cli):
+    words = ("+experiment=talk", "stage=student", "data=mnist_mini", "data.split=pooled")
+    assert cli("debug=fast", *words).code == 0
+    assert [path.name for path in Path("outputs").iterdir()] == ["debug"]
+    (run,) = complete("debug")
+    assert (metrics(run)["optim/eps"], metrics(run)["data/batch_size"]) == (1e-7, 32)

@@ -72,10 +72,17 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "kd.warmup_epochs": ("0,2",),
     "kd.stop_epoch": ("null,1",),
     "kd.direction": ("forward,reverse",),
+    "optim.name": ("adam,sgd",),
     "optim.lr": ("0.004,0.02",),
-    "optim.schedule": ("cosine,constant",),
+    "optim.schedule": ("cosine,onecycle",),
     "optim.eps": ("1e-8,1e-3",),
+    "optim.weight_decay": ("0,0.1", "optim=adamw"),
+    "optim.momentum": ("0.5,0.9", "optim=sgd"),
+    "optim.label_smoothing": ("0,0.2",),
     "trainer.max_epochs": ("1,2",),
+    "trainer.limit_batches": ("5,20",),
+    "trainer.patience": ("null,1", "trainer.max_epochs=6", "optim.lr=0.1"),
+    "trainer.precision": ("32,bf16",),
     "teacher.seed": ("0,1",),
     "teacher.checkpoint": ("one.ckpt,two.ckpt",),
 }
@@ -273,7 +280,17 @@ def wrong(rng: random.Random, folder: Path) -> None:
     """Whatever is typed, the answer is short, no traceback, and a refusal leaves nothing behind."""
     keys = sorted({key for key, _, _ in cases()} | NOT_SWEPT.keys())
     keys = [key for key in keys if key not in NEVER] + list(HYDRA)
-    keys += ["stage", "kd", "model", "optim", "experiment", "+experiment", "trainer", "data"]
+    keys += [
+        "stage",
+        "kd",
+        "model",
+        "optim",
+        "experiment",
+        "+experiment",
+        "trainer",
+        "data",
+        "debug",
+    ]
     words = [word(rng, keys) for _ in range(rng.choice((1, 1, 2, 3)))]
     usual = ["stage=student", "data=mnist_mini", "trainer.max_epochs=1"]
     if rng.random() < 0.3:

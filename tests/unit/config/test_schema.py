@@ -8,6 +8,7 @@ import pytest
 from helpers import CONF, composed, config
 from omegaconf import OmegaConf
 
+from kd.config.command_line import check
 from kd.config.naming import run_name
 from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import validate
@@ -21,7 +22,7 @@ CHOICES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_composes_and_is_valid(choice):
     plus = "+" if choice.parent.name == "experiment" else ""
-    config = validate(composed(f"{plus}{choice.parent}={choice.stem}"))
+    config = validate(composed(*check([f"{plus}{choice.parent}={choice.stem}"])))
     assert config.data.batch_size > 0
 
 
@@ -34,7 +35,8 @@ def test_every_choice_says_how_to_run_it_and_the_command_is_right(choice):
     assert commands, "the head comment holds no command"
     for command in commands:
         words = [word for word in shlex.split(command) if word != "-m"]
-        validate(composed(*(re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words)))
+        words = [re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words]
+        validate(composed(*check(words)))
 
 
 def test_the_defaults_are_the_documented_ones():
@@ -69,6 +71,26 @@ def test_the_talk_is_the_talks():
     assert {key: flat[key] for key in expected} == expected
 
 
+def test_an_optimiser_brings_its_own_settings():
+    wanted = {"adam": (0.01, 0, 0), "adamw": (0.01, 0.01, 0), "sgd": (0.1, 0, 0.9)}
+    for name, settings in wanted.items():
+        optim = config("stage=student", f"optim={name}").optim
+        assert (optim.name, optim.lr, optim.weight_decay, optim.momentum) == (name, *settings)
+    assert config("stage=teacher", "optim=adamw").optim.lr == config("stage=teacher").model.lr
+
+
+@pytest.mark.parametrize(
+    "words", [["debug=fast", "+experiment=talk"], ["debug=fast"], ["+debug=fast"]]
+)
+def test_debugging_leaves_other_studies_alone(words):
+    found = validate(composed(*check(words)))
+    assert (found.study, found.overwrite) == ("debug", True)
+    assert (found.trainer.max_epochs, found.trainer.limit_batches) == (1, 2)
+    assert run_name(found, check(words)) == "teacher/seed=0"
+    talks = "+experiment=talk" in words
+    assert found.optim.schedule == ("constant" if talks else "cosine")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -86,7 +108,7 @@ def test_the_talk_is_the_talks():
         ("model.dropout=1", "from 0 to below 1"),
         ("model.hidden=0", "model.hidden=0"),
         ("optim.lr=0", "optim.lr=0"),
-        ("optim.schedule=linear", "cosine or constant"),
+        ("optim.schedule=linear", "cosine or constant or onecycle"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0"),
         ("checkpoint=first", "last or best"),
         ("overwrite=maybe", "true or false"),

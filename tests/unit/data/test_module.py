@@ -17,7 +17,7 @@ from torchvision.transforms import ToTensor
 from kd.config.schema import Data
 from kd.data import idx
 from kd.data import mnist_files as mnist
-from kd.data.module import ImageDataModule
+from kd.data.module import EVAL_BATCH, ImageDataModule
 from kd.data.pool import digest, fingerprint, split_indices
 from kd.errors import UserError
 from kd.files import PROJECT, file_hash
@@ -90,6 +90,25 @@ def test_the_split_depends_on_data_seed_alone():
 def order(data: ImageDataModule, epochs: int = 1) -> list[list[int]]:
     batches = data.train_dataloader()
     return [[int(i) for batch in batches for i in batch.indices] for _ in range(epochs)]
+
+
+@pytest.mark.parametrize(("limit", "batches"), [(1, 1), (3, 3), (25, 25), (1000, 25)])
+def test_a_limit_takes_the_first_batches_of_every_epoch(limit, batches):
+    limited, whole = ImageDataModule(settings(), seed=0, limit=limit), module(seed=0)
+    limited.setup()
+    assert len(limited.train_dataloader()) == batches
+    mine, its = order(limited, epochs=2), order(whole, epochs=2)
+    assert mine == [epoch[: limit * 32] for epoch in its]
+    val, most = limited.val_dataloader(), min(200, limit * EVAL_BATCH)
+    assert torch.cat([batch.indices for batch in val]).tolist() == val.indices[:most].tolist()
+    assert len(limited.predict_dataloader().epoch()) == 200, "the test has all its images"
+
+
+def test_a_limit_holds_for_validation_too():
+    data = ImageDataModule(settings(val_size=700), seed=0, limit=1)
+    data.setup()
+    assert len(data.val_dataloader()) == 1
+    assert [len(batch.labels) for batch in data.val_dataloader()] == [EVAL_BATCH]
 
 
 def test_batches_cover_the_split_in_the_seeds_order():

@@ -13,7 +13,7 @@ from helpers import DIGITS, as_job
 from torch import Tensor
 from torture.settings import two_values
 
-from kd.config.schema import Augment, Config, Data, Trainer
+from kd.config.schema import Augment, Config, Data, Optim, Trainer
 from kd.data.module import ImageDataModule
 from kd.fields import sweepable_names
 from kd.methods import METHODS
@@ -179,3 +179,10 @@ def test_gradients_of_regressors_in_a_group_are_those_alone(material, method):
 
 def test_gradients_of_students_without_a_teacher_in_a_group_are_those_alone(material):
     compare([], material, data=data(), model=MLP(dropout=0.3))
+
+
+@pytest.mark.parametrize("augment", [Augment(), VIEWS], ids=["images", "views"])
+def test_gradients_of_smoothed_labels_in_a_group_are_those_alone(material, augment):
+    smooth = Optim(label_smoothing=0.2)
+    of_data = data(augment=augment)
+    compare([METHODS["hinton"]()], material, data=of_data, model=MLP(), optim=smooth)

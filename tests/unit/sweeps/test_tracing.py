@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from kd.config.schema import Optim
 from kd.methods import METHODS
 from kd.sweeps import tracing
 from kd.sweeps.stack import make_gradients
-from kd.sweeps.tracing import adam_step, traced, wide_product
+from kd.sweeps.tracing import optimizer_step, traced, wide_product
+from kd.training.book import make_optimizer
 
 STUDENTS, HIDDEN, BATCH, CLASSES = 3, 4, 6, 10
 
@@ -69,21 +71,35 @@ def test_a_wide_product_is_a_product(monkeypatch, plain):
     assert torch.allclose(found, left @ right.T, rtol=1e-4, atol=1e-4)
 
 
+OPTIMISERS = [
+    Optim(),
+    Optim("adam", weight_decay=0.1),
+    Optim("adamw", weight_decay=0.1),
+    Optim("sgd"),
+    Optim("sgd", momentum=0.9, weight_decay=0.1),
+]
+
+
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_step_by_the_function_is_adams(monkeypatch, plain):
+@pytest.mark.parametrize("optim", OPTIMISERS, ids=str)
+def test_a_step_of_a_group_is_the_optimisers(monkeypatch, optim, plain):
     if plain:
         monkeypatch.setattr(tracing, "adam_function", None)
     draw = torch.Generator().manual_seed(0)
     values = [torch.randn(3, 4, generator=draw), torch.randn(5, generator=draw)]
     whole, lean = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
-    adams = [torch.optim.Adam(parameters, fused=True) for parameters in (whole, lean)]
+    optimizers = [make_optimizer(optim, parameters) for parameters in (whole, lean)]
     for number in range(4):
         gradients = [torch.randn(value.shape, generator=draw) for value in values]
         for parameter, gradient in zip(whole, gradients, strict=True):
             parameter.grad = gradient
-        adams[0].step()
-        adam_step(adams[1], gradients)
+        optimizers[0].step()
+        optimizer_step(optimizers[1], gradients)
         if number == 1:  # as a training that goes on
-            adams[1].load_state_dict(adams[1].state_dict())
+            optimizers[1].load_state_dict(optimizers[1].state_dict())
+        for one in optimizers:  # as a schedule moves them
+            one.param_groups[0]["lr"] /= 2
+            if "betas" in one.defaults:
+                one.param_groups[0]["betas"] = (0.8, 0.99)
         for mine, its in zip(lean, whole, strict=True):
             assert torch.equal(mine, its)

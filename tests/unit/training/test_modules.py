@@ -1,12 +1,14 @@
 """The rules of meaning: what a distillation may and may not do to teacher, student and seeds."""
 
 import copy
+import dataclasses
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from helpers import DIGITS
+from torch import nn
 
 from kd.config.schema import Data, Optim
 from kd.data.module import ImageDataModule
@@ -126,6 +128,27 @@ def test_the_loss_of_a_step_is_the_formula(teacher, data):
     assert ours.item() == pytest.approx((0.3 * F.cross_entropy(s, labels) + 0.7 * 9 * kl).item())
 
 
+def test_smoothed_labels_are_the_trainings_alone(teacher, data):
+    optim = Optim(label_smoothing=0.2)
+    distils = DistillModule(student(dropout=0.0), optim, teacher, Hinton(T=3.0, alpha=1.0))
+    for module in (
+        distils,
+        StudentModule(student(dropout=0.0), optim),
+        TeacherModule(copy.deepcopy(teacher).eval(), optim),
+    ):
+        batch = next(iter(data.train_dataloader()))
+        images, labels, *_ = batch
+        logits = module.network(images)
+        smooth = F.cross_entropy(logits, labels, label_smoothing=0.2).item()
+        assert module.training_step(batch, 0).item() == pytest.approx(smooth)
+        with torch.no_grad():
+            module.validation_step(batch, 0)
+            module.close("val")
+        plain = F.cross_entropy(logits, labels).item()
+        assert module.figures["val/loss"] == [pytest.approx(plain)]
+        assert abs(smooth - plain) > 0.01
+
+
 def test_the_same_training_twice_gives_the_same_weights(teacher):
     first = distilled(teacher, T=2.0, alpha=0.25, seed=3)
     torch.manual_seed(123)
@@ -189,7 +212,41 @@ def test_the_student_trains_in_training_mode_after_validation():
     assert modes == [True] * 75
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+PLAIN = [
+    (Optim(lr=0.01), torch.optim.Adam, {}),
+    (Optim("adam", lr=0.01, weight_decay=0.1), torch.optim.Adam, {"weight_decay": 0.1}),
+    (Optim("adamw", lr=0.01, eps=1e-3), torch.optim.AdamW, {"weight_decay": 0, "eps": 1e-3}),
+    (Optim("sgd", lr=0.01), torch.optim.SGD, {}),
+    (
+        Optim("sgd", lr=0.01, momentum=0.8, weight_decay=0.1),
+        torch.optim.SGD,
+        {"momentum": 0.8, "weight_decay": 0.1},
+    ),
+]
+
+
+@pytest.mark.parametrize(("optim", "plain", "settings"), PLAIN, ids=str)
+def test_the_optimiser_is_torchs(optim, plain, settings):
+    class Stepped(StudentModule):
+        """Takes each step by the plain optimiser too, on a copy."""
+
+        def on_train_start(self):
+            super().on_train_start()
+            self.copies = [nn.Parameter(p.detach().clone()) for p in self.parameters()]
+            self.plain = plain(self.copies, lr=0.01, fused=False, foreach=False, **settings)
+
+        def on_before_optimizer_step(self, optimizer):
+            for copied, mine in zip(self.copies, self.parameters(), strict=True):
+                copied.grad = mine.grad.clone()
+            self.plain.step()
+
+    module = Stepped(student(), dataclasses.replace(optim, schedule="constant"))
+    fit(module, epochs=1)
+    for copied, mine in zip(module.copies, module.parameters(), strict=True):
+        assert torch.allclose(copied, mine, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "onecycle"])
 def test_the_learning_rate_follows_its_schedule(schedule):
     class Rates(StudentModule):
         def __init__(self, *args):
@@ -204,6 +261,13 @@ def test_the_learning_rate_follows_its_schedule(schedule):
     assert len(module.rates) == 50
     if schedule == "constant":
         assert set(module.rates) == {0.01}
+    elif schedule == "onecycle":
+        top = module.rates.index(max(module.rates))
+        assert max(module.rates) == pytest.approx(0.01, rel=0.01)
+        assert top == pytest.approx(0.3 * 50, abs=2)
+        assert module.rates[:top] == sorted(module.rates[:top])
+        assert module.rates[top:49] == sorted(module.rates[top:49], reverse=True)
+        assert module.rates[48] < 1e-4
     else:
         assert module.rates == sorted(module.rates, reverse=True)
         assert module.rates[24] == pytest.approx(0.005, rel=0.1)
