@@ -304,7 +304,7 @@ def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) 
 
 def method_label(runs: list[Run], methods: list[list[Run]]) -> str:
     """Name a method, with the settings and teachers that distinguish it from its namesakes."""
-    own = runs[0].metrics
+    own = OLDER | runs[0].metrics
     namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
     known = [comparable_settings(run) for run in namesakes]
     differing = sorted({key for each in known for key, _ in each.items() ^ known[0].items()})

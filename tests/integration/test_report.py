@@ -178,6 +178,19 @@ def test_other_settings_are_listed_but_not_compared(study):
     assert "optim.lr=0.1" in sections(page)["runs"]
 
 
+def test_runs_older_than_a_setting_are_compared(study):
+    (run, *_) = sorted(Path("outputs/main/distill").iterdir())
+    younger = ("optim/name", "optim/momentum", "trainer/precision", "trainer/patience")
+    older = {key: v for key, v in read_metrics(run).items() if key not in younger}
+    assert len(older) == len(read_metrics(run)) - len(younger)
+    write_metrics(run, older)
+    study("stage=report")
+    assert "listed, not compared" not in PAGE.read_text()
+    write_metrics(run, older | {"trainer/precision": "bf16"})
+    study("stage=report")
+    assert "Distilled runs with other settings are listed, not compared: 1." in PAGE.read_text()
+
+
 def method_rows() -> pd.DataFrame:
     return pd.read_csv(PAGE.parent / "methods.csv").set_index("method")
 
