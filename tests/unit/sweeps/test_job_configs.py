@@ -64,7 +64,7 @@ GROUPS = [
 
 @pytest.mark.parametrize(("group", "choice"), GROUPS)
 def test_a_copy_is_what_hydra_composes_of_every_choice(loaders, group, choice):
-    plus = "+" if group == "experiment" else ""
+    plus = "+" if group in ("debug", "experiment") else ""
     jobs = [[f"{plus}{group}={choice}", f"seed={seed}", "optim.lr=0.5"] for seed in (0, 1)]
     for words in jobs:
         assert OmegaConf.to_yaml(loaders[1](words)) == OmegaConf.to_yaml(loaders[0](words))
