@@ -115,6 +115,11 @@ def _check_together(config: Config) -> None:
             f"data.files={config.data.files}: works only with data.source=verified; here "
             f"data.source={config.data.source} reads data.dir={config.data.dir}, so leave it out"
         )
+    if config.data.unlabelled and config.data.train_size is None:
+        raise UserError(
+            "data.unlabelled=true: needs data.train_size=NUMBER, which says how many training "
+            "images keep their label"
+        )
     if config.data.augment.extra and not config.data.augment.active:
         raise UserError(
             f"data.augment.extra={config.data.augment.extra}: would repeat the images; say how "
