@@ -83,13 +83,14 @@ def test_every_method_trains_every_network_on_every_shape(cli, place, network, i
     taught = f"teacher.checkpoint={next(Path('outputs/main/teacher').iterdir())}"
     names = [name for name in METHODS if network != "mlp" or not METHODS[name].needs_maps]
     words = ("-m", "stage=distill", *common, *words_of(network, images, student=True), taught)
-    words += (f"kd={','.join(names)}", "seed=0,1")
+    seeds = ("seed=0,1",) if network == "mlp" else ()
+    words += (f"kd={','.join(names)}", *seeds)
     said = cli(*words)
     assert said.code == 0, said.err
     groups = re.findall("2 students train together", said.out)
     assert len(groups) == (len(names) if network == "mlp" else 0)
     together = logits("main")
-    assert len(together) == 2 * len(names)
+    assert len(together) == len(names) * (2 if seeds else 1)
     classes = 4 if images == "npz" else 10
     assert all(found.shape[1] == classes for found in together.values())
     shapes = {"digits": "1x8x8", "mnist_mini": "1x28x28", "npz": "3x12x10"}
@@ -99,4 +100,5 @@ def test_every_method_trains_every_network_on_every_shape(cli, place, network, i
     if network == "mlp":
         assert cli(*words, "study=alone", "hydra/launcher=basic").code == 0
         for name, its in logits("alone").items():
-            assert np.allclose(together[name], its, rtol=1e-3, atol=1e-4), name
+            apart = np.linalg.norm(together[name] - its) / np.linalg.norm(its)
+            assert apart < 1e-3, f"{name}: {apart}"

@@ -1,10 +1,12 @@
 """Images from one file, from folders, from a library: read as they are, and refused in one line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import one_line
 from PIL import Image
 
 from kd.config.schema import Data
@@ -101,12 +103,70 @@ WRONG_FILES = [
 
 
 @pytest.mark.parametrize(("changes", "said"), WRONG_FILES, ids=[said for _, said in WRONG_FILES])
-def test_a_wrong_file_is_one_line(tmp_path, changes, said):
-    with pytest.raises(UserError) as error:
-        load(npz(tmp_path, **changes))
-    assert str(error.value).startswith(f"data.file={tmp_path / 'mine.npz'}")
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
+def test_a_wrong_file_is_one_line(cli, tmp_path, changes, said):
+    npz(tmp_path, **changes)
+    found = cli("stage=student", "data=npz", "data.file=mine.npz")
+    assert found.code == 1
+    assert found.err.startswith("error: data.file=mine.npz")
+    one_line(found.err, said)
+    assert not Path("outputs").exists()
+
+
+WRONG_WORDS = [
+    ("data=npz", "data.file: missing; data=npz reads data.file=PATH.npz"),
+    ("data=npz data.file=", "data.file=: must be null or a folder"),
+    ("data=folder data.dir=nowhere", "data.dir=nowhere: holds no train/CLASS/ folders"),
+    ("data=folder data.size=32", "data.size=32: must be null or height and width, as in [32,32]"),
+    ("data=folder data.size=[0,32]", "data.size=[0,32]: must be null or height and width"),
+    ("data=folder data.size=[32]", "data.size=[32]: must be null or height and width"),
+    (
+        "data=digits data.val_size=0",
+        "data.val_size=0: must be a whole number from 1 to 1000000, or",
+    ),
+    ("data=digits data.val_size=1.5", "data.val_size=1.5: must be a whole number from 1"),
+    ("data=digits data.val_size=true", "data.val_size=true: must be a whole number from 1"),
+    ("data=digits data.test_size=1797", "data.test_size=1797: cannot be taken from 1797 images"),
+    ("data=digits data.train_size=0", "data.train_size=0: must be null or a whole number from 1"),
+    (
+        "data=digits data.train_size=5000",
+        "data.train_size=5000: cannot be taken from 1197 training",
+    ),
+    ("data=digits data.label_noise=1", "data.label_noise=1: must be a number from 0 to below 1"),
+    ("data=digits data.label_noise=-1", "data.label_noise=-1: must be a number from 0 to below"),
+    ("data=digits data.omit=3", "data.omit=3: must be a list of class numbers, as in [3]"),
+    ("data=digits data.omit=[-1]", "data.omit=[-1]: must be a list of class numbers"),
+    ("data=digits data.omit=[12]", "data.omit=[12]: the data has no class 12, only 0 to 9"),
+    ("data=digits data.omit=[a]", "data.omit=[a]: must be a list of class numbers"),
+    ("data=digits data.unlabelled=2", "data.unlabelled=2: must be true or false"),
+    ("data=digits data.unlabelled=true", "data.unlabelled=true: needs data.train_size=NUMBER"),
+    ("data=digits data.source=mine", "data.source=mine: must be verified or torchvision or folder"),
+    ("data=digits data.files=x", "data.files=x: works only with data.source=verified"),
+    ("data=fashion_mnist data.files=nowhere", "data.files=nowhere: train-images-idx3-ubyte cannot"),
+    ("data.dataset=KMNIST", "knows MNIST and FashionMNIST alone; for KMNIST give data.source"),
+    (
+        "data=cifar10 data.source=folder data.dir=nowhere",
+        "data.dir=nowhere: CIFAR10 cannot be read",
+    ),
+    ("data=svhn data.source=folder data.dir=nowhere", "data.dir=nowhere: SVHN cannot be read"),
+    ("data=kmnist data.source=folder data.dir=nowhere", "data.dir=nowhere: KMNIST cannot be read"),
+    ("data=digits model=cnn model.channels=[1,1,1,1]", "4 blocks halve images of 8 × 8 away; give"),
+    (
+        "data=digits model.hidden=[]",
+        "model.hidden=[]: must be a whole number from 1 to 100000, or a",
+    ),
+    ("data=digits model.hidden=[3,0]", "model.hidden=[3,0]: must be a whole number from 1"),
+    ("data=digits model.hidden=3.5", "model.hidden=3.5: must be a whole number from 1 to 100000"),
+    ("data=digits model=resnet8 model.width=0", "model.width=0: must be a whole number from 1"),
+    ("data=digits model=resnet8 model.hidden=3", "model.hidden: no such key"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG_WORDS, ids=[w[0] for w in WRONG_WORDS])
+def test_wrong_words_are_one_line(cli, words, said):
+    found = cli("stage=student", *words.split())
+    assert found.code == 1
+    one_line(found.err, said)
+    assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -197,13 +257,14 @@ def spoil(folder: Path, how: str) -> None:
         ("one class", "train has one class only, dog"),
     ],
 )
-def test_wrong_folders_are_one_line(tmp_path, how, said):
-    config = write_images(tmp_path)
-    spoil(tmp_path, how)
-    with pytest.raises(UserError, match=said) as error:
-        load(config)
-    assert str(error.value).startswith(f"data.dir={tmp_path}: ")
-    assert "\n" not in str(error.value)
+def test_wrong_folders_are_one_line(cli, tmp_path, how, said):
+    write_images(tmp_path / "mine")
+    spoil(tmp_path / "mine", how)
+    found = cli("stage=student", "data=folder", "data.dir=mine")
+    assert found.code == 1
+    assert re.match(f"error: data.dir=mine: .*{said}", found.err)
+    one_line(found.err, "")
+    assert not Path("outputs").exists()
 
 
 def test_scikit_learns_digits_need_no_file():
