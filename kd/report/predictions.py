@@ -2,16 +2,15 @@
 
 import hashlib
 import io
-import math
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
+from kd.data.packed import read_array, read_header
 from kd.errors import UserError
 
 MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
@@ -73,25 +72,14 @@ def _unpack(content: bytes) -> list[np.ndarray]:
                 raise ValueError(f"{member.filename} would unpack to {size:,} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is packed in an unusual way")
-        return [_read_array(archive, name) for name in PARTS]
+        return [_read(archive, name) for name in PARTS]
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Read one array if its header names the right type and a shape that fits the file's size."""
-    member = archive.getinfo(f"{name}.npy")
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, found = read_header(file)
-        if found != PARTS[name]:
-            raise ValueError(f"{name} are {found}, not {PARTS[name]}")
-        size = member.file_size - file.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * found.itemsize != size:
-            raise ValueError(f"{name} have shape {shape}, which does not match its size")
-        # By its size: a read without one inflates all that is there, whatever the directory claims.
-        data = bytearray(file.read(size))
-    array = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array)
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Read one array if its header names the right type."""
+    if (found := read_header(archive, name).dtype) != PARTS[name]:
+        raise ValueError(f"{name} are {found}, not {PARTS[name]}")
+    return read_array(archive, name)
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
