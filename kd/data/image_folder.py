@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kd.data.idx import open_plain
 from kd.data.parts import Parts
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason, shown
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _find(folder: Path) -> tuple[list[str], Found, Found]:
                 str(folder / part), numbers, IMG_EXTENSIONS, allow_empty=part == "test"
             )
         except (OSError, ValueError) as error:
-            raise UserError(f"data.dir={folder}: {part}: {_why(error)}") from error
+            raise UserError(f"data.dir={folder}: {part}: {reason(error)}") from error
         return [(Path(path), number) for path, number in listed]
 
     try:
@@ -116,9 +116,9 @@ def _opened(folder: Path, path: Path) -> Generator[Image.Image]:
         with open_plain(path) as file, Image.open(file) as image:
             yield image
     except Exception as error:  # each format has its own ways to fail
-        reason = "" if isinstance(error, UnidentifiedImageError) else f": {_why(error)}"
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {reason(error)}"
         raise UserError(
-            f"data.dir={folder}: {shown(str(path))} cannot be read as an image{reason}"
+            f"data.dir={folder}: {shown(str(path))} cannot be read as an image{why}"
         ) from error
 
 
@@ -142,8 +142,3 @@ def _decode(image: Image.Image, mode: str, size: Sequence[int]) -> np.ndarray:
     if pixels.size != (width, height):
         pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)  # it smooths as well
     return np.asarray(pixels)
-
-
-def _why(error: Exception) -> str:
-    said = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return shown(said or type(error).__name__)

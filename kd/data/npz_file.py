@@ -11,7 +11,7 @@ import numpy as np
 from kd.data.idx import open_plain
 from kd.data.packed import Header, read_array, read_header
 from kd.data.parts import Part, Parts
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
 NAMES = "class_names"
@@ -75,8 +75,7 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile]:
     except MemoryError as error:
         raise UserError(f"data.file={path}: is too large for this machine's memory") from error
     except Exception as error:  # a damaged file may raise anything
-        said = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"data.file={path}: {shown(said or type(error).__name__)}") from error
+        raise UserError(f"data.file={path}: {reason(error)}") from error
 
 
 def _headers(archive: zipfile.ZipFile) -> dict[str, Header]:

@@ -8,7 +8,7 @@ import torch
 
 from kd.data.mnist_files import patience
 from kd.data.parts import Part, Parts
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason
 
 
 def read_torchvision(dataset: str, folder: str, download: bool = False) -> Parts:
@@ -38,7 +38,7 @@ def read_torchvision(dataset: str, folder: str, download: bool = False) -> Parts
     except (AttributeError, TypeError) as error:
         raise UserError(
             f"data.dataset={dataset}: its class in torchvision does not hold training and test "
-            f"images in memory as CIFAR10, SVHN or USPS do ({_why(error)})"
+            f"images in memory as CIFAR10, SVHN or USPS do ({reason(error)})"
         ) from error
     except Exception as error:  # each class has its own ways to fail
         mend = "" if download else "data.source=torchvision downloads it; or "
@@ -60,8 +60,8 @@ def _files_of(cls: Any) -> str:
 
 
 def _why(error: Exception) -> str:
-    said = " ".join(str(error).split()).replace("You can use download=True to download it", "")
-    return shown(said.rstrip(" .") or "damaged files")
+    said = reason(error).replace("You can use download=True to download it", "")
+    return said.rstrip(" .")
 
 
 def _part(found: Any) -> Part:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kd.data.packed import read_array, read_header
-from kd.errors import UserError
+from kd.errors import UserError, reason
 
 MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
 MOST_PACKED = 100  # the limit of unpacked to packed size, for arrays above one MiB
@@ -52,9 +52,8 @@ def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
         arrays = _unpack(content)
         _check(*arrays)
     except Exception as error:  # a damaged file may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: cannot be used ({reason}); train the run again with overwrite=true"
+            f"{path}: cannot be used ({reason(error)}); train the run again with overwrite=true"
         ) from error
     return Predictions(*map(torch.from_numpy, arrays))
 
