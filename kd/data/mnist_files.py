@@ -33,7 +33,8 @@ from kd.files import file_hash, lock
 
 log = logging.getLogger(__name__)
 
-# sha256 of each file, unpacked, by data set and in the order of NAMES.
+# sha256 of each file, unpacked, by data set and in the order of NAMES. Fashion-MNIST's are of what
+# the .gz files hold whose md5 torchvision knows; Debian's differ from these in their headers alone.
 _SHA256 = {
     "MNIST": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
