@@ -34,6 +34,12 @@ def shown(value: Value) -> str:
     return text if len(text) <= 200 else f"{text[:100]}… ({len(text)} characters)"
 
 
+def reason(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return shown(said or type(error).__name__)
+
+
 def as_typed(value: Value) -> str:
     """Write a value as one would type it on the command line.
 

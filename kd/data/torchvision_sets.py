@@ -8,7 +8,7 @@ import torch
 
 from kd.data.mnist_files import patience
 from kd.data.parts import Part, Parts
-from kd.errors import UserError
+from kd.errors import UserError, reason
 
 
 def read_torchvision(dataset: str, folder: str, download: bool = False) -> Parts:
@@ -35,13 +35,33 @@ def read_torchvision(dataset: str, folder: str, download: bool = False) -> Parts
         with patience():
             sets: list[Any] = [cls(folder, download=download, **words) for words in which]
         training, test = map(_part, sets)
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"data.dataset={dataset}: its class in torchvision does not hold training and test "
+            f"images in memory as CIFAR10, SVHN or USPS do ({reason(error)})"
+        ) from error
     except Exception as error:  # each class has its own ways to fail
-        reason = " ".join(str(error).split()) or "damaged files"
+        mend = "" if download else "data.source=torchvision downloads it; or "
         raise UserError(
             f"data.dir={folder}: {dataset} cannot be {'downloaded' if download else 'read'}: "
-            f"{reason}; put its files there, or use another data set"
+            f"{_why(error)}; {mend}put {_files_of(cls)} there"
         ) from error
     return Parts(training, test, tuple(map(str, getattr(sets[0], "classes", ()))) or None)
+
+
+def _files_of(cls: Any) -> str:
+    """Name the files that a class of torchvision looks for, as far as its attributes tell."""
+    if hasattr(cls, "split_list"):
+        files = {name: url for url, name, _ in (cls.split_list[part] for part in ("train", "test"))}
+        return " and ".join(f"{name} (from {url})" for name, url in files.items())
+    if hasattr(cls, "base_folder") and hasattr(cls, "url"):
+        return f"the folder {cls.base_folder} (in {cls.url})"
+    return "its files"
+
+
+def _why(error: Exception) -> str:
+    said = reason(error).replace("You can use download=True to download it", "")
+    return said.rstrip(" .")
 
 
 def _part(found: Any) -> Part:

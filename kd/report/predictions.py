@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-import math
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
-from kd.errors import UserError
+from kd.data.packed import read_array, read_header
+from kd.errors import UserError, reason
 
 MOST_BYTES = 2**30  # the limit of an unpacked file: 20 million images
 MOST_PACKED = 100  # the limit of unpacked to packed size, for arrays above one MiB
@@ -53,9 +52,8 @@ def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
         arrays = _unpack(content)
         _check(*arrays)
     except Exception as error:  # a damaged file may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: cannot be used ({reason}); train the run again with overwrite=true"
+            f"{path}: cannot be used ({reason(error)}); train the run again with overwrite=true"
         ) from error
     return Predictions(*map(torch.from_numpy, arrays))
 
@@ -73,25 +71,14 @@ def _unpack(content: bytes) -> list[np.ndarray]:
                 raise ValueError(f"{member.filename} would unpack to {size:,} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is packed in an unusual way")
-        return [_read_array(archive, name) for name in PARTS]
+        return [_read(archive, name) for name in PARTS]
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Read one array if its header names the right type and a shape that fits the file's size."""
-    member = archive.getinfo(f"{name}.npy")
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, found = read_header(file)
-        if found != PARTS[name]:
-            raise ValueError(f"{name} are {found}, not {PARTS[name]}")
-        size = member.file_size - file.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * found.itemsize != size:
-            raise ValueError(f"{name} have shape {shape}, which does not match its size")
-        # By its size: a read without one inflates all that is there, whatever the directory claims.
-        data = bytearray(file.read(size))
-    array = np.frombuffer(data, found).reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(array)
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Read one array if its header names the right type."""
+    if (found := read_header(archive, name).dtype) != PARTS[name]:
+        raise ValueError(f"{name} are {found}, not {PARTS[name]}")
+    return read_array(archive, name)
 
 
 def _check(logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:

@@ -440,15 +440,89 @@ def test_fashion_mnist_without_a_source_names_the_one_command(debian, tmp_path, 
     assert "apt-get: No such file" in str(error.value)
 
 
+APT_GET = """#!/bin/sh
+echo "$@" >> {log}
+case "$*" in
+  *Dir::State::Lists=*update) test {mode} != offline && exit 0
+    echo "E: Failed to fetch http://deb.debian.org/ Could not resolve" >&2; exit 100;;
+  *Dir::State::Lists=*download*) ;;
+  *) test {mode} = listed || {{
+    echo "W: some warning" >&2
+    echo "E: Unable to locate package dataset-fashion-mnist" >&2; exit 100; }};;
+esac
+test {mode} = full && {{ echo "E: Write error (28: No space left on device)" >&2; exit 100; }}
+touch dataset-fashion-mnist_0_all.deb
+"""
+DPKG_DEB = """#!/bin/sh
+mkdir -p unpacked/nowhere && cp {files}/* unpacked/nowhere/
+"""
+
+
+@pytest.fixture
+def apt(debian, tmp_path, monkeypatch) -> Callable[[str], Path]:
+    """A Debian without the package installed; its commands behave as told and note their words."""
+
+    def make(mode: str) -> Path:
+        commands, log = tmp_path / "bin", tmp_path / "log"
+        commands.mkdir()
+        (commands / "apt-get").write_text(APT_GET.format(log=log, mode=mode))
+        (commands / "dpkg-deb").write_text(DPKG_DEB.format(files=debian))
+        for path in commands.iterdir():
+            path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+        monkeypatch.setattr(mnist, "INSTALLED_AT", Path("/nowhere"))
+        return log
+
+    return make
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("listed", 1), ("unlisted", 3)])
+def test_fashion_mnist_is_fetched_from_debian(apt, tmp_path, mode, calls):
+    """Where the machine has no list of packages, one is fetched into the folder: without root."""
+    log, data = apt(mode), tmp_path / "data"
+    mnist.ensure_verified(FASHION, data)
+    assert {p.name for p in (data / FASHION / "raw").iterdir()} == set(NAMES)
+    said = log.read_text().splitlines()
+    assert len(said) == calls
+    assert all(f"Dir::State::Lists={data}/.mnist-" in line for line in said[1:])
+    assert {p.name for p in data.iterdir()} == {".mnist.lock", FASHION}
+
+
+def test_fashion_mnist_of_debian_is_verified(apt, debian, tmp_path):
+    apt("listed")
+    (debian / f"{NAMES[0]}.gz").write_bytes(gzip.compress(b"altered"))
+    with pytest.raises(UserError, match=f"{NAMES[0]} is truncated or altered"):
+        mnist.ensure_verified(FASHION, tmp_path / "data")
+    assert not list((tmp_path / "data" / FASHION / "raw").iterdir())
+
+
+def test_fashion_mnist_without_network_is_one_line(apt, tmp_path):
+    apt("offline")
+    with pytest.raises(UserError, match="apt-get: E: Failed to fetch") as error:
+        mnist.ensure_verified(FASHION, tmp_path / "data")
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_apt_finds_full_is_not_a_source_that_failed(apt, tmp_path):
+    apt("full")
+    with pytest.raises(UserError, match="no room on its device"):
+        mnist.ensure_verified(FASHION, tmp_path / "data")
+
+
 def test_no_other_set_is_verified(tmp_path):
     with pytest.raises(UserError, match="knows MNIST and FashionMNIST alone; for KMNIST give"):
         mnist.ensure_verified("KMNIST", tmp_path)
 
 
 @pytest.mark.slow
-def test_the_real_fashion_mnist_comes_from_debian(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lists", ["of the machine", "of its own"])
+def test_the_real_fashion_mnist_comes_from_debian(tmp_path, monkeypatch, lists):
     """Fetched and unpacked without root, down to the sha256 of all four files."""
     monkeypatch.setattr(mnist, "_from_torchvision", _unreachable)
+    if lists == "of its own":
+        (tmp_path / "none" / "partial").mkdir(parents=True)
+        (tmp_path / "apt.conf").write_text(f'Dir::State::Lists "{tmp_path}/none";\n')
+        monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     try:
         mnist.ensure_verified(FASHION, tmp_path)
     except UserError as error:
