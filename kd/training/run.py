@@ -149,6 +149,7 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
     trained.curves.list_run(config, metrics)
     known = {
         "epochs": trained.epoch,
+        "history/sha256": run_folder.write_history(directory, trained.rows),
         "data/fingerprint": data.fingerprint,
         "device": material.accelerator.device.type,
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
