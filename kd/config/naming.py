@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kd.config.schema import NOT_RELEVANT, Config, flatten
+from kd.config.schema import BESIDE, NOT_RELEVANT, Config, flatten
 from kd.config.validation import check_values, validate
 from kd.errors import UserError, as_typed
 from kd.files import MINI, data_dir
@@ -31,7 +31,7 @@ def run_name(config: Config, overrides: list[str]) -> str:
     if config.stage == "distill":
         named = {"T": config.kd.T, "alpha": config.kd.alpha, **named}
     told = {"stage", "seed", "kd.T", "kd.alpha", "experiment"} | NOT_RELEVANT
-    unused = () if config.stage == "distill" else ("kd", "teacher")
+    unused = BESIDE if config.stage == "distill" else BESIDE | {"kd", "teacher"}
     extra: dict[str, Any] = {}
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")

@@ -81,6 +81,11 @@ class Teacher:
     seed: int = seed()
 
 
+def are_targets(value: dict[str, Value]) -> bool:
+    """Whether each of the nodes says by its ``_target_`` what is to be made."""
+    return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
+
+
 @dataclass
 class Config:
     """Everything that a run depends on."""
@@ -103,11 +108,19 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
     teacher: Teacher = field(default_factory=Teacher)
+    logger: dict[str, Any] = setting(
+        {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
+        "loggers by their names, each with its _target_ and arguments, as in conf/logger",
+        are_targets,
+    )
 
 
 # No result depends on the settings that say where things lie or what to do with them.
 _WHERE = {"study", "output_dir", "data.dir", "data.files"}
 NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
+# Nor on these, in which runs that train together may differ too.
+BESIDE = {"logger"}
+TARGETS = {"logger"}  # keys whose values are nodes of the user's own
 
 
 def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -115,7 +128,7 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
     tree = config if isinstance(config, dict) else dataclasses.asdict(config)
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix + key not in TARGETS:
             flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -130,5 +143,5 @@ def relevant(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config).items()
-        if key not in others and not key.startswith(groups)
+        if key not in others | BESIDE and not key.startswith(groups)
     }

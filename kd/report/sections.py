@@ -49,12 +49,11 @@ def show_curves(study: Study, config: Config) -> list[Section]:
 
 def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
     """Read a run's losses and accuracies by epoch; None if its ``history.csv`` is damaged."""
-    path = run.folder / HISTORY
+    path, tags = run.folder / HISTORY, ["train/loss", "val/loss", "train/acc", "val/acc"]
     try:
         if file_hash(path) != run.metrics.get("history/sha256"):
             return None
-        frame = pd.read_csv(path, index_col="epoch")
-        frame = frame[["train/loss", "val/loss", "train/acc", "val/acc"]].astype(float)
+        frame = pd.read_csv(path, index_col="epoch").loc[:, tags].astype(float)
     except (OSError, ValueError, KeyError):
         return None
     return frame if len(frame) and np.isfinite(frame.to_numpy()).all() else None

@@ -27,6 +27,7 @@ from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
 from kd.training.checkpoint import save_checkpoint
 from kd.training.fit import Share, Trained, fit
+from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging, train_log
 from kd.training.material import Material, prepare
 
@@ -68,9 +69,12 @@ def execute(
         return skip(before, shown, quiet)
     with contextlib.ExitStack() as held, train_log() as write_log:
         try:  # a run that is refused leaves nothing behind
-            material = share.material if share else prepare(config, words)
             if share is None:
+                material, loggers = prepare(config, words), Loggers(config, directory)
                 held.callback(run_folder.hold(directory).release)
+                held.enter_context(loggers)
+                train = functools.partial(fit, config, material, directory, loggers, quiet)
+                share = Share(material, train)
             if (before := find_complete(config, directory)) is not None:
                 return skip(before, shown, quiet)  # another process has been faster
         finally:
@@ -80,8 +84,7 @@ def execute(
             log.info("%s", note)
         try:
             run_folder.save_hydra(config, hydra, directory / ".hydra")
-            trained = share.train() if share else fit(config, material, directory, quiet)
-            metrics = finish(config, material, trained, directory)
+            metrics = finish(config, share.material, share.train(), directory)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
@@ -143,10 +146,10 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
             np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
         predictions = file_hash(beside)
 
-    metrics = figures | evaluate(logits, labels) | {"time/fit_s": trained.seconds}
+    tested = evaluate(logits, labels) | {"time/fit_s": trained.seconds}
     if material.teacher_outputs is not None:
-        metrics |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
-    trained.curves.list_run(config, metrics)
+        tested |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
+    trained.loggers.finish(trained.rows, tested)
     known = {
         "epochs": trained.epoch,
         "history/sha256": run_folder.write_history(directory, trained.rows),
@@ -156,7 +159,7 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "teacher/sha256": run_folder.hashes(material.teachers) or None,
         "predictions/sha256": predictions,
     }
-    found = {**tags_of(config, network), **known, **metrics, **versions()}
+    found = {**tags_of(config, network), **known, **figures, **tested, **versions()}
     run_folder.write_metrics(directory, found)
     unfinished.forget(directory.parents[1], unfinished.name_of(directory))
     return found

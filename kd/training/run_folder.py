@@ -30,6 +30,7 @@ EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kep
 LOCKS = ".locks"  # the folder in a study for the locks of its runs
 HISTORY = "history.csv"
 FILES = (HISTORY, "model.ckpt", "predictions.npz")
+OF_LOGGERS = ("hparams.yaml", "metrics.csv")  # as conf/logger has them
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
@@ -232,7 +233,7 @@ def clear(directory: Path, resumed: bool = False) -> None:
         resumed: whether the training goes on; the epochs that it has kept then stay.
     """
     (directory / METRICS).unlink(missing_ok=True)
-    for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
+    for pattern in ("events.out.tfevents.*", *OF_LOGGERS, *FILES):
         for path in directory.glob(pattern):
             path.unlink()
     for name in (METRICS, *FILES, *(f".hydra/{name}" for name in HYDRA_FILES)):

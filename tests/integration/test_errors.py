@@ -64,6 +64,7 @@ NOT_RELEVANT = "output_dir=FOLDER and study=NAME say where runs lie"
 CODE = "would run code by its name"
 HYDRA = "not to be set here"
 GROUP = "it is the name of a file in conf/experiment"
+BRIEF = f"stage=student {' '.join(MINI)}"
 BATCHES = "hydra.sweeper.max_batch_size"
 
 # (words, what the one line must say): of what Hydra would do by itself, and of odd values
@@ -169,6 +170,28 @@ ODD = [
     ("teacher.checkpoint=['a\nb']", "teacher.checkpoint=[a\\nb]: must be null, a file or a list"),
     (f"output_dir={'a' * 300}", "File name too long"),
     ("-m stage=distill hydra/launcher=basic kd.T=0,1", "kd.T=0: must be a number above 0"),
+    ("logger=tensorbord", "logger=tensorbord: no such choice; choose from csv, mlflow, tensorb"),
+    ("logger=[csv,tb]", "logger=tb: no such choice; choose from csv, mlflow, tensorboard, wandb"),
+    ("logger=[csv,../evil]", "logger=../evil: no such choice; it is the name of a file in conf/"),
+    ("logger=null", "logger=null: for none give logger=[]"),
+    ("logger=3", "a group takes the name of one of its choices"),
+    ("logger=csv,tensorboard", "logger=csv,tensorboard: is not swept; for several at once give"),
+    (
+        "-m logger=csv,tensorboard",
+        "is not swept; for several at once give logger=[tensorboard,csv]",
+    ),
+    ("logger.csv.name=x", "logger.csv.name: no such key of the chosen logger; logger=csv chooses"),
+    ("logger.tensorboard=3", "logger={tensorboard:3}: must be loggers by their names, each with"),
+    ("~logger.tensorboard._target_", "must be loggers by their names, each with its _target_"),
+    (f"{BRIEF} +logger.x._target_=", "must be loggers by their names, each with its _target_"),
+    (f"{BRIEF} +logger.x._target_=nowhere.X", "logger=x: cannot be made: No module named 'nowhere"),
+    (f"{BRIEF} +logger.x._target_=os.nothing", "logger=x: cannot be made: "),
+    (f"{BRIEF} +logger.tensorboard.dir=x", "logger=tensorboard: cannot be made: Curves.__init__()"),
+    (f"{BRIEF} +logger.x._target_=builtins.dict", "logger=x: builtins.dict is no Logger of Light"),
+    (
+        f"-m seed=0,1 {BRIEF} +logger.x._target_=builtins.dict",
+        "builtins.dict is no Logger of Light",
+    ),
 ]
 WRONG = [*TYPOS, *((f"{words[:40]!a}", words.split(" "), said) for words, said in ODD)]
 

@@ -25,6 +25,7 @@ NOT_SWEPT = {
     "output_dir": NO_RESULT,
     "overwrite": NO_RESULT,
     "keep_epochs": NO_RESULT,
+    "logger": NO_RESULT,
     "trainer.group_mb": NO_RESULT,
     "data.files": NO_RESULT,
     "data.dir": "other images are another study",
