@@ -48,6 +48,8 @@ def _explain(error: BaseException) -> str | None:
             "not enough memory: make data.batch_size or model.hidden smaller; in a sweep "
             "trainer.group_mb too"
         )
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, of a callback
+        return str(error)
     if isinstance(error, RecursionError):
         return "a value holds too many others within each other, or itself; give it plainly"
     if re.match(r"Config group override .*must be a string", str(error)):  # Hydra's, a ValueError

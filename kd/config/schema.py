@@ -113,6 +113,11 @@ class Config:
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
         are_targets,
     )
+    callbacks: dict[str, Any] = setting(
+        {},
+        "callbacks by their names, each with its _target_ and arguments, as in conf/callbacks",
+        are_targets,
+    )
 
 
 # No result depends on the settings that say where things lie or what to do with them.
@@ -120,7 +125,7 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files"}
 NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
 # Nor on these, in which runs that train together may differ too.
 BESIDE = {"logger"}
-TARGETS = {"logger"}  # keys whose values are nodes of the user's own
+TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 
 def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -105,6 +105,8 @@ def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
     if config.model.name != FUSABLE_MODEL:
         return f"model={config.model.name} cannot be stacked, only model={FUSABLE_MODEL} can"
+    if config.callbacks:
+        return f"callbacks=[{','.join(config.callbacks)}] act on the training of one network"
     return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
 
 

@@ -21,6 +21,7 @@ from kd.sweeps.group import train_group
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import tables
 from kd.training import run_folder
+from kd.training.callbacks import make_callbacks
 from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging
 from kd.training.material import find_material
@@ -221,7 +222,7 @@ def let_train_apart(members: Sequence[Job], error: Exception) -> None:
 
 
 def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
-    """Fail the jobs whose accelerator, data, teacher or logger is not to be had, before any begins.
+    """Fail the jobs that lack accelerator, data, teacher, logger or callback, before any begins.
 
     Raises:
         UserError: it is all of the sweep.
@@ -230,12 +231,13 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     errors: dict[str, Exception | None] = {}
     for job in filter(missing.__contains__, jobs):
         settings = {k: v for k, v in relevant(job.config).items() if k.startswith(deciding)}
-        key = f"{job.study} {settings} {job.config.logger}"
+        key = f"{job.study} {settings} {job.config.logger} {job.config.callbacks}"
         if key not in errors:
             errors[key] = None
             try:
                 find_material(job.config, list(job.hydra.overrides.task))
                 Loggers(job.config, job.directory)
+                make_callbacks(job.config, job.directory)
             except Exception as error:
                 errors[key] = error
         job.failure = errors[key]

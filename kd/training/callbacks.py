@@ -6,17 +6,29 @@ the figures of the epoch are complete.
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kd.config.schema import Config
 from kd.training.book import Bookkeeper, epoch_line
 from kd.training.loggers import Loggers
+from kd.training.targets import make_all
 from kd.training.unfinished import State
 
 log = logging.getLogger(__name__)
+
+
+def make_callbacks(config: Config, directory: Path) -> list[Callback]:
+    """The callbacks of ``callbacks=…``.
+
+    Raises:
+        UserError: one cannot be made.
+    """
+    return [*make_all("callbacks", Callback, config, directory).values()]
 
 
 class Record(Checkpoint):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd.config.schema import Config, relevant
 from kd.data.module import MNISTDataModule
+from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
 from kd.training.callbacks import Record, ShowProgress
@@ -47,7 +48,12 @@ class Share(NamedTuple):
 
 
 def fit(
-    config: Config, material: Material, directory: Path, loggers: Loggers, quiet: bool = False
+    config: Config,
+    material: Material,
+    directory: Path,
+    loggers: Loggers,
+    more: Sequence[pl.Callback] = (),
+    quiet: bool = False,
 ) -> Trained:
     """Train the network of one run, or go on where an earlier attempt was ended.
 
@@ -56,6 +62,7 @@ def fit(
         material: data and teacher.
         directory: of the run, which the caller holds the lock of.
         loggers: of the run.
+        more: callbacks of the user's own.
         quiet: shows no progress.
     """
     study, data = directory.parents[1], material.data
@@ -76,8 +83,10 @@ def fit(
             path = directory / EPOCHS / f"{epoch}.ckpt"
             save_checkpoint(path, module.state(), config, data.fingerprint, epoch)
 
-    callbacks = [Record(state, [(0, loggers)], look), *([] if quiet else [ShowProgress()])]
+    callbacks = [*more, Record(state, [(0, loggers)], look), *([] if quiet else [ShowProgress()])]
     train(config, material.accelerator, module, callbacks, before, data)
+    if not module.history:
+        raise UserError(f"callbacks=[{','.join(config.callbacks)}]: ended the training at once")
     return share_of(module, 0, loggers)
 
 

@@ -21,10 +21,12 @@ from kd.config.messages import explain
 from kd.config.schema import Config, relevant
 from kd.data.module import Batches, MNISTDataModule
 from kd.data.pool import fingerprint
+from kd.errors import as_typed
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
 from kd.models.network import Network, build_model, count_parameters
 from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
+from kd.training.callbacks import make_callbacks
 from kd.training.checkpoint import save_checkpoint
 from kd.training.fit import Share, Trained, fit
 from kd.training.loggers import Loggers
@@ -70,11 +72,12 @@ def execute(
     with contextlib.ExitStack() as held, train_log() as write_log:
         try:  # a run that is refused leaves nothing behind
             if share is None:
-                material, loggers = prepare(config, words), Loggers(config, directory)
+                material = prepare(config, words)
+                loggers, callbacks = Loggers(config, directory), make_callbacks(config, directory)
                 held.callback(run_folder.hold(directory).release)
                 held.enter_context(loggers)
-                train = functools.partial(fit, config, material, directory, loggers, quiet)
-                share = Share(material, train)
+                parts = config, material, directory, loggers, callbacks, quiet
+                share = Share(material, functools.partial(fit, *parts))
             if (before := find_complete(config, directory)) is not None:
                 return skip(before, shown, quiet)  # another process has been faster
         finally:
@@ -201,6 +204,7 @@ def tags_of(config: Config, network: Network) -> dict[str, Any]:
     }
     settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
     settings.pop("teacher/checkpoint", None)
+    settings["callbacks"] = as_typed(config.callbacks) if config.callbacks else None
     return first | {k: str(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 

@@ -26,6 +26,7 @@ NOT_SWEPT = {
     "overwrite": NO_RESULT,
     "keep_epochs": NO_RESULT,
     "logger": NO_RESULT,
+    "callbacks": "they keep runs out of groups",
     "trainer.group_mb": NO_RESULT,
     "data.files": NO_RESULT,
     "data.dir": "other images are another study",
