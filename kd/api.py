@@ -14,6 +14,7 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
+from kd.config.showing import print_config
 from kd.config.validation import validate
 from kd.errors import UserError
 from kd.sweeps.job_configs import compose_jobs, copying
@@ -37,6 +38,7 @@ def run(*words: str) -> dict[str, Any]:
     with composing():
         cfg = compose_words(check(list(words)))
         config = validate(cfg)
+        print_config(config)
         if config.stage == "report":
             raise UserError("stage=report: is no run; kd.load_study reads a study")
         with importing():

@@ -113,6 +113,12 @@ class Config:
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
         are_targets,
     )
+    tags: list[str] = setting(
+        [],
+        "a list of words of the characters A-Z, a-z, 0-9, '.', '_', '+' and '-', as in tags=[a,b]",
+        lambda tags: all(re.fullmatch(r"[A-Za-z0-9._+-]{1,64}", tag) for tag in tags),
+    )
+    print_config: bool = False
     callbacks: dict[str, Any] = setting(
         {},
         "callbacks by their names, each with its _target_ and arguments, as in conf/callbacks",
@@ -124,7 +130,7 @@ class Config:
 _WHERE = {"study", "output_dir", "data.dir", "data.files"}
 NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
 # Nor on these, in which runs that train together may differ too.
-BESIDE = {"logger"}
+BESIDE = {"logger", "tags", "print_config"}
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 

@@ -201,7 +201,7 @@ def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Select the settings in which runs differ."""
     groups = (
         "seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher",
-        "callbacks",
+        "callbacks", "tags",
     )  # fmt: skip
     settings = [column for column in runs.columns if column.split("/")[0] in groups]
     varying = [column for column in settings if len(runs[[column]].drop_duplicates()) > 1]

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from kd.config.messages import explain, is_disk_full, is_out_of_memory
 from kd.config.schema import relevant
+from kd.config.showing import print_config
 from kd.config.undo import keep
 from kd.errors import UserError
 from kd.sweeps import grouping, plan
@@ -41,6 +42,7 @@ def launch(wanted: Sequence[Job]) -> None:
     distinct = {job.directory: job for job in reversed(wanted)}
     jobs = [job for job in wanted if distinct[job.directory] is job]
     console = Console(highlight=False, soft_wrap=True)
+    print_config(jobs[0].config)
     run_jobs(jobs, console)
     for job in wanted:
         job.outcome = distinct[job.directory].outcome
@@ -53,9 +55,10 @@ def launch(wanted: Sequence[Job]) -> None:
     failed = [job for job in jobs if job.error]
     console.print(f"{len(jobs) - len(failed)} of {len(jobs)} runs complete, {elapsed}")
     for study in sorted({f"{job.config.output_dir}/{job.config.study}" for job in jobs}):
-        console.print(
-            f"results: {study}/results.csv  (to look at it: tensorboard --logdir {study})"
-        )
+        drawn = f"  (to look at it: tensorboard --logdir {study})"
+        if not any("tensorboard" in job.config.logger for job in jobs):
+            drawn = ""
+        console.print(f"results: {study}/results.csv{drawn}")
     if failed:
         names = ", ".join(job.name for job in failed)
         raise UserError(

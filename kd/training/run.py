@@ -94,7 +94,8 @@ def execute(
         if not quiet:
             run_folder.write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
-    log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
+    drawn = f"  (to look at it: tensorboard --logdir {config.output_dir})"
+    log.info("results: %s%s", shown, drawn if "tensorboard" in config.logger else "")
     return Outcome(metrics, skipped=False)
 
 
@@ -198,6 +199,7 @@ def tags_of(config: Config, network: Network) -> dict[str, Any]:
     """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
     first = {
         **{"stage": config.stage, "study": config.study, "seed": config.seed},
+        "tags": ",".join(config.tags) or None,
         "data/seed": config.data.seed,
         **dict.fromkeys(("kd/method", "kd/T", "kd/alpha")),
         "model/params": count_parameters(network),

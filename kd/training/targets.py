@@ -37,6 +37,7 @@ def make_all(group: str, kind: type[Made], config: Config, directory: Path) -> d
         "study": config.study,
         "study_folder": str(directory.parents[1]),
         "output_dir": str(directory.parents[2]),
+        "tags": ",".join(config.tags),
     }
     found: dict[str, Made] = {}
     for name, node in getattr(config, group).items():

@@ -102,7 +102,9 @@ def test_a_run_that_fails_tells_its_loggers(cli, told):
 
 
 def test_no_logger_at_all(cli):
-    assert cli(*STUDENT, "logger=[]").code == 0
+    said = cli(*STUDENT, "logger=[]")
+    assert said.code == 0, said.err
+    assert "tensorboard" not in said.out
     (run,) = complete()
     assert not [name for name in tree(run) if "events" in name]
     assert (run / "history.csv").exists()

@@ -26,6 +26,8 @@ NOT_SWEPT = {
     "overwrite": NO_RESULT,
     "keep_epochs": NO_RESULT,
     "logger": NO_RESULT,
+    "tags": NO_RESULT,
+    "print_config": NO_RESULT,
     "callbacks": "they keep runs out of groups",
     "trainer.group_mb": NO_RESULT,
     "data.files": NO_RESULT,
