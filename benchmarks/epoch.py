@@ -37,8 +37,8 @@ from kd.data.module import ImageDataModule
 from kd.files import PROJECT
 from kd.models.network import build_model
 from kd.training.callbacks import Record
-from kd.training.curves import Curves
 from kd.training.fit import train
+from kd.training.loggers import Loggers
 from kd.training.material import choose_accelerator
 from kd.training.modules import StudentModule, TeacherModule
 from kd.training.unfinished import State
@@ -121,8 +121,8 @@ def our_epoch(config: Config, data: ImageDataModule) -> float:
     module = {"teacher": TeacherModule, "student": StudentModule}[config.stage]
     clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
-        curves = Curves(Path(folder))
-        record = Record(State(Path(folder), "epoch", ""), [(0, curves)])
+        run = Path(folder, "study", config.stage, "run")
+        record = Record(State(run.parents[1], "epoch", ""), [(0, Loggers(config, run))])
         fitted = module(network, config.optim)
         train(config, choose_accelerator("cpu"), fitted, [record, clock], data=data)
     return clock.seconds[0]

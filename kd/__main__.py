@@ -15,6 +15,7 @@ from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import help_page
 from kd.config.messages import explain
+from kd.config.showing import print_config
 from kd.config.undo import forget, undo
 from kd.config.validation import validate
 from kd.files import CONF
@@ -26,6 +27,8 @@ def train(cfg: DictConfig) -> object:
     hydra_node: Any = HydraConfig.get()
     try:
         config = validate(cfg)
+        if hydra_node.job.get("num", 0) == 0:  # of a sweep the first job alone
+            print_config(config)
         # torch and Lightning load here: help and typos need neither
         with importing():
             if config.stage == "report":

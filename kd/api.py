@@ -18,6 +18,7 @@ from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
 from kd.config.schema import Config
+from kd.config.showing import print_config
 from kd.config.validation import validate
 from kd.data.in_python import Images
 from kd.errors import UserError
@@ -55,6 +56,7 @@ def _run(words: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     with composing():
         cfg = compose_words(check(list(words)))
         config = validate(cfg)
+        print_config(config)
         if config.stage == "report":
             raise UserError("stage=report: is no run; kd.load_study reads a study")
         with importing():

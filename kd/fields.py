@@ -3,6 +3,7 @@
 ``allowed`` finishes the sentence "must be …" of the error that a wrong value gets.
 """
 
+import copy
 import dataclasses
 import importlib
 import math
@@ -10,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from types import MappingProxyType, ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from kd.errors import UserError, shown
 
@@ -23,8 +24,8 @@ FOLDER = "a folder's path, without line breaks or other control characters"
 def setting(default: Any, allowed: str, check: Check) -> Any:
     """Make a field whose value must pass ``check``; ``allowed`` says in words what does."""
     about = {"allowed": allowed, "check": check}
-    if isinstance(default, list):
-        return field(default_factory=cast("list[Any]", default).copy, metadata=about)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata=about)
     return field(default=default, metadata=about)
 
 

@@ -25,6 +25,7 @@ from kd.methods import find_method
 
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
+LISTED = ("experiment", "logger", "callbacks")  # groups that several choices may be made of at once
 DEEPEST = 20  # brackets within brackets; the parser recurses
 # Measured on 2 cores: a run's configuration is composed and checked in 0.05 s; an epoch of a
 # student takes 0.05 s in a group, and twice that in a small one.
@@ -202,11 +203,19 @@ def _check_keys(override: Override) -> None:
 
 
 def _check_choices(override: Override) -> None:
-    """Refuse a choice that is a path out of ``conf``, and several of a group that takes one."""
+    """Refuse a choice that is a path out of ``conf``, and several of a group that takes one.
+
+    Loggers are not swept over: jobs that differ in them alone are one run.
+    """
     group, value = override.key_or_group, override.value()
     if override.is_delete() or not ("/" in group or (CONF / group).is_dir()):
         return
-    if isinstance(value, list) and value and group != "experiment":
+    if group == "logger" and override.is_sweep_override():
+        word = shown(override.input_line)
+        raise UserError(f"{word}: is not swept; for several at once give logger=[tensorboard,csv]")
+    if group in LISTED and value is None:
+        raise UserError(f"{group}=null: for none give {group}=[]")
+    if isinstance(value, list) and value and group not in LISTED:
         names = ",".join(map(shown, value))
         raise UserError(f"{group}=[{names}]: takes one choice; to sweep: -m {group}={names}")
     for _, choice in _leaves(group, value):

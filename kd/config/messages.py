@@ -7,10 +7,10 @@ import re
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from kd.config.schema import Config, flatten
+from kd.config.schema import TARGETS, Config, flatten
 from kd.config.validation import unknown_key
 from kd.errors import NO_ROOM, OutOfMemory, UserError, chain, shown
-from kd.files import COMMAND
+from kd.files import COMMAND, CONF
 from kd.methods import METHODS
 from kd.models import MODELS
 
@@ -48,6 +48,8 @@ def _explain(error: BaseException) -> str | None:
             "not enough memory: make data.batch_size or model.hidden smaller; in a sweep "
             "trainer.group_mb too"
         )
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, of a callback
+        return str(error)
     if isinstance(error, RecursionError):
         return "a value holds too many others within each other, or itself; give it plainly"
     if re.match(r"Config group override .*must be a string", str(error)):  # Hydra's, a ValueError
@@ -84,14 +86,22 @@ def _explain_hydra(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         word = shown(error.override)
         return f"{word}: cannot be read as KEY=VALUE; quote odd characters: 'KEY=\"a=b\"'"
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException):
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={option}: no such choice; choose from {', '.join(error.options)}"
+        known = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={option}: no such choice; choose from {', '.join(known)}"
     if found := re.match(r"Could not override '([^']*)'", text):
         if found[1] == "experiment":
             return "experiment: give it with a plus, as in +experiment=talk"
         if found[1].startswith("hydra."):
             return f"{found[1]}: no such key; {COMMAND} --cfg hydra shows Hydra's own"
+        group, _, rest = found[1].partition(".")
+        if group in TARGETS and rest:
+            name = rest.partition(".")[0]
+            return (
+                f"{found[1]}: no such key of the chosen {group}; {group}={name} chooses {name}, "
+                f"and +{found[1]} adds an argument"
+            )
         configs = [Config(kd=method()) for method in METHODS.values()]
         configs += [Config(model=network()) for network in MODELS.values()]
         return unknown_key(found[1], sorted({key for one in configs for key in flatten(one)}))

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kd.config.schema import NOT_RELEVANT, Config, flatten
+from kd.config.schema import BESIDE, NOT_RELEVANT, TARGETS, Config, flatten
 from kd.config.validation import check_values, validate
 from kd.errors import UserError, as_typed
 from kd.files import MINI, data_dir
@@ -31,12 +31,12 @@ def run_name(config: Config, overrides: list[str]) -> str:
     if config.stage == "distill":
         named = {"T": config.kd.T, "alpha": config.kd.alpha, **named}
     told = {"stage", "seed", "kd.T", "kd.alpha", "experiment", "debug"} | NOT_RELEVANT
-    unused = () if config.stage == "distill" else ("kd", "teacher")
+    unused = BESIDE if config.stage == "distill" else BESIDE | {"kd", "teacher"}
     extra: dict[str, Any] = {}
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         if key not in told and key.split(".")[0] not in unused:
-            extra[key] = as_typed(flat[key]) if key in flat else value
+            extra[key] = value if key in TARGETS else as_typed(flat.get(key, value))
     # A method may bring views along: they are named like those that one asks for.
     views = {key: flat[key] for key in flat if key.startswith("data.augment.") and flat[key]}
     words = [f"{k}={v}" for k, v in [*named.items(), *sorted((views | extra).items())]]

@@ -129,6 +129,11 @@ class Teacher:
     model: Source = field(default_factory=Source)
 
 
+def are_targets(value: dict[str, Value]) -> bool:
+    """Whether each of the nodes says by its ``_target_`` what is to be made."""
+    return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
+
+
 @dataclass
 class Config:
     """Everything that a run depends on."""
@@ -151,11 +156,30 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
     teacher: Teacher = field(default_factory=Teacher)
+    logger: dict[str, Any] = setting(
+        {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
+        "loggers by their names, each with its _target_ and arguments, as in conf/logger",
+        are_targets,
+    )
+    tags: list[str] = setting(
+        [],
+        "a list of words of the characters A-Z, a-z, 0-9, '.', '_', '+' and '-', as in tags=[a,b]",
+        lambda tags: all(re.fullmatch(r"[A-Za-z0-9._+-]{1,64}", tag) for tag in tags),
+    )
+    print_config: bool = False
+    callbacks: dict[str, Any] = setting(
+        {},
+        "callbacks by their names, each with its _target_ and arguments, as in conf/callbacks",
+        are_targets,
+    )
 
 
 # No result depends on the settings that say where things lie or what to do with them.
 _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
+# Nor on these, in which runs that train together may differ too.
+BESIDE = {"logger", "tags", "print_config"}
+TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 
 ARGS = "args"  # of a network of other code: a setting whose value is a dictionary
@@ -166,7 +190,7 @@ def flatten(config: Config | dict[str, Any], prefix: str = "") -> dict[str, Any]
     tree = config if isinstance(config, dict) else dataclasses.asdict(config)
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and key != ARGS:
+        if isinstance(value, dict) and key != ARGS and prefix + key not in TARGETS:
             flat |= flatten(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -182,5 +206,5 @@ def relevant(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config).items()
-        if key not in others and not key.startswith(groups)
+        if key not in others | BESIDE and not key.startswith(groups)
     }

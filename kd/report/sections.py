@@ -8,17 +8,18 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config.schema import Config, Data
 from kd.config.validation import check_values
 from kd.data.pool import PLACE, Pool, load_pool
 from kd.errors import UserError
+from kd.files import file_hash
 from kd.report import evaluation, figures
 from kd.report.comparison import chosen_student
 from kd.report.page import Section
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
+from kd.training.run_folder import HISTORY
 
 NO_NETWORK = "The study has neither a complete teacher nor a student alone."
 
@@ -38,7 +39,7 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     found = {name: read_curve(run) for name, run in runs.items()}
     curves = {name: curve for name, curve in found.items() if curve is not None}
     damaged = [run.name for name, run in runs.items() if name not in curves]
-    unreadable = "".join(f" Those of {name} cannot be read from its events." for name in damaged)
+    unreadable = "".join(f" Those of {name} cannot be read from its {HISTORY}." for name in damaged)
     if not curves:
         return [Section("curves", title, unreadable)]
     best = {name: curve["val/loss"].idxmin() for name, curve in curves.items()}
@@ -50,15 +51,15 @@ def show_curves(study: Study, config: Config) -> list[Section]:
 
 
 def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
-    """Read a run's losses and accuracies by epoch from its events; None if these are damaged."""
-    tags = ("train/loss", "val/loss", "train/acc", "val/acc")
+    """Read a run's losses and accuracies by epoch; None if its ``history.csv`` is damaged."""
+    path, tags = run.folder / HISTORY, ["train/loss", "val/loss", "train/acc", "val/acc"]
     try:
-        events = EventAccumulator(str(run.folder), size_guidance={"scalars": 0}).Reload()
-        frame = pd.DataFrame({t: {e.step: e.value for e in events.Scalars(t)} for t in tags})
-    except Exception:  # a damaged file may raise anything
+        if file_hash(path) != run.metrics.get("history/sha256"):
+            return None
+        frame = pd.read_csv(path, index_col="epoch").loc[:, tags].astype(float)
+    except (OSError, ValueError, KeyError):
         return None
-    losses = frame[["train/loss", "val/loss"]].to_numpy(dtype=float)
-    return frame if len(frame) and np.isfinite(losses).all() else None
+    return frame if len(frame) and np.isfinite(frame.to_numpy()).all() else None
 
 
 def show_classes(study: Study, config: Config) -> list[Section]:
@@ -214,7 +215,10 @@ def show_runs(study: Study, config: Config) -> list[Section]:
 
 def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Select the settings in which runs differ."""
-    groups = ("seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher")
+    groups = (
+        "seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher",
+        "callbacks", "tags",
+    )  # fmt: skip
     settings = [column for column in runs.columns if column.split("/")[0] in groups]
     varying = [column for column in settings if len(runs[[column]].drop_duplicates()) > 1]
     return runs.loc[:, ["run", *varying]]

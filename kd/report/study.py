@@ -237,7 +237,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
         run: its metrics hold every setting that its result depends on.
         without: prefixes of further settings to leave out.
     """
-    groups = ("checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/")
+    groups = "callbacks", "checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/"
     free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
     known = sorted((OLDER | run.metrics).items())
     return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}

@@ -7,8 +7,8 @@ from kd.sweeps.grouping import Group, cell_of, in_common, refuse_unhandled
 from kd.sweeps.module import GroupModule
 from kd.training.book import epoch_line, refuse_diverged
 from kd.training.callbacks import Record, ShowProgress
-from kd.training.curves import Curves
 from kd.training.fit import Share, Trained, share_of, train
+from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging
 from kd.training.material import prepare
 from kd.training.memory import refuse_too_large
@@ -38,14 +38,15 @@ def train_group(group: Group) -> list[Share]:
     refuse_too_large(lead, material.data.task, len(grid))
     module = GroupModule(lead, planned.seeds, planned.cells, material)
     refuse_unhandled(configs, lead, module.handled)
+    lost: set[str] = set()
+    loggers = [Loggers(job.config, job.directory, lost) for job in group.members]
     state = State(group.lead.study, planned.name, material.digest(lead, in_common(lead)))
     before = state.saved()
     for job in group.members:
         clear(job.directory)
 
     students = [grid.index((config.seed, cell_of(config, lead))) for config in configs]
-    curves = [Curves(job.directory) for job in group.members]
-    record = Record(state, list(zip(students, curves, strict=True)))
+    record = Record(state, list(zip(students, loggers, strict=True)))
     device = material.accelerator.device
     of = f" kd={lead.kd.method}" if lead.stage == "distill" else ""
     log.info("%d students train together on %s: stage=%s%s", len(grid), device, lead.stage, of)
@@ -59,7 +60,7 @@ def train_group(group: Group) -> list[Share]:
             material if config.stage == "distill" else without_teacher,
             partial(report_training, share_of(module, student, of_run), said),
         )
-        for config, student, of_run in zip(configs, students, curves, strict=True)
+        for config, student, of_run in zip(configs, students, loggers, strict=True)
     ]
 
 

@@ -108,6 +108,8 @@ def _why_apart(config: Config) -> str | None:
         return "trainer.patience stops each student by itself"
     if config.trainer.precision != "32":
         return f"trainer.precision={config.trainer.precision} is of students that train alone"
+    if config.callbacks:
+        return f"callbacks=[{','.join(config.callbacks)}] act on the training of one network"
     return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from kd.config.messages import explain, is_disk_full, is_out_of_memory
 from kd.config.schema import relevant
+from kd.config.showing import print_config
 from kd.config.undo import keep
 from kd.errors import UserError
 from kd.sweeps import grouping, plan
@@ -21,6 +22,8 @@ from kd.sweeps.group import train_group
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import tables
 from kd.training import run_folder
+from kd.training.callbacks import make_callbacks
+from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging
 from kd.training.material import find_material
 from kd.training.run import execute
@@ -39,6 +42,7 @@ def launch(wanted: Sequence[Job]) -> None:
     distinct = {job.directory: job for job in reversed(wanted)}
     jobs = [job for job in wanted if distinct[job.directory] is job]
     console = Console(highlight=False, soft_wrap=True)
+    print_config(jobs[0].config)
     run_jobs(jobs, console)
     for job in wanted:
         job.outcome = distinct[job.directory].outcome
@@ -51,9 +55,10 @@ def launch(wanted: Sequence[Job]) -> None:
     failed = [job for job in jobs if job.error]
     console.print(f"{len(jobs) - len(failed)} of {len(jobs)} runs complete, {elapsed}")
     for study in sorted({f"{job.config.output_dir}/{job.config.study}" for job in jobs}):
-        console.print(
-            f"results: {study}/results.csv  (to look at it: tensorboard --logdir {study})"
-        )
+        drawn = f"  (to look at it: tensorboard --logdir {study})"
+        if not any("tensorboard" in job.config.logger for job in jobs):
+            drawn = ""
+        console.print(f"results: {study}/results.csv{drawn}")
     if failed:
         names = ", ".join(job.name for job in failed)
         raise UserError(
@@ -220,7 +225,7 @@ def let_train_apart(members: Sequence[Job], error: Exception) -> None:
 
 
 def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
-    """Fail the jobs whose accelerator, data or teacher is not to be had, before any begins.
+    """Fail the jobs that lack accelerator, data, teacher, logger or callback, before any begins.
 
     Raises:
         UserError: it is all of the sweep.
@@ -232,11 +237,13 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     errors: dict[str, Exception | None] = {}
     for job in filter(missing.__contains__, jobs):
         settings = {k: v for k, v in relevant(job.config).items() if k.startswith(deciding)}
-        key = f"{job.study} {settings}"
+        key = f"{job.study} {settings} {job.config.logger} {job.config.callbacks}"
         if key not in errors:
             errors[key] = None
             try:
                 find_material(job.config, list(job.hydra.overrides.task))
+                Loggers(job.config, job.directory)
+                make_callbacks(job.config, job.directory)
             except Exception as error:
                 errors[key] = error
         job.failure = errors[key]

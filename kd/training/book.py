@@ -31,8 +31,6 @@ class Bookkeeper(LightningModule, ABC):
     far, where these are wanted.
     """
 
-    sums: Tensor  # (parts, loss and right answers, students)
-
     def __init__(self, optim: Optim, students: int = 1, checkpoint: str = "last") -> None:
         super().__init__()
         self.optim = optim
@@ -41,7 +39,8 @@ class Bookkeeper(LightningModule, ABC):
         self.kept: list[dict[str, Tensor]] = [{}] * students
         # Sums over an epoch of losses and of right answers. Adding to them costs a few µs per step;
         # a logging call or a metric object per step would be felt beside so small a network.
-        self.register_buffer("sums", torch.zeros(len(PARTS), 2, students), persistent=False)
+        # No buffer: a callback that averages weights averages buffers too.
+        self.sums = torch.zeros(len(PARTS), 2, students)  # of losses and of right answers
         self.samples: dict[str, int] = dict.fromkeys(PARTS, 0)
         self.figures: Figures = {}  # of the epoch in hand
         self.spent, self.started = 0.0, time.perf_counter()
@@ -98,6 +97,7 @@ class Bookkeeper(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Go on with the random numbers where an earlier attempt ended."""
+        self.sums = self.sums.to(self.device)
         for generator, state in zip(self.generators(), self.restored, strict=False):
             generator.set_state(state.cpu())
 

@@ -6,38 +6,52 @@ module's own hook, when the figures of the epoch are complete.
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kd.config.schema import Config
 from kd.training.book import Bookkeeper, epoch_line
-from kd.training.curves import Curves
+from kd.training.loggers import Loggers
+from kd.training.targets import make_all
 from kd.training.unfinished import State
 
 log = logging.getLogger(__name__)
 
 
+def make_callbacks(config: Config, directory: Path) -> list[Callback]:
+    """The callbacks of ``callbacks=…``.
+
+    Raises:
+        UserError: one cannot be made.
+    """
+    return [*make_all("callbacks", Callback, config, directory).values()]
+
+
 class Record(Checkpoint):
-    """Saves the training's state after every epoch, and draws its curves.
+    """Saves the training's state after every epoch, and tells the loggers of it.
 
     Args:
         state: of the training.
-        curves: of the wanted runs, each with the number of its student.
+        loggers: of the wanted runs, each with the number of its student.
         each: is called after every epoch with its number.
     """
 
     def __init__(
         self,
         state: State,
-        curves: Sequence[tuple[int, Curves]],
+        loggers: Sequence[tuple[int, Loggers]],
         each: Callable[[int], None] | None = None,
     ) -> None:
-        self.state, self.curves, self.each = state, curves, each
+        self.state, self.loggers, self.each = state, loggers, each
 
     def on_fit_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Draw what an earlier attempt has trained."""
+        """Begin with the settings and with what an earlier attempt has trained."""
+        for _, loggers in self.loggers:
+            loggers.begin()
         if pl_module.history:
             log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))
         for epoch in range(1, len(pl_module.history) + 1):
@@ -52,9 +66,9 @@ class Record(Checkpoint):
         self.state.save(epoch, trainer.save_checkpoint)
 
     def _draw(self, module: Bookkeeper, epoch: int) -> None:
-        for student, curves in self.curves:
+        for student, loggers in self.loggers:
             row = module.history[epoch - 1]
-            curves.draw({tag: values[student] for tag, values in row.items()}, epoch)
+            loggers.draw({tag: values[student] for tag, values in row.items()}, epoch)
 
     def on_exception(
         self, trainer: Trainer, pl_module: Bookkeeper, exception: BaseException

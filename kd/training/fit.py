@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kd.config.schema import Config, relevant
 from kd.data.module import ImageDataModule
+from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
 from kd.training.callbacks import Patience, Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
-from kd.training.curves import Curves
+from kd.training.loggers import Loggers
 from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 from kd.training.run_folder import EPOCHS, clear
@@ -34,26 +35,35 @@ class Trained(NamedTuple):
     epoch: int  # that the weights are of, counted from 1
     rows: list[dict[str, float]]  # the figures, one row per epoch
     seconds: float
-    curves: Curves
+    loggers: Loggers  # that are still to be told of the test
 
 
 class Share(NamedTuple):
-    """A run's share of a training that trains many students at once.
+    """A run's training, or its share of one that trains many students at once.
 
-    Whoever makes it has cleared the run's folder, and holds its lock.
+    Whoever makes it holds the lock of the run's folder; ``train`` has cleared that.
     """
 
     material: Material
     train: Callable[[], Trained]
 
 
-def fit(config: Config, material: Material, directory: Path, quiet: bool = False) -> Trained:
+def fit(
+    config: Config,
+    material: Material,
+    directory: Path,
+    loggers: Loggers,
+    more: Sequence[pl.Callback] = (),
+    quiet: bool = False,
+) -> Trained:
     """Train the network of one run, or go on where an earlier attempt was ended.
 
     Args:
         config: of the run.
         material: data and teacher.
         directory: of the run, which the caller holds the lock of.
+        loggers: of the run.
+        more: callbacks of the user's own.
         quiet: shows no progress.
     """
     study, data = directory.parents[1], material.data
@@ -74,14 +84,15 @@ def fit(config: Config, material: Material, directory: Path, quiet: bool = False
             path = directory / EPOCHS / f"{epoch}.ckpt"
             save_checkpoint(path, module.state(), config, data.fingerprint, epoch, data.task)
 
-    curves = Curves(directory)
-    callbacks: list[pl.Callback] = [Record(state, [(0, curves)], look)]
+    callbacks = [*more, Record(state, [(0, loggers)], look)]
     if not quiet:
         callbacks.append(ShowProgress())
     if config.trainer.patience is not None:
         callbacks.append(Patience(config.trainer.patience))
     train(config, material.accelerator, module, callbacks, before, data)
-    return share_of(module, 0, curves)
+    if not module.history:
+        raise UserError(f"callbacks=[{','.join(config.callbacks)}]: ended the training at once")
+    return share_of(module, 0, loggers)
 
 
 def train(
@@ -107,7 +118,7 @@ def train(
         devices=1,
         max_epochs=config.trainer.max_epochs,
         precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
-        logger=False,  # Record draws the curves, those of an earlier attempt too
+        logger=False,  # Record tells the loggers, of an earlier attempt too
         callbacks=list(callbacks),
         enable_progress_bar=False,  # ShowProgress's costs less
         enable_model_summary=False,
@@ -123,10 +134,10 @@ def train(
             use_threads(threads)
 
 
-def share_of(module: Bookkeeper, student: int, curves: Curves) -> Trained:
+def share_of(module: Bookkeeper, student: int, loggers: Loggers) -> Trained:
     """What a trained module has to give of one of its students."""
     kept = module.weights_kept(student), module.epoch_kept(student)
-    return Trained(*kept, module.rows(student), module.seconds() / module.students, curves)
+    return Trained(*kept, module.rows(student), module.seconds() / module.students, loggers)
 
 
 def make_module(config: Config, material: Material) -> Classifier:

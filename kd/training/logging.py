@@ -25,6 +25,8 @@ def set_up_logging(level: int) -> None:
         lightning.handlers.clear()  # its own handler would print every line a second time
         lightning.propagate = True
         lightning.setLevel(logging.WARNING)
+    # What logger=csv says of a run's folder, where it finds other files than its own.
+    warnings.filterwarnings("ignore", message="Experiment logs directory")
     # Lightning's own use of a torch name that is on its way out: nothing a user can do.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
 

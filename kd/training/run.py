@@ -22,12 +22,15 @@ from kd.config.messages import explain
 from kd.config.schema import Config, relevant
 from kd.data.module import Batches, ImageDataModule
 from kd.data.pool import fingerprint
+from kd.errors import as_typed
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
 from kd.models.network import build_model, count_parameters, load_weights
 from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
+from kd.training.callbacks import make_callbacks
 from kd.training.checkpoint import save_checkpoint
 from kd.training.fit import Share, Trained, fit
+from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging, train_log
 from kd.training.material import Material, prepare
 
@@ -69,9 +72,13 @@ def execute(
         return skip(before, shown, quiet)
     with contextlib.ExitStack() as held, train_log() as write_log:
         try:  # a run that is refused leaves nothing behind
-            material = share.material if share else prepare(config, words)
             if share is None:
+                material = prepare(config, words)
+                loggers, callbacks = Loggers(config, directory), make_callbacks(config, directory)
                 held.callback(run_folder.hold(directory).release)
+                held.enter_context(loggers)
+                parts = config, material, directory, loggers, callbacks, quiet
+                share = Share(material, functools.partial(fit, *parts))
             if (before := find_complete(config, directory)) is not None:
                 return skip(before, shown, quiet)  # another process has been faster
         finally:
@@ -81,15 +88,15 @@ def execute(
             log.info("%s", note)
         try:
             run_folder.save_hydra(config, hydra, directory / ".hydra")
-            trained = share.train() if share else fit(config, material, directory, quiet)
-            metrics = finish(config, material, trained, directory)
+            metrics = finish(config, share.material, share.train(), directory)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
         if not quiet:
             run_folder.write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
-    log.info("results: %s  (to look at it: tensorboard --logdir %s)", shown, config.output_dir)
+    drawn = f"  (to look at it: tensorboard --logdir {config.output_dir})"
+    log.info("results: %s%s", shown, drawn if "tensorboard" in config.logger else "")
     return Outcome(metrics, skipped=False)
 
 
@@ -149,13 +156,14 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
             np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
         predictions = file_hash(beside)
 
-    metrics = figures | evaluate(logits, labels) | {"time/fit_s": trained.seconds}
+    tested = evaluate(logits, labels) | {"time/fit_s": trained.seconds}
     if material.teacher_outputs is not None:
-        metrics |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
-    trained.curves.list_run(config, metrics)
+        tested |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
+    trained.loggers.finish(trained.rows, tested)
     named = data.pool.names != (*map(str, range(data.task.classes)),)
     known = {
         "epochs": trained.epoch,
+        "history/sha256": run_folder.write_history(directory, trained.rows),
         "data/fingerprint": data.fingerprint,
         "images/shape": "x".join(map(str, data.task.shape)),
         "images/classes": data.task.classes,
@@ -166,7 +174,7 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "teacher/sha256": run_folder.hashes(material.teachers) or None,
         "predictions/sha256": predictions,
     }
-    found = {**tags_of(config, network), **known, **metrics, **versions()}
+    found = {**tags_of(config, network), **known, **figures, **tested, **versions()}
     run_folder.write_metrics(directory, found)
     unfinished.forget(directory.parents[1], unfinished.name_of(directory))
     return found
@@ -202,12 +210,14 @@ def tags_of(config: Config, network: nn.Module) -> dict[str, Any]:
     """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
     first = {
         **{"stage": config.stage, "study": config.study, "seed": config.seed},
+        "tags": ",".join(config.tags) or None,
         "data/seed": config.data.seed,
         **dict.fromkeys(("kd/method", "kd/T", "kd/alpha")),
         "model/params": count_parameters(network),
     }
     settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
     settings.pop("teacher/checkpoint", None)
+    settings["callbacks"] = as_typed(config.callbacks) if config.callbacks else None
     return first | {
         key: (str(value) if value else None) if isinstance(value, list | dict) else value
         for key, value in settings.items()

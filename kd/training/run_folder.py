@@ -28,7 +28,9 @@ MOST_BYTES = 2**20  # of metrics.json, which has a few kB
 STAGES = ("teacher", "student", "distill")  # of runs
 EPOCHS = "epochs"  # the folder of every epoch's checkpoint, where these are kept
 LOCKS = ".locks"  # the folder in a study for the locks of its runs
-FILES = ("model.ckpt", "predictions.npz")
+HISTORY = "history.csv"
+FILES = (HISTORY, "model.ckpt", "predictions.npz")
+OF_LOGGERS = ("hparams.yaml", "metrics.csv")  # as conf/logger has them
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
@@ -36,6 +38,22 @@ def write_metrics(directory: Path, content: dict[str, Any]) -> None:
     """Write a run's ``metrics.json``: from now on it is complete."""
     with replacing(directory / METRICS) as beside:
         beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_history(directory: Path, rows: Sequence[dict[str, float]]) -> str:
+    """Write a run's ``history.csv``, one row per epoch, and return its sha256.
+
+    Args:
+        directory: of the run.
+        rows: the figures of every epoch by their tags.
+    """
+    tags = sorted(rows[0], key=lambda tag: tag.partition("/")[0])
+    with replacing(directory / HISTORY) as beside:
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["epoch", *tags])
+            writer.writeheader()
+            writer.writerows({"epoch": epoch, **row} for epoch, row in enumerate(rows, 1))
+        return file_hash(beside)
 
 
 def read_metrics(directory: Path) -> dict[str, Any] | None:
@@ -215,7 +233,7 @@ def clear(directory: Path, resumed: bool = False) -> None:
         resumed: whether the training goes on; the epochs that it has kept then stay.
     """
     (directory / METRICS).unlink(missing_ok=True)
-    for pattern in ("events.out.tfevents.*", "hparams.yaml", *FILES):
+    for pattern in ("events.out.tfevents.*", *OF_LOGGERS, *FILES):
         for path in directory.glob(pattern):
             path.unlink()
     for name in (METRICS, *FILES, *(f".hydra/{name}" for name in HYDRA_FILES)):

@@ -68,6 +68,7 @@ NOT_RELEVANT = "output_dir=FOLDER and study=NAME say where runs lie"
 CODE = "would run code by its name"
 HYDRA = "not to be set here"
 GROUP = "it is the name of a file in conf/experiment"
+BRIEF = f"stage=student {' '.join(MINI)}"
 BATCHES = "hydra.sweeper.max_batch_size"
 
 # (words, what the one line must say): of what Hydra would do by itself, and of odd values
@@ -196,6 +197,46 @@ ODD = [
     ("teacher.checkpoint=['a\nb']", "teacher.checkpoint=[a\\nb]: must be null, a file or a list"),
     (f"output_dir={'a' * 300}", "File name too long"),
     ("-m stage=distill hydra/launcher=basic kd.T=0,1", "kd.T=0: must be a number above 0"),
+    ("logger=tensorbord", "logger=tensorbord: no such choice; choose from csv, mlflow, tensorb"),
+    ("logger=[csv,tb]", "logger=tb: no such choice; choose from csv, mlflow, tensorboard, wandb"),
+    ("logger=[csv,../evil]", "logger=../evil: no such choice; it is the name of a file in conf/"),
+    ("logger=null", "logger=null: for none give logger=[]"),
+    ("callbacks=tymer", "callbacks=tymer: no such choice; choose from timer, weight_averaging"),
+    ("callbacks=[timer,tymer]", "callbacks=tymer: no such choice; choose from timer, weight_av"),
+    ("callbacks=null", "callbacks=null: for none give callbacks=[]"),
+    ("callbacks.timer.interval=step", "callbacks=timer chooses timer"),
+    ("+callbacks.x=3", "callbacks={x:3}: must be callbacks by their names, each with its _target_"),
+    (f"{BRIEF} +callbacks.x._target_=nowhere.X", "callbacks=x: cannot be made: No module named"),
+    (f"{BRIEF} +callbacks.x._target_=builtins.dict", "builtins.dict is no Callback of Lightning"),
+    (f"{BRIEF} callbacks=timer callbacks.timer.duration=3x", "`Timer(duration='3x')` is not a va"),
+    (f"{BRIEF} callbacks=timer +callbacks.timer.x=3", "unexpected keyword argument 'x'"),
+    ("tags=a", "tags=a: must be a list of words of the characters"),
+    ("tags=3", "tags=3: must be a list of words"),
+    ("tags=['']", "tags=[]: must be a list of words"),
+    ("tags=['a,b']", "tags=[a,b]: must be a list of words of the characters"),
+    ("tags=[a/b]", "tags=[a/b]: must be a list of words"),
+    ("tags=[[a]]", "tags=[[a]]: must be a list of words"),
+    (f"tags=[{'a' * 65}]", "must be a list of words"),
+    ("tags=null", "tags=null: must be a list of words"),
+    ("print_config=maybe", "print_config=maybe: must be true or false"),
+    ("logger=3", "a group takes the name of one of its choices"),
+    ("logger=csv,tensorboard", "logger=csv,tensorboard: is not swept; for several at once give"),
+    (
+        "-m logger=csv,tensorboard",
+        "is not swept; for several at once give logger=[tensorboard,csv]",
+    ),
+    ("logger.csv.name=x", "logger.csv.name: no such key of the chosen logger; logger=csv chooses"),
+    ("logger.tensorboard=3", "logger={tensorboard:3}: must be loggers by their names, each with"),
+    ("~logger.tensorboard._target_", "must be loggers by their names, each with its _target_"),
+    (f"{BRIEF} +logger.x._target_=", "must be loggers by their names, each with its _target_"),
+    (f"{BRIEF} +logger.x._target_=nowhere.X", "logger=x: cannot be made: No module named 'nowhere"),
+    (f"{BRIEF} +logger.x._target_=os.nothing", "logger=x: cannot be made: "),
+    (f"{BRIEF} +logger.tensorboard.dir=x", "logger=tensorboard: cannot be made: Curves.__init__()"),
+    (f"{BRIEF} +logger.x._target_=builtins.dict", "logger=x: builtins.dict is no Logger of Light"),
+    (
+        f"-m seed=0,1 {BRIEF} +logger.x._target_=builtins.dict",
+        "builtins.dict is no Logger of Light",
+    ),
 ]
 WRONG = [*TYPOS, *((f"{words[:40]!a}", words.split(" "), said) for words, said in ODD)]
 
@@ -336,7 +377,7 @@ CIRCUMSTANCES = [
     (teacher_of_pooled_images, "another data split"),
     (missing_data, "data.dir=nowhere: MNIST cannot be read"),
     (damaged_data, "data.dir=damaged: MNIST cannot be read"),
-    (incomplete_data_folder, "data.files=mine: holds neither train-images-idx3-ubyte nor"),
+    (incomplete_data_folder, "there is neither train-images-idx3-ubyte nor train-im"),
     (file_for_a_folder, "taken"),
     (too_large_validation, "data.val_size=100000: cannot be taken from 1000 images"),
     (gpu_without_one, "no GPU on this machine"),

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import metrics, weights
@@ -18,11 +19,11 @@ from kd.sweeps import module as fused
 from kd.training.callbacks import Record
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
-FILES = {".hydra", "metrics.json", "model.ckpt", "predictions.npz", "train.log"}
+FILES = {".hydra", "history.csv", "metrics.json", "model.ckpt", "predictions.npz", "train.log"}
 
 
 # What two equal trainings, together and alone, need not have in common.
-OWN = {"study", "time/fit_s", "teacher/checkpoint", "predictions/sha256"}
+OWN = {"study", "time/fit_s", "teacher/checkpoint", "predictions/sha256", "history/sha256"}
 
 
 def runs(study: str, stage: str = "distill") -> dict[str, Path]:
@@ -186,6 +187,8 @@ def test_every_run_has_every_file_and_curve(study):
             np.testing.assert_allclose(
                 [e.value for e in mine], [e.value for e in its], rtol=1e-3, atol=1e-6
             )
+        mine, its = (pd.read_csv(r / "history.csv") for r in (run, alone[name]))
+        pd.testing.assert_frame_equal(mine, its, rtol=1e-3, atol=1e-6)
         log = (run / "train.log").read_text()
         assert "trained together with 3 other students" in log
         assert f"epoch 8/8  train loss {metrics(run)['train/loss']:.4f}" in log

@@ -537,7 +537,7 @@ DAMAGE = {
     "no zip": (write_text("predictions.npz", "text"), "predictions.npz: cannot be used"),
     "bomb": (bomb, "logits.npy would unpack to 40,000,128 bytes"),
     "boast": (boast, "predictions.npz: cannot be used"),
-    "pickled": (pickled, "logits are object, not float32"),
+    "pickled": (pickled, "logits holds pickled objects, which are never read"),
     "one array less": (arrays(indices=lambda part: None), "holds other arrays"),
     "other type": (arrays(labels=lambda part: part.astype(float)), "labels are float64"),
     "other length": (
@@ -568,8 +568,8 @@ def test_damage_everywhere_is_named_on_the_page_and_in_the_terminal(study, teach
     truncated(second)
     figure(**{"test/ece": None})(third)
     (teacher / "model.ckpt").write_bytes(b"\0" * 99)
-    for path in teacher.glob("events*"):
-        path.write_bytes(bytes(reversed(path.read_bytes())))
+    history = teacher / "history.csv"
+    history.write_bytes(bytes(reversed(history.read_bytes())))
     for run in runs_of("distill"):
         for file in (run / ".hydra").iterdir():
             file.write_text("a: [" * 2000)
@@ -596,15 +596,14 @@ def test_unreadable_parts_are_said_in_their_sections(study, teacher):
     """A student alone that has lost its network and its curves, digits without a configuration."""
     for run in runs_of("student"):
         (run / "model.ckpt").unlink()
-        for path in run.glob("events*"):
-            path.unlink()
+        (run / "history.csv").unlink()
     for run in runs_of("distill"):
         (run / ".hydra" / "config.yaml").write_text("data: 5")
     assert study("stage=report").code == 0
     page = sections(PAGE.read_text())
     assert "The student alone is not readable" in page["cost"]
     assert "26,698" in page["cost"]
-    assert "cannot be read from its events" in page["curves"]
+    assert "cannot be read from its history.csv" in page["curves"]
     assert "does not say where they are" in page["disagreements"]
 
 

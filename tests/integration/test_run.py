@@ -29,6 +29,7 @@ FILES = {
     ".hydra/hydra.yaml",
     ".hydra/overrides.yaml",
     "train.log",
+    "history.csv",
     "model.ckpt",
     "predictions.npz",
     "metrics.json",
@@ -69,6 +70,19 @@ def test_a_run_leaves_everything_behind(cli, teacher):
     assert "version/python" in found
     assert "version/lightning" in found
     assert "git/commit" in found
+
+
+def test_the_history_has_a_row_per_epoch(cli):
+    cli("stage=student", *MINI, "checkpoint=best")
+    found, history = metrics(run_folder("student", "seed=0,checkpoint=best")), None
+    with Path(run_folder("student", "seed=0,checkpoint=best"), "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert list(history[0]) == [
+        *("epoch", "train/lr", "train/loss", "train/acc", "val/loss", "val/acc")
+    ]
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    kept = history[found["epochs"] - 1]
+    assert all(float(kept[tag]) == found[tag] for tag in kept if tag != "epoch")
 
 
 def test_the_last_line_says_where_the_results_are(cli):

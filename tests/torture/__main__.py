@@ -27,7 +27,7 @@ KINDS = {
     "flip-predictions": (trials.flip_predictions, 1),
     "flip-metrics": (functools.partial(trials.flip_small, "*/*/metrics.json"), 1),
     "flip-config": (functools.partial(trials.flip_small, "*/*/.hydra/config.yaml"), 1),
-    "flip-events": (functools.partial(trials.flip_small, "*/*/events.*"), 1),
+    "flip-history": (functools.partial(trials.flip_small, "*/*/history.csv"), 1),
     "flip-table": (trials.flip_table, 1),
     "flip-group": (trials.flip_group, 1),
     "flip-data": (trials.flip_data, 1),
@@ -40,7 +40,7 @@ KINDS = {
 LATER = {
     "disk-report",
     "flip-config",
-    "flip-events",
+    "flip-history",
     "kill-teachers",
     "race-alone",
     "race-sweep_report",
