@@ -1,6 +1,5 @@
 """What a training needs: accelerator, data and teacher, found before a file is written."""
 
-import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +12,9 @@ from torch import nn
 from kd.config.schema import Config
 from kd.data.module import ImageDataModule
 from kd.errors import UserError
-from kd.files import file_hash
 from kd.models.network import build_model
 from kd.training.memory import refuse_too_large
+from kd.training.own_code import code_digest
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
 from kd.training.unfinished import digest
@@ -46,11 +45,11 @@ class Material(NamedTuple):
         """What stands for all that a training's state depends on.
 
         Args:
-            config: of the training; its method may be of the user's own code.
+            config: of the training; its method and networks may be of the user's own code.
             settings: that count.
         """
-        method = file_hash(Path(inspect.getfile(type(config.kd))))
-        return digest([settings, method, self.data.fingerprint, hashes(self.teachers)])
+        parts = self.data.fingerprint, hashes(self.teachers)
+        return digest([settings, code_digest(config), *parts])
 
 
 def prepare(config: Config, words: Iterable[str] = ()) -> Material:

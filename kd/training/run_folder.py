@@ -170,7 +170,11 @@ def is_complete(directory: Path) -> bool:
 
 
 def refuse_other_settings(
-    config: Config, directory: Path, before: dict[str, Any], split: str | None
+    config: Config,
+    directory: Path,
+    before: dict[str, Any],
+    split: str | None,
+    code: str | None = None,
 ) -> None:
     """Make sure that the complete run in ``directory`` is the one the configuration asks for.
 
@@ -179,6 +183,7 @@ def refuse_other_settings(
         directory: of the run.
         before: its metrics.
         split: the fingerprint of the data as they are now; None where they are not at hand.
+        code: the digest of the user's own code as it is now; None where the run has none.
 
     Raises:
         UserError: naming the settings that differ, or the teacher or the images if these have
@@ -205,6 +210,8 @@ def refuse_other_settings(
                 differing = ["the teacher (it was trained anew since)"]
     if split is not None and before["data/fingerprint"] != split and not differing:
         differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
+    if before.get("code/sha256") not in (None, code) and not differing:
+        differing = ["the code of your own method or network (it was changed since)"]
     if config.keep_epochs and not (directory / EPOCHS).is_dir():
         differing.append("keep_epochs (false there, true here)")
     if differing:

@@ -102,6 +102,16 @@ def test_a_network_trains_from_its_own_weights_and_is_named(cli, nets):
     assert cli(*words).out.startswith("skipped")
 
 
+def test_a_complete_run_of_other_code_is_not_skipped(cli, nets):
+    assert cli("stage=student", *MINI, *SMALL).code == 0
+    with (nets / "my_nets.py").open("a") as file:
+        file.write("\n\n# another version\n")
+    said = cli("stage=student", *MINI, *SMALL)
+    one_line(said.err, "the code of your own method or network (it was changed since); give study")
+    assert cli("stage=student", *MINI, *SMALL, "overwrite=true").code == 0
+    assert cli("stage=student", *MINI, *SMALL).out.startswith("skipped")
+
+
 def test_the_same_command_twice_gives_the_same_weights(cli, nets):
     """Torch's own dropout included, whatever was drawn before."""
     for study in ("one", "two"):
@@ -266,9 +276,28 @@ def test_a_file_that_is_no_state_dict_is_one_line(cli, nets):
     one_line(said.err, "or name the network of a state_dict by teacher.model.target")
 
 
-@pytest.mark.parametrize("target", ["torchvision.models.squeezenet1_1"])
-def test_torchvisions_networks_learn(cli, target):
-    """A network that pools too much for the small digits is told; another trains."""
-    said = cli("stage=student", "data=digits", "model=custom", f"model.target={target}")
-    one_line(said.err, f"model.target={target}: fails on images of 1 × 8 × 8: ")
+RESNET = ("model=custom", "model.target=torchvision.models.resnet18")
+
+
+def test_torchvisions_networks_take_colour_images(cli):
+    said = cli("stage=student", "data=digits", *RESNET)
+    one_line(said.err, "model.target=torchvision.models.resnet18: fails on images of 1 × 8 × 8: ")
     assert re.search(r"expected input.* to have 3 channels", said.err)
+
+
+@pytest.mark.slow
+def test_torchvisions_resnet_learns(cli):
+    """Its num_classes is filled in, its layers are seen by their names."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = (80 * labels[:, None, None, None] + draw.integers(0, 80, (60, 32, 32, 3))).astype("u1")
+    np.savez("mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    data = ("data=npz", "data.file=mine.npz", "data.batch_size=16", "trainer.max_epochs=3")
+    assert cli("stage=teacher", *data, *RESNET).code == 0
+    assert metrics(found("teacher"))["model/params"] == 11_178_051, "of three classes"
+    layers = ("hidden_layer=avgpool", "map_layers=[layer1,layer4]")
+    words = (*RESNET, *(f"model.{word}" for word in layers))
+    words += ("teacher.model.target=torchvision.models.resnet18",)
+    words += tuple(f"teacher.model.{word}" for word in layers)
+    said = cli("-m", "stage=distill", *data, *words, "kd=hint,at")
+    assert said.code == 0, said.err

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+import torch
 from helpers import MINI
+from nbclient import NotebookClient
+from torch import nn
 
 import kd
 from kd.files import PROJECT
@@ -31,6 +36,90 @@ def test_a_sweep_gives_one_row_per_job(cli, teacher):
     assert again["test/acc"].tolist() == frame["test/acc"].tolist()[:2]
     study = kd.load_study("outputs/main")
     assert len(study.runs) == 5
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    """Colour images in three classes, and a folder to keep them in."""
+    monkeypatch.setattr("kd.data.in_python.data_dir", lambda: tmp_path / "data")
+    draw = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    shades = 80 * labels[:, None, None, None] + draw.integers(0, 80, (150, 6, 6, 3))
+    return kd.data.arrays(shades.astype("u1"), labels, class_names=["dark", "grey", "light"])
+
+
+class Line(nn.Module):
+    """A network of this module, which can be imported by its name."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.ReLU())
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+def test_own_networks_and_images_end_in_a_verdict(cli, images):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    teacher = kd.train(network, images, "optim.lr=0.01", epochs=2)
+    assert teacher.metrics["test/acc"] > 0.4
+    assert teacher.metrics["images/names"] == '["dark", "grey", "light"]'
+    assert teacher.target.startswith("python:Sequential-")
+    logits = teacher.network()(torch.zeros(2, 3, 6, 6))
+    assert logits.shape == (2, 3)
+    assert kd.train(network, images, "optim.lr=0.01", epochs=2) == teacher, "complete already"
+    with torch.no_grad():
+        network[1].weight.zero_()
+    assert kd.train(network, images, epochs=2).target != teacher.target, "another network"
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    numbers = {"T": [1, 2], "alpha": [0, 0.5], "seeds": range(2), "epochs": 2}
+    sweep = kd.distill(
+        make, teacher, images, method="rkd", hidden="2", teacher_hidden="1", **numbers
+    )
+    assert len(sweep.frame) == 16
+    assert set(sweep.frame["stage"]) == {"student", "distill"}
+    assert sweep.frame["kd/T"].dropna().unique().tolist() == [1, 2]
+    assert re.match("(works|does not work|cannot tell): ", sweep.verdict)
+    assert sweep.report("out") == Path("out/index.html")
+    assert "dark" in Path("out/report.md").read_text()
+
+
+def test_a_class_that_can_be_imported_is_recorded_as_such(cli, images):
+    teacher = kd.train(Line, images, epochs=1)
+    assert teacher.target == f"{Line.__module__}.Line"
+    assert teacher.metrics["model/target"] == teacher.target
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (3, "network: is a int; give a torch.nn.Module or what makes one"),
+        (lambda: 3, "network: gives a int, no torch.nn.Module"),
+        (lambda needed: needed, "network: cannot be made without arguments"),
+        (nn.Flatten(), r"python:Flatten-\w+: gives \(2, 108\) for 2 images, not logits \(2, 3\)"),
+        ("nowhere.Net", r"model\.target=nowhere\.Net: cannot be imported"),
+    ],
+)
+def test_what_is_no_network_is_one_line(cli, images, network, said):
+    with pytest.raises(kd.UserError, match=said):
+        kd.train(network, images, epochs=1)
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_ends_with_a_verdict(tmp_path):
+    book = nbformat.read(PROJECT / "examples" / "your_own.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(PROJECT))
+        NotebookClient(book, timeout=600, resources=resources).execute()
+    (said,) = (out["text"] for out in book.cells[-1]["outputs"])
+    assert re.search("^(works|does not work|cannot tell): ", said, re.M)
+    assert (tmp_path / "report" / "index.html").exists()
 
 
 @pytest.mark.parametrize(
