@@ -28,13 +28,10 @@ def code_digest(config: Config) -> str | None:
 
 def _own(config: Config) -> Iterator[Any]:
     """Yield the method and what makes the networks; of networks handed over nothing."""
-    distills = config.stage == "distill"
-    if distills:
+    sources: list[tuple[Any, str]] = [(config.model, "model.target")]
+    if config.stage == "distill":
         yield type(config.kd)
-    sources = [
-        (config.model, "model.target"),
-        *([(config.teacher.model, "teacher.model.target")] * distills),
-    ]
+        sources.append((config.teacher.model, "teacher.model.target"))
     for source, key in sources:
         if isinstance(source, Source) and source.target and not source.target.startswith(GIVEN):
             yield find_target(source.target, key)

@@ -62,13 +62,13 @@ class Line(nn.Module):
 
 def test_own_networks_and_images_end_in_a_verdict(cli, images):
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    teacher = kd.train(network, images, "optim.lr=0.01", epochs=2)
+    teacher = kd.train(network, images, "optim.lr=0.05", epochs=5)
     assert teacher.metrics["test/acc"] > 0.4
     assert teacher.metrics["images/names"] == '["dark", "grey", "light"]'
     assert teacher.target.startswith("python:Sequential-")
     logits = teacher.network()(torch.zeros(2, 3, 6, 6))
     assert logits.shape == (2, 3)
-    assert kd.train(network, images, "optim.lr=0.01", epochs=2) == teacher, "complete already"
+    assert kd.train(network, images, "optim.lr=0.05", epochs=5) == teacher, "complete already"
     with torch.no_grad():
         network[1].weight.zero_()
     assert kd.train(network, images, epochs=2).target != teacher.target, "another network"
@@ -117,7 +117,7 @@ def test_the_notebook_runs_and_ends_with_a_verdict(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(PROJECT))
         NotebookClient(book, timeout=600, resources=resources).execute()
-    (said,) = (out["text"] for out in book.cells[-1]["outputs"])
+    said = "".join(out["text"] for out in book.cells[-1]["outputs"])
     assert re.search("^(works|does not work|cannot tell): ", said, re.M)
     assert (tmp_path / "report" / "index.html").exists()
 
