@@ -23,7 +23,6 @@ from kd.config.validation import validate
 from kd.data.in_python import Images
 from kd.errors import UserError
 from kd.models._given import hand_over
-from kd.models.custom import Source
 from kd.sweeps.job_configs import Job, compose_jobs, copying
 
 if TYPE_CHECKING:
@@ -110,8 +109,7 @@ class Trained(NamedTuple):
         """Load the trained network, an ``nn.Module`` in evaluation mode."""
         from kd.training.checkpoint import load_checkpoint
 
-        named = Source(target=self.target)
-        return load_checkpoint(self.folder / "model.ckpt", source=named).body
+        return load_checkpoint(self.folder / "model.ckpt", trusted=True).body
 
 
 @dataclass(frozen=True)

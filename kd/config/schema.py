@@ -149,6 +149,7 @@ class Config:
     checkpoint: str = choice("last", "best")
     keep_epochs: bool = False
     overwrite: bool = False
+    trust_code: bool = False
     output_dir: str = folder("outputs")
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=MLP)
@@ -176,7 +177,7 @@ class Config:
 
 # No result depends on the settings that say where things lie or what to do with them.
 _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
-NOT_RELEVANT = _WHERE | {"overwrite", "keep_epochs", "trainer.group_mb"}
+NOT_RELEVANT = _WHERE | {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb"}
 # Nor on these, in which runs that train together may differ too.
 BESIDE = {"logger", "tags", "print_config"}
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own

@@ -36,7 +36,7 @@ def build_report(config: Config) -> Path:
     set_up_logging(logging.INFO)
     folder = Path(config.output_dir) / config.study
     try:
-        study = load_study(folder)
+        study = load_study(folder, config.trust_code)
     except UserError:
         remove_empty(folder, levels=2)  # made by Hydra
         raise

@@ -36,6 +36,7 @@ class Run:
 
     folder: Path
     metrics: dict[str, Any] = field(repr=False)
+    trusted: bool = field(default=False, repr=False)  # import the code that its network names
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Run:
         Raises:
             UserError: ``model.ckpt`` is missing or damaged.
         """
-        return load_checkpoint(self.checkpoint)
+        return load_checkpoint(self.checkpoint, trusted=self.trusted)
 
     @property
     def classes(self) -> list[str]:

@@ -122,18 +122,20 @@ class Study:
         return stats.judge(self.comparisons)
 
 
-def load_study(folder: Path | str) -> Study:
+def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """Read a study back from its runs' ``metrics.json``; runs that cannot be used are refused.
 
     Args:
         folder: the study's folder, such as ``outputs/main``.
+        trust_code: import the code that its runs name, where a network is not kd's own and is asked
+            for. Such code runs: trust the study's author first.
 
     Raises:
         UserError: the folder holds no complete run.
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    usable = select_usable((Run(folder / row["run"], row) for row in rows), refused)
+    usable = select_usable((Run(folder / row["run"], row, trust_code) for row in rows), refused)
     if not usable:
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher"

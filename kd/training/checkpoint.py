@@ -77,8 +77,19 @@ class Loaded(NamedTuple):
     split: str  # the fingerprint of the data split that it was trained on, or UNKNOWN
 
 
-def load_checkpoint(path: Path, split: str | None = None, source: Source | None = None) -> Any:
-    """Rebuild the network of a ``model.ckpt``, in evaluation mode; see :func:`read_checkpoint`."""
+def load_checkpoint(path: Path, split: str | None = None, trusted: bool = False) -> Any:
+    """Rebuild the network of a ``model.ckpt``, in evaluation mode; see :func:`read_checkpoint`.
+
+    Args:
+        path: the file.
+        split: as in :func:`read_checkpoint`.
+        trusted: import the code that the file names, where its network is not kd's own.
+    """
+    source = None
+    if trusted:
+        saved = _read(path)["model"]
+        names = [field.name for field in dataclasses.fields(Source)]
+        source = Source(**{name: saved.get(name) for name in names})
     return read_checkpoint(path, split, source=source).network
 
 
@@ -88,7 +99,7 @@ def read_checkpoint(
     """Rebuild the network of a ``model.ckpt``, or of a ``state_dict``, in evaluation mode.
 
     Args:
-        path: the file. Only tensors and plain values are read from it, and nothing that it names is
+        path: the file. Only tensors and plain values are read from it; what it names is not
             imported.
         split: the fingerprint of the data split in use; None accepts any.
         task: what the network is used for; None takes what the file says.

@@ -163,6 +163,8 @@ def test_a_custom_teacher_is_named_again_and_nothing_imports_it_unasked(cli, net
     one_line(said.err, f"which nothing imports unasked; name it again: {words}")
     assert cli("stage=distill", *MINI, *words.split()).code == 0
     assert metrics(found("distill"))["teacher/model/target"] == "my_nets.small"
+    assert cli("stage=report", "trust_code=true").code == 0
+    assert "| parameters | 1346" in Path("outputs/main/report/report.md").read_text()
     del sys.modules["my_nets"]
     (nets / "my_nets.py").unlink()
     said = cli("stage=report")
