@@ -70,6 +70,20 @@ class SourceError(Exception):
     """A source could not give the files; the next one is tried."""
 
 
+def known_hashes(dataset: str) -> dict[str, str]:
+    """Return what the sha256 of each file of a data set must be, by its name.
+
+    Raises:
+        UserError: the data set is none of :data:`VERIFIED`.
+    """
+    if dataset not in VERIFIED:
+        raise UserError(
+            f"data.source=verified: knows {' and '.join(VERIFIED)} alone; for {dataset} give "
+            "data.source=torchvision or data.source=folder"
+        )
+    return VERIFIED[dataset]
+
+
 def ensure_verified(dataset: str, root: Path, files: Path | None = None) -> None:
     """Have the four verified files of a data set in ``root/DATASET/raw``.
 
@@ -87,11 +101,7 @@ def ensure_verified(dataset: str, root: Path, files: Path | None = None) -> None
         UserError: a file in ``files`` is missing or altered, ``root`` cannot be read or written, no
             source is left, or the data set is none of these.
     """
-    if dataset not in VERIFIED:
-        raise UserError(
-            f"data.source=verified: knows {' and '.join(VERIFIED)} alone; for {dataset} give "
-            "data.source=torchvision or data.source=folder"
-        )
+    sha256 = known_hashes(dataset)
     given = None if files is None else _read_files(dataset, f"data.files={files}", files)
     raw = root / dataset / "raw"
 
@@ -104,7 +114,7 @@ def ensure_verified(dataset: str, root: Path, files: Path | None = None) -> None
         if given is None:
             _fetch(dataset, folder, raw)
 
-    _ensure(root, raw, VERIFIED[dataset], fill)
+    _ensure(root, raw, sha256, fill)
 
 
 def ensure_downloaded(root: Path, dataset: str) -> None:

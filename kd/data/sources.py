@@ -16,6 +16,7 @@ from kd.data.parts import Parts
 from kd.data.small_sets import read_digits
 from kd.data.torchvision_sets import read_torchvision
 from kd.errors import UserError
+from kd.files import lock
 
 # Their files are named and made as MNIST's. torchvision's own reader would prefer a file
 # ``processed/*.pt``, whatever that holds.
@@ -42,7 +43,8 @@ def fetch(config: Data) -> None:
     elif config.source == "torchvision" and config.dataset in LIKE_MNIST:
         mnist.ensure_downloaded(root, config.dataset)
     elif config.source == "torchvision":
-        read_torchvision(config.dataset, config.dir, download=True)
+        with lock(root / f".{config.dataset}.lock"):  # one process at a time downloads
+            read_torchvision(config.dataset, config.dir, download=True)
 
 
 def read(config: Data) -> Parts:
@@ -59,7 +61,7 @@ def read(config: Data) -> Parts:
         return read_digits()
     if config.source != "verified" and config.dataset not in LIKE_MNIST:
         return read_torchvision(config.dataset, config.dir)
-    sha256 = mnist.VERIFIED[config.dataset] if config.source == "verified" else None
+    sha256 = mnist.known_hashes(config.dataset) if config.source == "verified" else None
     try:
         training, test = read_parts(Path(config.dir, config.dataset, "raw"), sha256)
     except UserError as error:
@@ -101,11 +103,13 @@ def files_of(config: Data) -> Iterator[Path]:
     # as torchvision's classes have them: SVHN's files, CIFAR's, and most others'
     patterns = ["*.mat", "cifar*/*", f"{config.dataset}/*/*"]
     if config.source == "images":
-        patterns = ["train/*/*", "test/*/*"]
+        patterns = ["train/**", "test/**"]  # classes may have folders within
     elif config.source == "sklearn":
         patterns = []
     # glob passes over what cannot be looked into
-    yield from (root / name for pattern in patterns for name in glob(pattern, root_dir=root))
+    yield from (
+        root / name for pattern in patterns for name in glob(pattern, root_dir=root, recursive=True)
+    )
 
 
 def stat(path: Path) -> tuple[int, ...]:
