@@ -13,7 +13,7 @@ from dataclasses import field
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason, shown
 
 Settings = TypeVar("Settings")
 Check = Callable[[Any], object]
@@ -108,8 +108,7 @@ def find_settings(module: str, base: type[Settings], key: str) -> type[Settings]
     try:
         found = vars(importlib.import_module(module)).values()
     except Exception as error:  # whatever the user's own code raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{key}: cannot be imported ({shown(reason)})") from error
+        raise UserError(f"{key}: cannot be imported ({reason(error)})") from error
     classes = [
         value
         for value in found

@@ -12,6 +12,7 @@ from kd.config.schema import Config
 from kd.errors import UserError, chain, shown
 from kd.methods import find_method
 from kd.models import find_model
+from kd.models.custom import Source
 
 # What a field admits that does not say it.
 ALLOWED = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -109,6 +110,11 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"optim.momentum={config.optim.momentum}: is of optim=sgd; {config.optim.name} has "
             "averages of its own, so leave it out"
+        )
+    if config.teacher.model != Source() and config.teacher.model.target is None:
+        raise UserError(
+            "teacher.model.target: missing; teacher.model describes a teacher of other code, which "
+            "is named by teacher.model.target=my_package.my_module.MyNetwork"
         )
     if config.data.files is not None and config.data.source != "verified":
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from kd._startup import lazy
 from kd._torch import nn
-from kd.errors import UserError, as_typed, shown
+from kd.errors import UserError, as_typed, reason, shown
 from kd.fields import choice, setting
 from kd.models._given import GIVEN, given
 from kd.models.base import Model, Task, learning_rate
@@ -97,7 +97,9 @@ def build_source(source: Source, task: Task, key: str = "model") -> Any:
         body = _call(make, source.args or {}, task.classes)
     except Exception as error:  # whatever the user's own code raises
         args = shown(source.args)
-        raise UserError(f"{said}: cannot be made with {key}.args={args}: {_why(error)}") from error
+        raise UserError(
+            f"{said}: cannot be made with {key}.args={args}: {reason(error)}"
+        ) from error
     if not isinstance(body, nn.Module):
         raise UserError(f"{said}: gives a {type(body).__name__}, no torch.nn.Module")
     try:
@@ -118,7 +120,7 @@ def _check(built: Any, task: Task, said: str, key: str) -> None:
     except KeyError as error:
         raise UserError(f"{said}: does not use its layer {error.args[0]}; name another") from error
     except Exception as error:
-        raise UserError(f"{said}: fails on images of {shape}: {_why(error)}") from error
+        raise UserError(f"{said}: fails on images of {shape}: {reason(error)}") from error
     if getattr(logits, "shape", None) != (2, task.classes):
         found = tuple(logits.shape) if hasattr(logits, "shape") else f"a {type(logits).__name__}"
         raise UserError(
@@ -150,7 +152,7 @@ def find_target(target: str | None, key: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"{key}={target}: cannot be imported ({_why(error)})") from error
+        raise UserError(f"{key}={target}: cannot be imported ({reason(error)})") from error
     if not callable(found):
         raise UserError(f"{key}={target}: {module} has no class or function {name}")
     return found
@@ -171,10 +173,6 @@ def _call(make: Callable[..., Any], args: Mapping[str, Any], classes: int) -> An
         except TypeError:
             return make(**args)
     return make(**args)
-
-
-def _why(error: Exception) -> str:
-    return shown(" ".join(str(error).split()) or type(error).__name__)
 
 
 def words_for(key: str, saved: Mapping[str, Any]) -> str:

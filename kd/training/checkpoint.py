@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kd.config.schema import Config
-from kd.errors import UserError, shown
+from kd.errors import UserError, reason
 from kd.files import COMMAND, replacing
 from kd.models import MODELS
 from kd.models._given import GIVEN, given
@@ -172,9 +172,8 @@ def _load_plain(path: Path, content: dict[str, Any], task: Task, source: Source)
     try:
         load_weights(network, weights)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = shown(" ".join(str(error).split()))
         raise UserError(
-            f"{path}: does not fit teacher.model.target={source.target}: {reason}"
+            f"{path}: does not fit teacher.model.target={source.target}: {reason(error)}"
         ) from error
     return network.eval()
 

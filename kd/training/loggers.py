@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from kd.config.messages import is_disk_full
 from kd.config.schema import BESIDE, Config, flatten
-from kd.errors import shown
+from kd.errors import reason
 from kd.training.curves import Curves
 from kd.training.targets import make_all
 
@@ -99,5 +99,4 @@ class Loggers(AbstractContextManager["Loggers"]):
                 if is_disk_full(error):
                     raise
                 self.lost.add(name)
-                reason = shown(" ".join(str(error).split()) or type(error).__name__)
-                log.warning("logger=%s: failed, and gets no more: %s", name, reason)
+                log.warning("logger=%s: failed, and gets no more: %s", name, reason(error))

@@ -14,7 +14,7 @@ from kd.errors import UserError, as_typed
 from kd.files import COMMAND
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source
-from kd.models.network import Ensemble, build_model, probe
+from kd.models.network import Ensemble, Observed, build_model, probe
 from kd.outputs import Outputs
 from kd.training.checkpoint import UNKNOWN, Loaded, read_checkpoint
 from kd.training.run_folder import scan
@@ -82,6 +82,11 @@ def load_teacher(
                 "test images",
                 path,
             )
+    if source and source.target and not any(isinstance(f.network, Observed) for f in found):
+        raise UserError(
+            f"teacher.model.target={source.target}: {paths[0]} holds a network of kd's own, which "
+            "needs none; leave it out"
+        )
     if len(found) == 1:
         return found[0]
     splits = {loaded.split for loaded in found}

@@ -164,7 +164,7 @@ def test_a_custom_teacher_is_named_again_and_nothing_imports_it_unasked(cli, net
     assert cli("stage=distill", *MINI, *words.split()).code == 0
     assert metrics(found("distill"))["teacher/model/target"] == "my_nets.small"
     assert cli("stage=report", "trust_code=true").code == 0
-    assert "| parameters | 1346" in Path("outputs/main/report/report.md").read_text()
+    assert "| parameters | 1,346" in Path("outputs/main/report/report.md").read_text()
     del sys.modules["my_nets"]
     (nets / "my_nets.py").unlink()
     said = cli("stage=report")
@@ -245,6 +245,7 @@ def test_a_wrong_network_is_one_line(cli, nets, words, said):
 
 
 WRONG_TEACHERS = [
+    (("teacher.model.hidden_layer=10",), "teacher.model.target: missing; teacher.model describes"),
     (
         ("kd=hint", *TAUGHT),
         "kd.method=hint: compares hidden representations, which the te",
@@ -266,6 +267,11 @@ def test_a_wrong_teacher_is_one_line(cli, nets, words, said):
     result = cli("stage=distill", *MINI, *words, given)
     assert result.code == 1
     one_line(result.err, said)
+
+
+def test_a_target_for_a_network_of_kds_own_is_one_line(cli, nets, teacher):
+    said = cli("stage=distill", *MINI, *TAUGHT)
+    one_line(said.err, "model.ckpt holds a network of kd's own, which needs none; leave it out")
 
 
 def test_a_file_that_is_no_state_dict_is_one_line(cli, nets):
