@@ -208,11 +208,12 @@ def distill(
         *_told(data, epochs, study),
         *words,
     ]
-    jobs = _sweep(["stage=student,distill", *told])
+    distinct = {job.directory: job for job in _sweep(["stage=student,distill", *told])}
     import pandas as pd
 
     from kd.report.study import load_study
 
+    jobs = list(distinct.values())
     frame = pd.DataFrame([{"run": job.name, **job.outcome.metrics} for job in jobs])
     return Sweep(frame, load_study(jobs[0].study))
 
@@ -228,9 +229,9 @@ def _told(data: Images | str, epochs: int, study: str) -> list[str]:
     return [*words, f"trainer.max_epochs={epochs}", f"study={study}"]
 
 
-def _list(values: Iterable[float]) -> str:
-    """A sweep's values as one word has them."""
-    return ",".join(map(str, values))
+def _list(values: Iterable[float] | float) -> str:
+    """A sweep's values, or a single one, as one word has them."""
+    return ",".join(map(str, values)) if isinstance(values, Iterable) else str(values)
 
 
 def _values(override: Override) -> list[str]:

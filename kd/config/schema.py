@@ -38,7 +38,7 @@ def is_checkpoint_choice(value: Value) -> bool:
 class Augment:
     """Views of the training images, drawn anew for every batch."""
 
-    shift: float = number(0.0, "a number of pixels from 0 to 14", lambda v: 0 <= v <= 14)
+    shift: float = number(0.0, "a number of pixels from 0 to 1000", lambda v: 0 <= v <= 1000)
     rotate: float = number(0.0, "a number of degrees from 0 to 180", lambda v: 0 <= v <= 180)
     mixup: float = number(0.0, "a number from 0 to 1", lambda v: 0 <= v <= 1)
     extra: int = count(0, least=0, most=1_000)

@@ -101,10 +101,13 @@ def _set(typed: DictConfig, spec: dataclasses.Field[Any], value: Any, is_flag: b
 
 def _check_together(config: Config) -> None:
     """Refuse settings that are right each by itself, and do not go together."""
+    data = config.data
     if config.stage == "distill" and config.kd.needs_maps and not config.model.has_maps:
+        own = isinstance(config.model, Source)
+        mend = "name them by model.map_layers=[LAYER,…]" if own else "give model=cnn"
         raise UserError(
             f"kd.method={config.kd.method}: compares feature maps, which model={config.model.name} "
-            "does not have; give model=cnn"
+            f"does not have; {mend}"
         )
     if config.optim.momentum and config.optim.name != "sgd":
         raise UserError(
@@ -116,6 +119,11 @@ def _check_together(config: Config) -> None:
             "teacher.model.target: missing; teacher.model describes a teacher of other code, which "
             "is named by teacher.model.target=my_package.my_module.MyNetwork"
         )
+    for key, source, choice in (("file", "npz", "npz"), ("size", "images", "folder")):
+        if getattr(data, key) is not None and data.source != source:
+            raise UserError(
+                f"data.{key}={shown(getattr(data, key))}: goes with data={choice}; leave it out"
+            )
     if config.data.files is not None and config.data.source != "verified":
         raise UserError(
             f"data.files={config.data.files}: works only with data.source=verified; here "

@@ -37,10 +37,10 @@ def arrays(
     Raises:
         UserError: the shares are not above 0 or do not add up to 1.
     """
-    if min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+    if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
         raise UserError(f"split={split}: must be three shares above 0 that add up to 1")
     channels_first = hasattr(x, "detach") and x.ndim == 4
-    images, labels = np.asarray(x), np.asarray(y)
+    images, labels = (np.asarray(_on_cpu(values)) for values in (x, y))
     images = images.transpose(0, 2, 3, 1) if channels_first else images
     content: dict[str, Any] = {
         "x_train": images,
@@ -61,6 +61,11 @@ def arrays(
     sizes = {"test": round(split[2] * len(images)), "val": round(split[1] * len(images))}
     taken = [f"data.{part}_size={size}" for part, size in sizes.items()]
     return Images((*npz(path).words, "data.split=pooled", f"data.seed={seed}", *taken))
+
+
+def _on_cpu(values: Any) -> Any:
+    """Return a tensor where NumPy can read it; anything else as it is."""
+    return values.detach().cpu() if hasattr(values, "detach") else values
 
 
 def npz(path: Path | str, *words: str) -> Images:

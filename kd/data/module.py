@@ -43,8 +43,9 @@ class Batches:
         batch_size: of every batch; the last one may be smaller.
         order: draws the order of each epoch; None keeps that of ``indices``.
         views: draws views of the images; None gives the images themselves.
-        unlabelled: (images,), into the pool: an equal part of them follows each batch, in an order
-            of their own, and an epoch passes once over them.
+        unlabelled: (images,), into the pool: as many of them as have a label follow these in each
+            batch. An epoch passes once over the larger of the two sets, and again and again over
+            the other.
         limit: most batches of an epoch; None gives all.
     """
 
@@ -58,9 +59,12 @@ class Batches:
 
     @property
     def samples(self) -> int:
-        """How many an epoch has."""
-        most = len(self.indices) if self.limit is None else self.limit * self.batch_size
-        return min(len(self.indices), most)
+        """How many images with a label an epoch has, repeated ones counted each time."""
+        whole = len(self.indices)
+        if self.unlabelled is not None:
+            longest = max(len(self.indices), len(self.unlabelled))
+            whole = -(-longest // self.batch_size) * self.batch_size
+        return whole if self.limit is None else min(whole, self.limit * self.batch_size)
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -68,8 +72,8 @@ class Batches:
 
     @property
     def added(self) -> int:
-        """How many unlabelled images follow each batch."""
-        return 0 if self.unlabelled is None else len(self.unlabelled) // len(self)
+        """How many unlabelled images follow the labelled ones of each batch."""
+        return 0 if self.unlabelled is None else self.batch_size
 
     def generators(self) -> list[torch.Generator]:
         """Return what draws random numbers: the order, and the views."""
@@ -77,12 +81,15 @@ class Batches:
 
     def epoch(self) -> Tensor:
         """Return the indices of the next epoch, batch after batch, each ``added`` ones longer."""
-        labelled = self._shuffled(self.indices)[: self.samples]
         if self.unlabelled is None:
-            return labelled
-        others = self._shuffled(self.unlabelled)[: self.added * len(self)]
-        parts = labelled.split(self.batch_size), others.view(len(self), -1)
-        return torch.cat([part for pair in zip(*parts, strict=True) for part in pair])
+            return self._shuffled(self.indices)[: self.samples]
+        parts = [self._again_and_again(these) for these in (self.indices, self.unlabelled)]
+        return torch.stack([part.view(len(self), -1) for part in parts], dim=1).flatten()
+
+    def _again_and_again(self, indices: Tensor) -> Tensor:
+        """Return as many indices as an epoch has samples, each pass in an order of its own."""
+        passes = -(-self.samples // len(indices))
+        return torch.cat([self._shuffled(indices) for _ in range(passes)])[: self.samples]
 
     def _shuffled(self, indices: Tensor) -> Tensor:
         if self.order is None:

@@ -16,7 +16,7 @@ from kd.config.schema import Data
 from kd.data.sources import bytes_of, read, state, where_of
 from kd.errors import OutOfMemory, UserError
 from kd.memory import available_bytes
-from kd.models.base import Task
+from kd.models.base import MNIST, Task
 
 # The settings that decide which images a split has in which part.
 PLACE = ("dataset", "dir", "source", "file", "size")
@@ -139,8 +139,11 @@ def _read(place: _Place, state: Hashable) -> Pool:
         raise UserError(f"{where} has one class only; there is nothing to tell apart")
     images = torch.from_numpy(pixels)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    count, summed = len(parts.training[1]), digest(pixels, labels)
-    return Pool(images, torch.from_numpy(labels), count, summed, names)
+    found = Pool(images, torch.from_numpy(labels), len(parts.training[1]), "", names)
+    told = digest(pixels, labels)
+    if (found.task, names) != (MNIST, tuple("0123456789")):  # whose is as it always was
+        told = digest(np.frombuffer(repr((told, found.task, names)).encode(), np.uint8))
+    return dataclasses.replace(found, digest=told)
 
 
 def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[str, np.ndarray]:
@@ -174,6 +177,11 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
         return [np.sort(part) for part in parts]
 
     everything = np.arange(len(labels))
+    if config.split == "official" and train_count == len(labels):
+        raise UserError(
+            "data.split=official: the data set has no test images of its own; give "
+            "data.split=pooled"
+        )
     if config.split == "official":
         rest, test = everything[:train_count], everything[train_count:]
     else:

@@ -98,7 +98,8 @@ def files_of(config: Data) -> Iterator[Path]:
     """Yield the files that a data set is read from, as far as they are there."""
     root = Path(config.dir)
     if config.source == "npz":
-        yield file_of(config)
+        if file_of(config).exists():
+            yield file_of(config)
         return
     # as torchvision's classes have them: SVHN's files, CIFAR's, and most others'
     patterns = ["*.mat", "cifar*/*", f"{config.dataset}/*/*"]

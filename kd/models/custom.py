@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd._startup import lazy
-from kd._torch import nn
+from kd._torch import nn, torch
 from kd.errors import UserError, as_typed, reason, shown
 from kd.fields import choice, setting
 from kd.models._given import GIVEN, given
@@ -117,6 +117,7 @@ def _check(built: Any, task: Task, said: str, key: str) -> None:
     shape = " × ".join(map(str, task.shape))
     try:
         logits, hidden, maps = network.probe(built, task, images=2)
+        again = network.probe(built, task, images=2).logits
     except KeyError as error:
         raise UserError(f"{said}: does not use its layer {error.args[0]}; name another") from error
     except Exception as error:
@@ -126,6 +127,11 @@ def _check(built: Any, task: Task, said: str, key: str) -> None:
         raise UserError(
             f"{said}: gives {found} for 2 images, not logits (2, {task.classes}); the data has "
             f"{task.classes} classes"
+        )
+    if not torch.equal(logits, again):
+        raise UserError(
+            f"{said}: gives other logits for the same images each time in evaluation mode; does it "
+            "drop units whatever the mode is, as F.dropout does without training=self.training?"
         )
     if hidden is not None and len(hidden) != 2:
         raise UserError(f"{key}.hidden_layer={shown(built.hidden_layer)}: gives no row per image")

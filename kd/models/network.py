@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kd.metrics import ensemble_logits
 from kd.models.base import MNIST, Model, Task
 from kd.outputs import Outputs
-from kd.seeding import generator
+from kd.seeding import generator, isolated
 
 Drawn = TypeVar("Drawn", bound=nn.Module)
 
@@ -175,11 +175,9 @@ def build_model(config: Model, seed: int, task: Task = MNIST) -> Any:
         UserError: the settings do not suit the task.
     """
     weights = generator(seed, "weights")
-    if not config.draws_own_weights:
-        return _draw(config.build(task, seed), weights)
-    with torch.random.fork_rng(devices=[]):  # whatever draws from torch's own state is seeded
-        torch.manual_seed(weights.initial_seed())
-        return config.build(task, seed)
+    with isolated(weights.initial_seed()):  # whatever draws from global generators is seeded
+        network = config.build(task, seed)
+    return network if config.draws_own_weights else _draw(network, weights)
 
 
 def build_regressor(width: int, wanted: int, seed: int) -> nn.Linear:
@@ -215,11 +213,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def probe(network: Any, task: Task, images: int = 1) -> Outputs:
-    """Return the outputs for black images, in evaluation mode, which batch norm needs for few."""
+    """Return the outputs for random images, in evaluation mode, which batch norm needs for few."""
     was_training = network.training
     network.eval()
     try:
-        return network.see(torch.zeros(images, *task.shape))
+        draw = torch.Generator().manual_seed(0)
+        return network.see(torch.rand(images, *task.shape, generator=draw))
     finally:
         network.train(was_training)
 

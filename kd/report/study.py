@@ -239,7 +239,8 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
         run: its metrics hold every setting that its result depends on.
         without: prefixes of further settings to leave out.
     """
-    groups = "callbacks", "checkpoint", "data/", "device", "kd/", "model/", "optim/", "trainer/"
+    groups = ("callbacks", "checkpoint", "code/m", "data/", "device", "kd/", "model/", "optim/")
+    groups += ("trainer/",)
     free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
     known = sorted((OLDER | run.metrics).items())
     return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
@@ -247,7 +248,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
 
 def student_settings(run: Run) -> dict[str, Any]:
     """The settings that a distilled run shares with its student alone, views aside."""
-    return comparable_settings(run, without=("kd/", VIEWS))
+    return comparable_settings(run, without=("kd/", "code/method", VIEWS))
 
 
 def views_of(run: Run) -> dict[str, float]:

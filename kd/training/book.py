@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from kd.config.schema import Optim
 from kd.errors import UserError
+from kd.seeding import global_state, restore_global_state
 
 PARTS = ("train", "val")
 Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
@@ -45,6 +46,7 @@ class Bookkeeper(LightningModule, ABC):
         self.figures: Figures = {}  # of the epoch in hand
         self.spent, self.started = 0.0, time.perf_counter()
         self.restored: list[Tensor] = []  # states of the generators, until the training begins
+        self.restored_global: list[Any] = []
 
     @abstractmethod
     def state(self, student: int) -> dict[str, Tensor]:
@@ -100,6 +102,8 @@ class Bookkeeper(LightningModule, ABC):
         self.sums = self.sums.to(self.device)
         for generator, state in zip(self.generators(), self.restored, strict=False):
             generator.set_state(state.cpu())
+        if self.restored_global:
+            restore_global_state(self.restored_global)
 
     def on_train_epoch_start(self) -> None:
         """Note the learning rate that the epoch begins with."""
@@ -145,6 +149,7 @@ class Bookkeeper(LightningModule, ABC):
             "history": self.history,
             "kept": self.kept,
             "generators": [generator.get_state() for generator in self.generators()],
+            "global": global_state(),
             "seconds": self.seconds(),
             # Rounding depends on it: what goes on elsewhere goes on as it began.
             "threads": torch.get_num_threads(),
@@ -155,7 +160,7 @@ class Bookkeeper(LightningModule, ABC):
         book = checkpoint["book"]
         use_threads(book["threads"])
         self.history, self.kept, self.spent = book["history"], book["kept"], book["seconds"]
-        self.restored = book["generators"]
+        self.restored, self.restored_global = book["generators"], book["global"]
 
 
 def make_optimizer(optim: Optim, parameters: Iterable[Tensor]) -> Optimizer:

@@ -17,6 +17,7 @@ from kd.models._given import GIVEN, given
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source, build_source, words_for
 from kd.models.network import build_model, load_weights
+from kd.seeding import generator, isolated
 
 FORMAT = 2  # 2: with a digest of its content
 UNKNOWN = "unknown"  # the split of a network that kd has not trained
@@ -66,7 +67,8 @@ def content_digest(content: dict[str, Any]) -> str:
     summed = hashlib.sha256(repr(plain).encode())
     for name, tensor in sorted(content["state_dict"].items()):
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        summed.update(tensor.contiguous().numpy().tobytes())
+        as_bytes = tensor.contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+        summed.update(as_bytes.numpy().tobytes())
     return summed.hexdigest()
 
 
@@ -115,12 +117,14 @@ def read_checkpoint(
     content = _read(path, plain=named)
     if "format" not in content:
         return Loaded(_load_plain(path, content, task or MNIST, source or Source()), UNKNOWN)
-    saved, shape = content.get("model"), content.get("shape", MNIST.shape)
-    own = Task(tuple(shape), content.get("classes", MNIST.classes))
-    if split is not None and content.get("split") != split:
-        raise UserError(f"{path}: {_of_other_data(content, split, own, task)}")
+    saved = content.get("model")
     try:
-        network = _rebuild(path, content["model"], own, source)
+        own = Task(tuple(content.get("shape", MNIST.shape)), content.get("classes", MNIST.classes))
+        other = split is not None and content.get("split") != split
+        if other or (task is not None and own != task):
+            raise UserError(f"{path}: {_of_other_data(content, str(split), own, task)}")
+        with isolated(generator(content["seed"], "weights").initial_seed()):
+            network = _rebuild(path, content["model"], own, source)
         load_weights(network, content["state_dict"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
@@ -151,6 +155,8 @@ def _rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | Non
         sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
         return build_model(cls(**{key: saved[key] for key in sizes}), seed=0, task=task)
     if source is not None and source.target is not None:
+        if source.target == saved["target"]:  # what is not said again is as it was
+            source = Source(**{k: v or saved[k] for k, v in dataclasses.asdict(source).items()})
         return build_source(source, task, "teacher.model")
     if saved["target"] in given:  # this very process was handed its code
         names = [field.name for field in dataclasses.fields(Source)]
@@ -161,7 +167,7 @@ def _rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | Non
         )
     raise UserError(
         f"{path}: its network is of other code, which nothing imports unasked; name it again: "
-        f"{words_for('teacher.model', saved)}"
+        f"{words_for('teacher.model', saved)} (stage=report takes trust_code=true)"
     )
 
 
@@ -188,11 +194,17 @@ def _read(path: Path, plain: bool = False) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # about odd pickles: the error below says it in our words
             warnings.simplefilter("ignore")
-            with zipfile.ZipFile(path) as archive:  # torch packs nothing: no file can swell
-                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                    raise ValueError("packed in an unusual way")
+            if not plain or zipfile.is_zipfile(path):  # older files of others are no archives
+                with zipfile.ZipFile(path) as archive:  # torch packs nothing: no file can swell
+                    if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                        raise ValueError("packed in an unusual way")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes of the reader
+        if plain:
+            raise UserError(
+                f"{path}: is damaged, or holds more than tensors and plain values, which is not "
+                "safe to load; save it by torch.save(network.state_dict(), PATH)"
+            ) from error
         raise UserError(
             f"{path}: damaged, or holds more than tensors and plain values, which is not safe to "
             f"load; train the teacher again with {COMMAND} stage=teacher"

@@ -14,7 +14,7 @@ from kd.config.schema import Config, relevant
 from kd.data.module import ImageDataModule
 from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
-from kd.seeding import generator
+from kd.seeding import generator, isolated
 from kd.training.book import Bookkeeper, refuse_diverged, use_threads
 from kd.training.callbacks import Patience, Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
@@ -125,9 +125,8 @@ def train(
         num_sanity_val_steps=0,
     )
     threads, device = torch.get_num_threads(), accelerator.device
-    # Code that knows nothing of our generators draws from torch's own: they begin with the seed.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(generator(config.seed, "dropout").initial_seed())
+    # Code that knows nothing of our generators draws from global ones: they begin with the seed.
+    with isolated(generator(config.seed, "dropout").initial_seed(), device):
         try:
             trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
         finally:

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
-from torch import nn
+from torch import Tensor, nn
 
 from kd.config.schema import Config
 from kd.data.module import ImageDataModule
-from kd.errors import UserError
+from kd.errors import UserError, reason
+from kd.models.base import Task
+from kd.models.custom import Source
 from kd.models.network import build_model
+from kd.seeding import isolated
 from kd.training.memory import refuse_too_large
-from kd.training.own_code import code_digest
+from kd.training.own_code import code_digests
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
 from kd.training.unfinished import digest
@@ -49,7 +52,7 @@ class Material(NamedTuple):
             settings: that count.
         """
         parts = self.data.fingerprint, hashes(self.teachers)
-        return digest([settings, code_digest(config), *parts])
+        return digest([settings, code_digests(config), *parts])
 
 
 def prepare(config: Config, words: Iterable[str] = ()) -> Material:
@@ -82,7 +85,9 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     data.prepare_data()
     data.setup()
     refuse_too_large(config, data.task)
+    check_custom(config, data.task)
     refuse_single_image(config, data)
+    refuse_wide_shift(config, data.task)
     if config.stage != "distill":
         return Material(accelerator, data, [])
     shared = ("data", "output_dir=", "study=", "trainer.max_epochs=", "debug=")
@@ -94,6 +99,32 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     teacher, split = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
     regression = check_method(config, teacher, data.task)
     return Material(accelerator, data, teachers, teacher, split, regression=regression)
+
+
+def check_custom(config: Config, task: Task) -> None:
+    """Make sure that a network of other code can be trained and saved.
+
+    Raises:
+        UserError: it gives no logits in training mode, has nothing to train, or keeps in its
+            ``state_dict`` what is no tensor.
+    """
+    if not isinstance(config.model, Source):
+        return
+    said = f"model.target={config.model.target}"
+    network = build_model(config.model, config.seed, task)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError(f"{said}: has no parameters to train")
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{said}: {name} in its state_dict is no tensor, and cannot be saved")
+    with isolated(config.seed), torch.no_grad():
+        try:
+            logits = network.see(torch.rand(4, *task.shape)).logits
+        except Exception as error:  # whatever the user's own code raises
+            raise UserError(f"{said}: fails in training mode: {reason(error)}") from error
+    if getattr(logits, "shape", None) != (4, task.classes):
+        kind = type(logits).__name__
+        raise UserError(f"{said}: gives a {kind} in training mode, not logits (4, {task.classes})")
 
 
 def refuse_single_image(config: Config, data: ImageDataModule) -> None:
@@ -111,6 +142,20 @@ def refuse_single_image(config: Config, data: ImageDataModule) -> None:
         raise UserError(
             f"data.batch_size={config.data.batch_size}: leaves a batch of one image of "
             f"{len(batches.indices)}, which batch norm cannot take; give another size"
+        )
+
+
+def refuse_wide_shift(config: Config, task: Task) -> None:
+    """Make sure that views do not move images out of sight.
+
+    Raises:
+        UserError: they are moved by more than half their smaller side.
+    """
+    shift, (_, height, width) = config.data.augment.shift, task.shape
+    if shift > (most := min(height, width) / 2):
+        raise UserError(
+            f"data.augment.shift={shift:g}: moves images of {height} × {width} out of sight; give "
+            f"at most {most:g}"
         )
 
 

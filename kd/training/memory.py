@@ -14,6 +14,7 @@ def student_bytes(config: Config, task: Task) -> int:
     # weights, gradient, Adam's two moments, the weights kept, and those of a group's file
     values = 6 * count_parameters(network)
     batch = config.data.batch_size * (1 + config.data.augment.extra)
+    batch *= 1 + config.data.unlabelled
     _, hidden, maps = probe(network, task)
     width = 0 if hidden is None else hidden.shape[1]
     each = 4 * width + 8 * task.classes + 4 * sum(found.numel() for found in maps)

@@ -10,7 +10,7 @@ from kd.data.module import Batch
 from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 from kd.metrics import count_right
 from kd.models.base import MNIST, Task
-from kd.models.network import Dropout, Observed, weights_of
+from kd.models.network import Dropout, weights_of
 from kd.outputs import Outputs
 from kd.training.book import Bookkeeper, Figures
 from kd.training.teacher import FrozenTeacher
@@ -87,16 +87,11 @@ class Classifier(Bookkeeper):
         return weights_of(self.network)
 
     def generators(self) -> list[torch.Generator]:
-        """Those of the dropout masks, and of the training batches where these have some."""
+        """Those of the dropout masks, of the training batches if these have some, and torch's."""
         batches = getattr(self.trainer.train_dataloader, "generators", list)
         dropouts = [layer for layer in self.network.modules() if isinstance(layer, Dropout)]
         drawing = [*batches(), *(layer.generator_on(self.device) for layer in dropouts)]
-        return drawing + (global_generators(self.device) if self.draws_globally else [])
-
-    @property
-    def draws_globally(self) -> bool:
-        """Whether the network may draw from torch's own state, as torch's dropout does."""
-        return isinstance(self.network, Observed)
+        return drawing + global_generators(self.device)
 
 
 class TeacherModule(Classifier):

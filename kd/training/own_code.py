@@ -1,47 +1,59 @@
 """The user's own code that a run depends on: its method, its networks."""
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kd.config.schema import Config
+from kd.errors import UserError
 from kd.files import PACKAGE, file_hash
 from kd.models._given import GIVEN
 from kd.models.custom import Source, find_target
 
+_imported: dict[Path, str] = {}  # sha256 of each file when this process first used it
 
-def code_digest(config: Config) -> str | None:
-    """Return the sha256 of the files of the user's own method and networks, joined by colons.
+Codes = dict[str, str | None]
+
+
+def code_digests(config: Config) -> Codes:
+    """Return the sha256 of the files of the user's own method and networks.
 
     What such a file imports is not seen, nor what is installed.
 
     Returns:
-        None where a run depends on no such file.
+        by ``code/method``, ``code/model`` and ``code/teacher``: None where there is no such file.
 
     Raises:
-        UserError: a network's code cannot be imported.
+        UserError: a network's code cannot be imported, or a file has changed since it was.
     """
-    found = dict.fromkeys(path for code in _own(config) if (path := _file(code)) is not None)
-    return ":".join(map(file_hash, found)) or None
+    distills = config.stage == "distill"
+    taught = config.teacher.model if distills else None
+    return {
+        "code/method": _digest(type(config.kd)) if distills else None,
+        "code/model": _digest_of_network(config.model, "model.target"),
+        "code/teacher": _digest_of_network(taught, "teacher.model.target"),
+    }
 
 
-def _own(config: Config) -> Iterator[Any]:
-    """Yield the method and what makes the networks; of networks handed over nothing."""
-    sources: list[tuple[Any, str]] = [(config.model, "model.target")]
-    if config.stage == "distill":
-        yield type(config.kd)
-        sources.append((config.teacher.model, "teacher.model.target"))
-    for source, key in sources:
-        if isinstance(source, Source) and source.target and not source.target.startswith(GIVEN):
-            yield find_target(source.target, key)
+def _digest_of_network(source: Any, key: str) -> str | None:
+    """Digest the file of a network of other code; of one that was handed over there is none."""
+    if not isinstance(source, Source) or not source.target or source.target.startswith(GIVEN):
+        return None
+    return _digest(find_target(source.target, key))
 
 
-def _file(code: Any) -> Path | None:
-    """Return the file of a class or function, unless it is kd's or installed."""
+def _digest(code: Any) -> str | None:
+    """Digest the file of a class or function, unless it is kd's or installed."""
     try:
         path = Path(inspect.getfile(inspect.unwrap(code)))
     except (TypeError, OSError):  # built in
         return None
-    installed = PACKAGE in path.parents or "site-packages" in path.parts
-    return None if installed or not path.is_file() else path
+    if PACKAGE in path.parents or "site-packages" in path.parts or not path.is_file():
+        return None
+    now = file_hash(path)
+    if _imported.setdefault(path, now) != now:
+        raise UserError(
+            f"{path}: was edited after this process imported it, which goes on with the old code; "
+            "start Python anew"
+        )
+    return now

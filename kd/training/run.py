@@ -33,7 +33,7 @@ from kd.training.fit import Share, Trained, fit
 from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging, train_log
 from kd.training.material import Material, prepare
-from kd.training.own_code import code_digest
+from kd.training.own_code import code_digests
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
     if before is not None:
         if config.data.files is not None:  # they are checked whether they are needed or not
             ImageDataModule(config.data, config.seed).prepare_data()
-        now = fingerprint(config.data), code_digest(config)
+        now = fingerprint(config.data), code_digests(config)
         run_folder.refuse_other_settings(config, directory, before, *now)
     return before
 
@@ -171,7 +171,7 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
         "images/classes": data.task.classes,
         "images/names": json.dumps(data.pool.names, ensure_ascii=False) if named else None,
         "device": material.accelerator.device.type,
-        "code/sha256": code_digest(config),
+        **code_digests(config),
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
         "teacher/split": material.teacher_split,
         "teacher/sha256": run_folder.hashes(material.teachers) or None,

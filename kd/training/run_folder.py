@@ -174,7 +174,7 @@ def refuse_other_settings(
     directory: Path,
     before: dict[str, Any],
     split: str | None,
-    code: str | None = None,
+    codes: dict[str, str | None],
 ) -> None:
     """Make sure that the complete run in ``directory`` is the one the configuration asks for.
 
@@ -183,7 +183,7 @@ def refuse_other_settings(
         directory: of the run.
         before: its metrics.
         split: the fingerprint of the data as they are now; None where they are not at hand.
-        code: the digest of the user's own code as it is now; None where the run has none.
+        codes: the digests of the user's own code as it is now.
 
     Raises:
         UserError: naming the settings that differ, or the teacher or the images if these have
@@ -210,8 +210,9 @@ def refuse_other_settings(
                 differing = ["the teacher (it was trained anew since)"]
     if split is not None and before["data/fingerprint"] != split and not differing:
         differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
-    if before.get("code/sha256") not in (None, code) and not differing:
-        differing = ["the code of your own method or network (it was changed since)"]
+    changed = [key for key, digest in codes.items() if before.get(key) not in (None, digest)]
+    if changed and not differing:
+        differing = [f"your own code of the {key.removeprefix('code/')}" for key in changed]
     if config.keep_epochs and not (directory / EPOCHS).is_dir():
         differing.append("keep_epochs (false there, true here)")
     if differing:

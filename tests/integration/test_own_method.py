@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import MINI, metrics
 
+from kd.training import own_code
 from kd.training.callbacks import Record
 
 METHOD = '''
@@ -137,6 +138,7 @@ def test_a_method_that_was_changed_is_not_gone_on_with(cli, teacher, package, mo
     (package / "powered.py").write_text(METHOD.replace("self.times *", "7 * self.times *"))
     for name in [name for name in sys.modules if name.startswith("my_package")]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(own_code, "_imported", {})  # as in a new process
     said = cli(*words)
     assert said.code == 0, said.err
     assert "removed, the training starts anew" in said.out

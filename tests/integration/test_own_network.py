@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import MINI, metrics, one_line, weights
 
+from kd.training import own_code
 from kd.training.callbacks import Record
 
 NETS = '''
@@ -45,6 +46,41 @@ def fails(num_classes):
 
 def text(num_classes):
     return "text"
+
+
+class Slips(nn.Linear):
+    """Drops units in evaluation mode too."""
+
+    def __init__(self, num_classes):
+        super().__init__(784, num_classes)
+
+    def forward(self, images):
+        return torch.nn.functional.dropout(super().forward(images.flatten(1)), 0.5)
+
+
+def frozen(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes)).requires_grad_(False)
+
+
+class Two(nn.Linear):
+    """Gives two outputs in training mode, as GoogLeNet does."""
+
+    def __init__(self, num_classes):
+        super().__init__(784, num_classes)
+
+    def forward(self, images):
+        logits = super().forward(images.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+class Odd(Slips):
+    """Saves what is no tensor."""
+
+    def forward(self, images):
+        return nn.Linear.forward(self, images.flatten(1))
+
+    def get_extra_state(self):
+        return {"a": 1}
 
 
 def wide(num_classes):
@@ -102,12 +138,15 @@ def test_a_network_trains_from_its_own_weights_and_is_named(cli, nets):
     assert cli(*words).out.startswith("skipped")
 
 
-def test_a_complete_run_of_other_code_is_not_skipped(cli, nets):
+def test_a_complete_run_of_other_code_is_not_skipped(cli, nets, monkeypatch):
     assert cli("stage=student", *MINI, *SMALL).code == 0
     with (nets / "my_nets.py").open("a") as file:
         file.write("\n\n# another version\n")
+    said = cli("stage=student", *MINI, *SMALL, "overwrite=true")
+    one_line(said.err, "my_nets.py: was edited after this process imported it, which goes on with")
+    monkeypatch.setattr(own_code, "_imported", {})  # as in a new process
     said = cli("stage=student", *MINI, *SMALL)
-    one_line(said.err, "the code of your own method or network (it was changed since); give study")
+    one_line(said.err, "other settings: your own code of the model; give study")
     assert cli("stage=student", *MINI, *SMALL, "overwrite=true").code == 0
     assert cli("stage=student", *MINI, *SMALL).out.startswith("skipped")
 
@@ -222,6 +261,16 @@ WRONG = [
     ("model.target=my_nets.wide", "gives (2, 7) for 2 images, not logits (2, 10)"),
     ("model.target=my_nets.pair", "gives a tuple for 2 images, not logits (2, 10)"),
     ("model.target=my_nets.colour", "fails on images of 1 × 28 × 28: "),
+    (
+        "model.target=my_nets.Slips",
+        "gives other logits for the same images each time in eval",
+    ),
+    ("model.target=my_nets.frozen", "model.target=my_nets.frozen: has no parameters to train"),
+    ("model.target=my_nets.Two", "gives a tuple in training mode, not logits (4, 10)"),
+    (
+        "model.target=my_nets.Odd",
+        "_extra_state in its state_dict is no tensor, and cannot be sav",
+    ),
     ("model.args={depth: 3}", "cannot be made with model.args={depth:3}: "),
     ("model.args=3", "model.args=3: must be null or names with values, as in {width:16}"),
     ("model.args=[1]", "model.args=[1]: must be null or names with values"),

@@ -17,6 +17,7 @@ from torch import nn
 
 import kd
 from kd.files import PROJECT
+from kd.models._given import hand_over
 
 
 def test_a_run_gives_its_metrics(cli, teacher):
@@ -80,12 +81,72 @@ def test_own_networks_and_images_end_in_a_verdict(cli, images):
     sweep = kd.distill(
         make, teacher, images, method="rkd", hidden="2", teacher_hidden="1", **numbers
     )
-    assert len(sweep.frame) == 16
+    assert len(sweep.frame) == 10
+    assert sweep.frame["run"].is_unique
     assert set(sweep.frame["stage"]) == {"student", "distill"}
     assert sweep.frame["kd/T"].dropna().unique().tolist() == [1, 2]
     assert re.match("(works|does not work|cannot tell): ", sweep.verdict)
     assert sweep.report("out") == Path("out/index.html")
     assert "dark" in Path("out/report.md").read_text()
+
+
+def scaled(factor: float) -> nn.Module:
+    class Scaled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(108, 3)
+            self.factor = factor
+            self.kinds = frozenset({"one", "two", "three"})
+
+        def forward(self, images):
+            return self.factor * super().forward(images.flatten(1))
+
+    return Scaled()
+
+
+def test_networks_have_one_target_each():
+    """Plain attributes, code within code, what a lambda holds; and weights of instances."""
+    helper = 2.0
+
+    def make(lines):
+        return lambda: nn.Sequential(*lines, nn.Linear(4, 3 + int(helper)))
+
+    targets = [
+        hand_over(lambda: scaled(1.0)),
+        hand_over(lambda: scaled(0.1)),
+        hand_over(make([nn.ReLU()])),
+        hand_over(make([nn.Tanh()])),
+        *(hand_over(nn.Linear(2, 2)) for _ in range(2)),
+    ]
+    assert len(set(targets)) == len(targets)
+    network = scaled(3.0)
+    assert hand_over(network) == hand_over(network)
+
+
+@pytest.mark.slow
+def test_a_target_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from torch import nn\nfrom kd.models._given import hand_over\n"
+        "class Net(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x if x.ndim in {1, 2, 'a', 'b', 'c', (1, 'd')} else (lambda y: y + 1)(x)\n"
+        "print(hand_over(lambda: Net()))\n"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, str(tmp_path / "script.py")],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(said) == 1
+
+
+def test_one_object_for_all_runs_is_copied_for_each(cli, images):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 3))
+    first = kd.train(lambda: network, images, epochs=1, study="one")
+    second = kd.train(lambda: network, images, epochs=1, study="two")
+    assert first.metrics["predictions/sha256"] == second.metrics["predictions/sha256"]
 
 
 def test_a_class_that_can_be_imported_is_recorded_as_such(cli, images):

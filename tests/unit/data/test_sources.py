@@ -141,6 +141,13 @@ WRONG_WORDS = [
     ("data=digits data.omit=[-1]", "data.omit=[-1]: must be a list of class numbers"),
     ("data=digits data.omit=[12]", "data.omit=[12]: the data has no class 12, only 0 to 9"),
     ("data=digits data.omit=[a]", "data.omit=[a]: must be a list of class numbers"),
+    ("data=digits data.split=official", "data.split=official: the data set has no test images of"),
+    ("data=digits data.size=[16,16]", "data.size=[16,16]: goes with data=folder; leave it out"),
+    ("data=digits data.file=a.npz", "data.file=a.npz: goes with data=npz; leave it out"),
+    (
+        "data=digits data.augment.shift=5",
+        "data.augment.shift=5: moves images of 8 × 8 out of",
+    ),
     ("data=digits data.unlabelled=2", "data.unlabelled=2: must be true or false"),
     ("data=digits data.unlabelled=true", "data.unlabelled=true: needs data.train_size=NUMBER"),
     ("data=digits data.source=mine", "data.source=mine: must be verified or torchvision or folder"),

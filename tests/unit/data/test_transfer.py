@@ -81,33 +81,42 @@ def test_omitted_classes_are_not_trained_on():
     assert 3 not in taught(noisy)[noisy.indices["train"]].tolist(), "nor taught by mistake"
 
 
-def test_images_without_a_label_follow_each_batch_in_equal_parts():
+def test_as_many_images_without_a_label_follow_those_with_one():
     data = module(train_size=96, unlabelled=True)
     batches = data.train_dataloader()
-    assert len(batches) == 3
-    assert batches.added == (800 - 96) // 3
-    seen, labelled = [], []
-    for batch in batches:
-        assert batch.labelled == 32
-        assert len(batch.images) == len(batch.indices) == 32 + batches.added
-        assert batch.labels.sum(1).tolist() == [1] * 32 + [0] * batches.added
-        assert torch.equal(batch.labels[:32].argmax(1), data.pool.labels[batch.indices[:32]])
-        labelled += batch.indices[:32].tolist()
-        seen += batch.indices[32:].tolist()
-        logits = torch.randn(len(batch.images), 10)
-        alone = cross_entropy(logits[:32], batch.labels[:32].argmax(1))
-        assert cross_entropy(logits, batch.labels) == pytest.approx(alone.item(), rel=1e-5)
-    assert sorted(labelled) == data.indices["train"].tolist()
-    assert len(set(seen)) == len(seen) == 3 * batches.added
-    assert set(seen) <= set(data.unlabelled.tolist())
+    assert len(batches) == 704 // 32
+    assert batches.added == 32
+    for _ in range(2):
+        seen, labelled = [], []
+        for batch in batches:
+            assert batch.labelled == 32
+            assert len(batch.images) == len(batch.indices) == 64
+            assert batch.labels.sum(1).tolist() == [1] * 32 + [0] * 32
+            assert torch.equal(batch.labels[:32].argmax(1), data.pool.labels[batch.indices[:32]])
+            labelled += batch.indices[:32].tolist()
+            seen += batch.indices[32:].tolist()
+            logits = torch.randn(64, 10)
+            alone = cross_entropy(logits[:32], batch.labels[:32].argmax(1))
+            assert cross_entropy(logits, batch.labels) == pytest.approx(alone.item(), rel=1e-5)
+        assert sorted(seen) == sorted(data.unlabelled.tolist()), "once each"
+        counts = torch.tensor(labelled).unique(return_counts=True)[1]
+        assert set(counts.tolist()) <= {7, 8}, "again and again, each pass in an order of its own"
     assert (taught(data)[data.unlabelled] == NONE).all()
+
+
+@pytest.mark.parametrize("size", [20, 780])
+def test_batches_are_full_whichever_set_is_larger(size):
+    data = module(train_size=size, unlabelled=True)
+    batches = list(data.train_dataloader())
+    assert len(batches) == -(-max(size, 800 - size) // 32)
+    assert {len(batch.indices) for batch in batches} == {64}
+    assert {int(batch.labels.sum()) for batch in batches} == {32}
 
 
 def test_views_of_images_without_a_label_have_none():
     data = module(train_size=96, unlabelled=True, augment=Augment(shift=2.0, extra=1))
     batch = next(iter(data.train_dataloader()))
-    added = data.train_dataloader().added
-    assert len(batch.images) == len(batch.labels) == 2 * (32 + added)
+    assert len(batch.images) == len(batch.labels) == 2 * (32 + 32)
     assert batch.labels.sum() == batch.labelled == 32
 
 
