@@ -22,7 +22,8 @@ from kd.config.showing import print_config
 from kd.config.validation import validate
 from kd.data.in_python import Images
 from kd.errors import UserError
-from kd.models._given import hand_over
+from kd.files import data_dir, replacing
+from kd.models._given import GIVEN, hand_over
 from kd.sweeps.job_configs import Job, compose_jobs, copying
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ class Trained(NamedTuple):
     metrics: dict[str, Any]
     target: str
 
+    def __repr__(self) -> str:
+        """Code, folder and accuracy: the metrics would fill a page."""
+        accuracy = f"{self.metrics['test/acc']:.4f}"
+        return f"Trained({self.target}, {str(self.folder)!r}, test accuracy {accuracy})"
+
     def network(self) -> Any:
         """Load the trained network, an ``nn.Module`` in evaluation mode."""
         from kd.training.checkpoint import load_checkpoint
@@ -118,6 +124,10 @@ class Sweep:
 
     frame: pd.DataFrame = field(repr=False)  # one row per run of this sweep
     study: Study = field(repr=False)
+
+    def __repr__(self) -> str:
+        """The study and the verdict."""
+        return f"Sweep({str(self.study.folder)!r}, {len(self.frame)} runs, {self.verdict!r})"
 
     @property
     def verdict(self) -> str:
@@ -167,7 +177,7 @@ def train(
 
 def distill(
     student: Network,
-    teacher: Trained,
+    teacher: Trained | nn.Module,
     data: Images | str,
     *words: str,
     method: str = "hinton",
@@ -184,7 +194,8 @@ def distill(
     Args:
         student: what makes one, a class or a function without arguments, so that each seed has
             weights of its own.
-        teacher: of :func:`train`, on the same data.
+        teacher: of :func:`train`, on the same data; or a trained ``nn.Module``, whose training
+            images are not known.
         data, words, epochs, study: as in :func:`train`.
         method: of ``kd=…``, such as ``"dkd"``.
         T: temperatures.
@@ -196,12 +207,18 @@ def distill(
     Raises:
         UserError: the networks, the data or the words do not allow it, or a run failed.
     """
-    of_teacher = _named("teacher.model", teacher.target, teacher_hidden)
+    if hasattr(student, "state_dict") and not isinstance(student, type):
+        raise UserError(
+            "student: is one network, with one set of weights for all seeds; give what makes one: "
+            "its class, or a function"
+        )
+    if isinstance(seeds, int):
+        raise UserError(f"seeds={seeds}: give a list of seeds, such as range(5)")
+    of_teacher = _taught_by(teacher, teacher_hidden)
     swept = [f"kd={method}", *(f"kd.{name}={_list(v)}" for name, v in (("T", T), ("alpha", alpha)))]
     told = [
         "model=custom",
         *_named("model", hand_over(student), hidden),
-        f'teacher.checkpoint="{teacher.folder}"',
         *of_teacher,
         *swept,
         f"seed={_list(seeds)}",
@@ -218,6 +235,30 @@ def distill(
     return Sweep(frame, load_study(jobs[0].study))
 
 
+def _taught_by(teacher: Trained | nn.Module, layer: str | None) -> list[str]:
+    """The words that name a teacher.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(teacher, Trained):
+        place, target = teacher.folder, teacher.target
+    elif hasattr(teacher, "state_dict"):
+        import torch
+
+        target = hand_over(teacher)
+        place = data_dir() / "teachers" / f"{target.removeprefix(GIVEN)}.pt"
+        with replacing(place) as beside:
+            torch.save(teacher.state_dict(), beside)
+    else:
+        raise UserError(
+            f"teacher: is a {type(teacher).__name__}; give what kd.train returns, or a trained "
+            "torch.nn.Module"
+        )
+    path = f'teacher.checkpoint="{place.absolute()}"'
+    return [path, *_named("teacher.model", target, layer)]
+
+
 def _named(key: str, target: str, layer: str | None) -> list[str]:
     """The words that name a network."""
     return [f"{key}.target={target}", *([] if layer is None else [f"{key}.hidden_layer={layer}"])]
@@ -225,13 +266,20 @@ def _named(key: str, target: str, layer: str | None) -> list[str]:
 
 def _told(data: Images | str, epochs: int, study: str) -> list[str]:
     """The words of what all runs of a study share."""
+    if not isinstance(data, str | Images):
+        raise UserError(
+            f"data: is a {type(data).__name__}; give kd.data.arrays(x, y), kd.data.npz(PATH) or "
+            "the name of a data set, such as digits"
+        )
     words = [f"data={data}"] if isinstance(data, str) else data.words
     return [*words, f"trainer.max_epochs={epochs}", f"study={study}"]
 
 
-def _list(values: Iterable[float] | float) -> str:
+def _list(values: Iterable[float] | float | str) -> str:
     """A sweep's values, or a single one, as one word has them."""
-    return ",".join(map(str, values)) if isinstance(values, Iterable) else str(values)
+    if isinstance(values, str | int | float):
+        return str(values)
+    return ",".join(map(str, values))
 
 
 def _values(override: Override) -> list[str]:

@@ -21,7 +21,8 @@ from hydra.core.override_parser.types import Override
 
 from kd.errors import UserError, Value, shown
 from kd.files import CONF
-from kd.methods import find_method
+from kd.methods import METHODS, find_method
+from kd.models import MODELS
 
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
@@ -90,6 +91,9 @@ def quote_path(word: str) -> str:
     'teacher.checkpoint="runs/seed=0"'
     """
     key, _, value = word.partition("=")
+    if value.startswith("~/"):  # the shell expands it at the beginning of a word alone
+        value = os.path.expanduser(value)
+        word = f"{key}={value}"
     odd = "=" in value or re.search(r"[^ -~]", value)
     plain = odd and not re.search(r"['\"\\\[({$]", value)
     one_path = "," not in value or os.path.exists(value)
@@ -134,10 +138,16 @@ def _debug_last(words: list[str]) -> list[str]:
 
 
 def _as_choice(word: str) -> str:
-    """Register the user's own methods that a word names with Hydra; return the word as ``kd=…``."""
+    """Return ``kd.method=…`` as ``kd=…``, and ``model.name=…`` likewise.
+
+    The user's own methods are registered with Hydra first.
+    """
     key, _, value = word.partition("=")
     names = value.split(",")
     own = [name for name in names if "." in name]
+    known = {"kd.method": METHODS, "model.name": MODELS}.get(key, {})
+    if known.keys() >= set(names):
+        return f"{key.partition('.')[0]}={value}"  # the choice, with all its defaults
     if key not in ("kd", "kd.method") or not own:
         return word
     for name in own:

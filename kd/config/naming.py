@@ -39,6 +39,8 @@ def run_name(config: Config, overrides: list[str]) -> str:
             extra[key] = value if key in TARGETS else as_typed(flat.get(key, value))
     # A method may bring views along: they are named like those that one asks for.
     views = {key: flat[key] for key in flat if key.startswith("data.augment.") and flat[key]}
+    # A run of a few batches, as debug=fast makes, never lies where the whole one would.
+    views |= {key: flat[key] for key in ("trainer.limit_batches",) if flat[key] is not None}
     words = [f"{k}={v}" for k, v in [*named.items(), *sorted((views | extra).items())]]
     return f"{config.stage}/{_shorten(','.join(map(_shorten, words)), most=240)}"
 

@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kd.config.schema import Config
 from kd.errors import UserError, chain, shown
-from kd.methods import find_method
-from kd.models import find_model
+from kd.methods import METHODS, find_method
+from kd.models import MODELS, find_model
 from kd.models.custom import Source
 
 # What a field admits that does not say it.
@@ -143,8 +143,27 @@ def _check_together(config: Config) -> None:
 
 def unknown_key(key: str, known: list[str]) -> str:
     """Say that a key is none of the ``known`` ones, and which was probably meant."""
+    group = key.split(".")[0]
     if key in known:
-        return f"{key}: no such key of the chosen {key.split('.')[0]}"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
-    return f"{key}: no such key; {hint}"
+        return f"{key}: no such key of the chosen {group}{_owners(key)}"
+    last = {"epochs": "max_epochs"}.get(key, key)
+    close = [name for name in known if name.rpartition(".")[2] == last]
+    close.sort(key=lambda name: name.startswith("model."))  # the learning rate is optim.lr
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if close:
+        return f"{key}: no such key; did you mean {close[0]}?"
+    near = [name for name in sorted(known) if name.startswith(f"{group}.")]
+    listed = f"known here: {', '.join(near or sorted(known))}"
+    return f"{key}: no such key; {listed if near or len(known) < 20 else '--help lists all'}"
+
+
+def _owners(key: str) -> str:
+    """Name the choices of a group that have a key, for the end of a sentence."""
+    group, _, name = key.partition(".")
+    choices: dict[str, dict[str, Any]] = {"kd": {**METHODS}, "model": {**MODELS}}
+    owners = [
+        f"{group}={choice}"
+        for choice, settings in choices.get(group, {}).items()
+        if name in {spec.name for spec in dataclasses.fields(settings)}
+    ]
+    return f"; it goes with {' or '.join(owners)}" if owners else ""

@@ -78,6 +78,8 @@ def _find(folder: Path) -> tuple[list[str], Found, Found]:
             raise UserError(f"data.dir={folder}: {part}: {reason(error)}") from error
         return [(Path(path), number) for path, number in listed]
 
+    if not folder.is_dir():
+        raise UserError(f"data.dir={folder}: no such folder")
     try:
         classes, numbers = find_classes(str(folder / "train"))
     except (OSError, ValueError) as error:

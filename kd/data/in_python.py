@@ -35,19 +35,16 @@ def arrays(
         class_names: of the classes.
 
     Raises:
-        UserError: the shares are not above 0 or do not add up to 1.
+        UserError: the shares are not above 0 or do not add up to 1, or some image has no label.
     """
     if len(split) != 3 or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
         raise UserError(f"split={split}: must be three shares above 0 that add up to 1")
     channels_first = hasattr(x, "detach") and x.ndim == 4
     images, labels = (np.asarray(_on_cpu(values)) for values in (x, y))
     images = images.transpose(0, 2, 3, 1) if channels_first else images
-    content: dict[str, Any] = {
-        "x_train": images,
-        "y_train": labels,
-        "x_test": images[:0],
-        "y_test": labels[:0],
-    }
+    if len(images) != len(labels):
+        raise UserError(f"y: has {len(labels)} labels for {len(images)} images")
+    content: dict[str, Any] = {"x_train": images, "y_train": labels}
     if class_names is not None:
         content["class_names"] = np.asarray(class_names, dtype=str)
     summed = hashlib.sha256()

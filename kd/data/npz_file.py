@@ -13,7 +13,7 @@ from kd.data.packed import Header, read_array, read_header
 from kd.data.parts import Part, Parts
 from kd.errors import UserError, reason
 
-NEEDED = ("x_train", "y_train", "x_test", "y_test")
+TRAINING, TEST = ("x_train", "y_train"), ("x_test", "y_test")
 NAMES = "class_names"
 MOST_CLASSES = 100_000  # a last layer has a row of weights for each
 MOST_NAMES_BYTES = 2**24
@@ -29,14 +29,15 @@ def npz_bytes(path: Path) -> int:
     with _opened(path) as archive:
         headers = _headers(archive)
     kept = _kept(headers["x_train"].dtype).itemsize
-    return kept * sum(math.prod(headers[name].shape) for name in ("x_train", "x_test"))
+    found = [headers[name].shape for name in ("x_train", "x_test") if name in headers]
+    return kept * sum(map(math.prod, found))
 
 
 def read_npz(path: Path) -> Parts:
     """Read ``x_train, y_train, x_test, y_test``, and ``class_names`` where they are given.
 
-    Images are (n, height, width) or (n, height, width, channels), uint8 or float in [0, 1]. The
-    test images may be none.
+    Images are (n, height, width) or (n, height, width, channels), uint8 or float in [0, 1]. There
+    may be no test images.
 
     Raises:
         UserError: the file is missing, damaged, or does not hold such arrays.
@@ -46,7 +47,7 @@ def read_npz(path: Path) -> Parts:
         shape, kept = headers["x_train"].shape[1:], _kept(headers["x_train"].dtype)
 
         def read(part: str) -> Part:
-            if not headers[f"y_{part}"].shape[0]:
+            if f"y_{part}" not in headers or not headers[f"y_{part}"].shape[0]:
                 return np.empty((0, *shape), kept), np.empty(0, np.int64)
             images = read_array(archive, f"x_{part}", kept)
             _check_values(f"x_{part}", images, headers[f"x_{part}"].dtype)
@@ -55,6 +56,8 @@ def read_npz(path: Path) -> Parts:
         training, test = read("train"), read("test")
         if training[1].min() == training[1].max():
             raise ValueError("y_train has one class only; there is nothing to tell apart")
+        if training[1].min() > 0 and NAMES not in headers:
+            raise ValueError("y_train has no image of class 0; labels count from 0")
         names = None
         if NAMES in headers:
             classes = 1 + max(int(labels.max(initial=0)) for _, labels in (training, test))
@@ -81,13 +84,16 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile]:
 def _headers(archive: zipfile.ZipFile) -> dict[str, Header]:
     """Read the headers of the arrays that are wanted; raise ValueError where they do not fit."""
     names = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
-    if missing := [name for name in NEEDED if name not in names]:
+    needed = TRAINING if names.isdisjoint(TEST) else TRAINING + TEST
+    if missing := [name for name in needed if name not in names]:
         held = f"it holds {', '.join(sorted(names))}" if names else "it holds no arrays"
         raise ValueError(f"lacks {', '.join(missing)}; {held}")
-    headers = {name: read_header(archive, name) for name in (*NEEDED, *({NAMES} & names))}
+    headers = {name: read_header(archive, name) for name in (*needed, *({NAMES} & names))}
     for part in ("train", "test"):
-        _check_shapes(part, headers[f"x_{part}"], headers[f"y_{part}"])
-    training, test = headers["x_train"], headers["x_test"]
+        if f"x_{part}" in headers:
+            _check_shapes(part, headers[f"x_{part}"], headers[f"y_{part}"])
+    training = headers["x_train"]
+    test = headers.get("x_test", training)
     if not training.shape[0]:
         raise ValueError("x_train holds no images to train on")
     if 0 in training.shape:
@@ -113,6 +119,11 @@ def _check_shapes(part: str, images: Header, labels: Header) -> None:
         raise ValueError(
             f"x_{part} has shape {images.shape}; images are (n, height, width) or "
             "(n, height, width, channels)"
+        )
+    if len(images.shape) == 4 and images.shape[3] > 4 and images.shape[1] in (1, 3, 4):
+        raise ValueError(
+            f"x_{part} has shape {images.shape}, which looks like channels first; give channels "
+            "last: images.transpose(0, 2, 3, 1)"
         )
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise ValueError(f"x_{part} is {images.dtype}; {ADVICE}")

@@ -172,7 +172,8 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
             )
         except ValueError as error:
             raise UserError(
-                f"data.{key}={size}: cannot be taken from {len(candidates)} images: {error}"
+                f"data.{key}={size}: cannot be taken from {len(candidates)} images of "
+                f"{len(np.unique(strata))} classes, of which each needs its share on either side"
             ) from error
         return [np.sort(part) for part in parts]
 

@@ -71,7 +71,8 @@ def _split(candidates: np.ndarray, labels: np.ndarray, config: Data) -> list[np.
         )
     except ValueError as error:
         raise UserError(
-            f"data.train_size={size}: cannot be taken from {len(candidates)} training images: "
-            f"{error}"
+            f"data.train_size={size}: cannot be taken from {len(candidates)} training images; give "
+            f"{(classes := len(np.unique(labels[candidates])))} to {len(candidates) - classes}, or "
+            f"{len(candidates)}"
         ) from error
     return [np.sort(part) for part in parts]

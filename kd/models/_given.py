@@ -3,8 +3,9 @@
 import copy
 import functools
 import hashlib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
@@ -26,7 +27,8 @@ def hand_over(network: Any) -> str:
 
     Args:
         network: an ``nn.Module``, of which every run gets a copy with its weights; a class or a
-            function that makes one; or a target already.
+            function that makes one, without arguments or of as many classes as its parameter
+            ``num_classes`` says; or a target already.
 
     Raises:
         UserError: it is none of these.
@@ -45,12 +47,33 @@ def hand_over(network: Any) -> str:
     if importable and getattr(sys.modules.get(module), name, None) is network:
         return f"{module}.{name}"
     try:
-        made: Any = network()
+        made: Any = call(network, {}, classes=2)
     except Exception as error:  # whatever the user's own code raises
         raise UserError(f"network: cannot be made without arguments: {reason(error)}") from error
     if not isinstance(made, nn.Module):
         raise UserError(f"network: gives a {type(made).__name__}, no torch.nn.Module")
-    return _note(type(made).__name__, [network, made], False, lambda: copy.deepcopy(network()))
+
+    def make(num_classes: int) -> Any:
+        return copy.deepcopy(call(network, {}, num_classes))
+
+    return _note(type(made).__name__, [network, made], False, make)
+
+
+def call(make: Callable[..., Any], args: Mapping[str, Any], classes: int) -> Any:
+    """Make a network; of as many classes as the data where it has a parameter for them."""
+    try:
+        parameters = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of code without a signature
+        parameters = {}
+    if "num_classes" in parameters and "num_classes" not in args:
+        return make(**args, num_classes=classes)
+    passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if passes_on and "num_classes" not in args:  # as torchvision's functions do
+        try:
+            return make(**args, num_classes=classes)
+        except TypeError:
+            return make(**args)
+    return make(**args)
 
 
 def _note(name: str, parts: list[Any], weights: bool, make: Callable[..., Any]) -> str:

@@ -4,8 +4,9 @@ Importing it runs that code. A target comes from the command line or a configura
 who runs, never from a checkpoint or a study's folder.
 """
 
-import importlib
-import inspect
+import importlib.util
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from kd._startup import lazy
 from kd._torch import nn, torch
 from kd.errors import UserError, as_typed, reason, shown
 from kd.fields import choice, setting
-from kd.models._given import GIVEN, given
+from kd.models._given import GIVEN, call, given
 from kd.models.base import Model, Task, learning_rate
 
 network = lazy("kd.models.network")
@@ -94,7 +95,7 @@ def build_source(source: Source, task: Task, key: str = "model") -> Any:
     make = find_target(source.target, f"{key}.target")
     said = f"{key}.target={shown(source.target)}"
     try:
-        body = _call(make, source.args or {}, task.classes)
+        body = call(make, source.args or {}, task.classes)
     except Exception as error:  # whatever the user's own code raises
         args = shown(source.args)
         raise UserError(
@@ -142,6 +143,12 @@ def _check(built: Any, task: Task, said: str, key: str) -> None:
         )
 
 
+def find_spec_of(module: str) -> bool:
+    """Whether Python finds the package that a module is in."""
+    package = module.partition(".")[0]
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
 def find_target(target: str | None, key: str) -> Callable[..., Any]:
     """Import what a target names.
 
@@ -155,33 +162,18 @@ def find_target(target: str | None, key: str) -> Callable[..., Any]:
     if target.startswith(GIVEN):
         raise UserError(f"{key}={shown(target)}: was handed over in Python, by code not at hand")
     module, _, name = target.rpartition(".")
+    advice = "" if find_spec_of(module) else "; put its folder on PYTHONPATH"
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"{key}={target}: cannot be imported ({reason(error)})") from error
+        raise UserError(f"{key}={target}: cannot be imported ({reason(error)}){advice}") from error
     if not callable(found):
         raise UserError(f"{key}={target}: {module} has no class or function {name}")
     return found
 
 
-def _call(make: Callable[..., Any], args: Mapping[str, Any], classes: int) -> Any:
-    """Make a network; of as many classes as the data where it has a parameter for them."""
-    try:
-        parameters = inspect.signature(make).parameters
-    except (TypeError, ValueError):  # of code without a signature
-        parameters = {}
-    if "num_classes" in parameters and "num_classes" not in args:
-        return make(**args, num_classes=classes)
-    passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    if passes_on and "num_classes" not in args:  # as torchvision's functions do
-        try:
-            return make(**args, num_classes=classes)
-        except TypeError:
-            return make(**args)
-    return make(**args)
-
-
 def words_for(key: str, saved: Mapping[str, Any]) -> str:
     """Write the words of a command that name a network again, from what a checkpoint says of it."""
     named = {name: saved.get(name) for name in ("target", "args", "hidden_layer", "map_layers")}
-    return " ".join(shown(f"{key}.{name}={as_typed(v)}") for name, v in named.items() if v)
+    words = [shown(f"{key}.{name}={as_typed(v)}") for name, v in named.items() if v]
+    return shlex.join(words)

@@ -108,8 +108,10 @@ def list_notes(study: Study, config: Config) -> list[str]:
     if study.incomplete:
         notes.append(f"{count_runs(study.incomplete)} not complete: {', '.join(study.incomplete)}.")
     if study.not_compared:
+        listed = "; ".join(f"{count} of {words}" for words, count in study.not_compared.items())
         notes.append(
-            f"Distilled runs with other settings are listed, not compared: {study.not_compared}."
+            f"This is about one setting of the student. Distilled runs of others are listed, not "
+            f"compared: {listed}. A study of its own (study=NEW) answers for each."
         )
     if study.refused:
         notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")

@@ -127,7 +127,7 @@ def confusion(predictions: Predictions) -> np.ndarray:
 def confused_pairs(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, int]]:
     """Find the pairs of classes most often confused, in either direction: (one, other, count)."""
     both = matrix + matrix.T
-    pairs = [(i, j, int(both[i, j])) for i in range(len(both)) for j in range(i)]
+    pairs = [(i, j, int(both[i, j])) for i in range(len(both)) for j in range(i) if both[i, j]]
     return sorted(pairs, key=lambda pair: -pair[2])[:most]
 
 

@@ -72,8 +72,13 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
     pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
+
+    def called(number: int) -> str:
+        name = classes[number]
+        return name if name.replace("-", "").isalnum() else f"“{name}”"
+
     listed = "; ".join(
-        f"{name}: {', '.join(f'{classes[i]} and {classes[j]} ({n})' for i, j, n in found)}"
+        f"{name}: {', '.join(f'{called(i)} and {called(j)} ({n})' for i, j, n in found) or 'none'}"
         for name, found in pairs.items()
     )
     text = f"The pairs confused most often, in either direction. {listed}."
@@ -127,7 +132,8 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
         ]
     shown = differing[:16]
     names = [name[: figures.MOST_LETTERS] for name in student.classes]
-    captions = [f"is {names[labels[i]]}\nt {names[t[i]]}, s {names[s[i]]}" for i in shown]
+    line = "\n" if max(map(len, names)) > 2 else ", "
+    captions = [f"is {names[labels[i]]}\nt {names[t[i]]}{line}s {names[s[i]]}" for i in shown]
     figure = figures.draw_images(pool.take(indices[shown])[0].numpy(), captions)
     right = (t == labels)[differing].double().mean()
     count = f"{len(differing)} of {len(labels)} test images ({name})"

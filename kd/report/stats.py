@@ -233,7 +233,7 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
         smallest_gain: the least gain of practical interest.
     """
     gain = found.gain
-    points = f"{100 * gain.mean:+.2f} points of test accuracy over the student alone"
+    points = f"{100 * gain.mean + 0.0:+.2f} points of test accuracy over the student alone"
     measured = f"The cell chosen on validation has {points}"
     if gain.n < 2:
         return "cannot tell", (
@@ -251,5 +251,8 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
         return "does not work", f"{measured}: {ruled_out}."
     target = max(abs(gain.mean), smallest_gain)
     needed = seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / cells)
-    seeds = f"About {max(gain.n + 1, needed)} seeds would tell a gain of {100 * target:.2f} points"
+    what = "loss" if gain.mean <= -smallest_gain else "gain"
+    seeds = (
+        f"About {max(gain.n + 1, needed)} seeds would tell a {what} of {100 * target:.2f} points"
+    )
     return "cannot tell", f"{measured}. {seeds} from none (80 % power)."

@@ -20,6 +20,8 @@ from kd.report.evaluation import CHECKPOINT, Run
 from kd.training.run_folder import METRICS, STAGES, read_metrics, scan, shortened, teacher_paths
 
 VIEWS = "data/augment/"
+# What names layers of a network for methods to compare, and changes nothing of it.
+LAYERS = ("model/hidden_layer", "model/map_layers")
 OLDER = {"optim/name": "adam", "trainer/precision": "32"}  # of runs older than these settings
 
 
@@ -65,7 +67,7 @@ class Study:
     changed: dict[str, list[Path]]  # by sha256 of a teacher that is gone: where it was
     students: dict[int, Run]  # by seed: the controls of the largest method that has any
     cells: list[Cell]  # by method, then temperature, then alpha
-    not_compared: int  # the number of distilled runs of other settings of the student
+    not_compared: dict[str, int]  # by what differs: distilled runs of other settings
     refused: dict[str, str]  # by name: why a run is left out of everything
 
     def __repr__(self) -> str:
@@ -163,7 +165,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
         changed=changed,
         students=next(controls, {} if methods else by_seed(students)),
         cells=cells,
-        not_compared=len(distilled) - sum(map(len, methods)),
+        not_compared=describe_others(distilled, methods),
         refused=refused,
     )
 
@@ -248,13 +250,29 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
 
 def student_settings(run: Run) -> dict[str, Any]:
     """The settings that a distilled run shares with its student alone, views aside."""
-    return comparable_settings(run, without=("kd/", "code/method", VIEWS))
+    return comparable_settings(run, without=("kd/", "code/method", *LAYERS, VIEWS))
 
 
 def views_of(run: Run) -> dict[str, float]:
     """How the training images were augmented; empty if they were not."""
     settings = comparable_settings(run).items()
     return {key.removeprefix(VIEWS): value for key, value in settings if key.startswith(VIEWS)}
+
+
+def describe_others(distilled: list[Run], methods: list[list[Run]]) -> dict[str, int]:
+    """Count the distilled runs of other settings of the student than those compared.
+
+    Returns:
+        the number of runs, by the settings in which they differ.
+    """
+    compared = student_settings(methods[0][0]) if methods else {}
+    found: dict[str, int] = {}
+    for run in distilled:
+        settings = student_settings(run)
+        if differing := sorted({key for key, _ in settings.items() ^ compared.items()}):
+            words = [f"{key.replace('/', '.')}={settings.get(key)}" for key in differing]
+            found[", ".join(words)] = found.get(", ".join(words), 0) + 1
+    return found
 
 
 def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:

@@ -29,6 +29,8 @@ from kd.training.material import find_material
 from kd.training.run import execute
 from kd.training.unfinished import has_state
 
+MOST_CAUSES = 3  # that the last line tells
+
 
 def launch(wanted: Sequence[Job]) -> None:
     """Run all jobs, then print the table of their test accuracies.
@@ -60,10 +62,11 @@ def launch(wanted: Sequence[Job]) -> None:
             drawn = ""
         console.print(f"results: {study}/results.csv{drawn}")
     if failed:
-        names = ", ".join(job.name for job in failed)
+        causes = Counter(job.error for job in failed).most_common(MOST_CAUSES)
+        listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
         raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed: {names}; the lines above say why, and "
-            "the train.log of each that had begun"
+            f"{len(failed)} of {len(jobs)} runs failed: {listed}; the lines above name each, and "
+            "the train.log of each that had begun says more"
         )
 
 

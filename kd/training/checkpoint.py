@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from kd.config.schema import Config
-from kd.errors import UserError, reason
+from kd.errors import UserError, shown
 from kd.files import COMMAND, replacing
 from kd.models import MODELS
 from kd.models._given import GIVEN, given
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source, build_source, words_for
-from kd.models.network import build_model, load_weights
+from kd.models.network import build_model, load_weights, weights_of
 from kd.seeding import generator, isolated
 
 FORMAT = 2  # 2: with a digest of its content
@@ -127,6 +127,11 @@ def read_checkpoint(
             network = _rebuild(path, content["model"], own, source)
         load_weights(network, content["state_dict"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if named and isinstance(saved, dict):
+            raise UserError(
+                f"{path}: does not fit the network that teacher.model gives; it was "
+                f"trained as {words_for('teacher.model', saved)}"
+            ) from error
         raise UserError(
             f"{path}: its weights do not fit the architecture it names ({saved}); train it again"
         ) from error
@@ -175,13 +180,31 @@ def _load_plain(path: Path, content: dict[str, Any], task: Task, source: Source)
     """Load a ``state_dict`` that kd has not saved into the network that ``source`` names."""
     network = build_source(source, task, "teacher.model")
     weights = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+    if all(str(name).startswith("module.") for name in weights):  # as DataParallel names them
+        weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
     try:
         load_weights(network, weights)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{path}: does not fit teacher.model.target={source.target}: {reason(error)}"
+            f"{path}: does not fit teacher.model.target={source.target}: {misfit(network, weights)}"
         ) from error
     return network.eval()
+
+
+def misfit(network: Any, weights: dict[Any, Any]) -> str:
+    """Name the first weight that a file lacks, has too many or in another shape, and how many."""
+    wanted = weights_of(network)
+    lacks = [f"lacks {name}" for name in wanted if name not in weights]
+    more = [
+        f"holds {shown(name)}, which the network lacks" for name in weights if name not in wanted
+    ]
+    other = [
+        f"{name} is {tuple(weights[name].shape)} there, {tuple(wanted[name].shape)} in the network"
+        for name in wanted
+        if hasattr(weights.get(name), "shape") and weights[name].shape != wanted[name].shape
+    ]
+    found = other + lacks + more or ["its values are no tensors"]
+    return found[0] + (f", and {len(found) - 1} more" if len(found) > 1 else "")
 
 
 def _read(path: Path, plain: bool = False) -> dict[str, Any]:

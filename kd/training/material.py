@@ -125,6 +125,8 @@ def check_custom(config: Config, task: Task) -> None:
     if getattr(logits, "shape", None) != (4, task.classes):
         kind = type(logits).__name__
         raise UserError(f"{said}: gives a {kind} in training mode, not logits (4, {task.classes})")
+    if logits.min() >= 0 and torch.allclose(logits.sum(1), torch.ones(4), atol=1e-3):
+        raise UserError(f"{said}: gives probabilities, not logits; leave out its softmax")
 
 
 def refuse_single_image(config: Config, data: ImageDataModule) -> None:

@@ -138,13 +138,12 @@ def check_method(config: Config, teacher: nn.Module, task: Task) -> tuple[int, i
     if kd.needs_maps and len(student.maps) != len(theirs.maps):
         raise UserError(
             f"{_given(config, 'channels')}: kd.method={kd.method} compares block by block with the "
-            f"teacher's {len(theirs.maps)}"
+            f"teacher's {len(theirs.maps)}; here are {len(student.maps)}"
         )
     if kd.needs_hidden and theirs.hidden is None:
         raise UserError(
             f"kd.method={kd.method}: compares hidden representations, which the teacher has not; "
-            "give one file as teacher.checkpoint, and of a network of other code "
-            "teacher.model.hidden_layer"
+            "name the layer by teacher.model.hidden_layer=LAYER; an ensemble has none"
         )
     if kd.needs_hidden and student.hidden is None:
         raise UserError(

@@ -86,7 +86,7 @@ def test_a_failing_job_fails_alone(cli, teacher):
     assert said.out.count("FAILED: trainer.accelerator=gpu: no GPU on this machine") == 2
     assert "2 of 4 runs complete" in said.out
     assert said.err.startswith(
-        "error: 2 of 4 runs failed: student/seed=0,data=mnist_mini,trainer=gpu"
+        "error: 2 of 4 runs failed: trainer.accelerator=gpu: no GPU on this machine; use"
     )
     assert said.err.count("\n") == 1
     complete = {path.parent.name for path in Path("outputs/main/student").glob("*/metrics.json")}

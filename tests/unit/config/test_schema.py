@@ -86,7 +86,7 @@ def test_debugging_leaves_other_studies_alone(words):
     found = validate(composed(*check(words)))
     assert (found.study, found.overwrite) == ("debug", True)
     assert (found.trainer.max_epochs, found.trainer.limit_batches) == (1, 2)
-    assert run_name(found, check(words)) == "teacher/seed=0"
+    assert run_name(found, check(words)) == "teacher/seed=0,trainer.limit_batches=2"
     talks = "+experiment=talk" in words
     assert found.optim.schedule == ("constant" if talks else "cosine")
 

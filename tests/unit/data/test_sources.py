@@ -119,7 +119,7 @@ def test_a_wrong_file_is_one_line(cli, tmp_path, changes, said):
 WRONG_WORDS = [
     ("data=npz", "data.file: missing; data=npz reads data.file=PATH.npz"),
     ("data=npz data.file=", "data.file=: must be null or a folder"),
-    ("data=folder data.dir=nowhere", "data.dir=nowhere: holds no train/CLASS/ folders"),
+    ("data=folder data.dir=nowhere", "data.dir=nowhere: no such folder"),
     ("data=folder data.size=32", "data.size=32: must be null or height and width, as in [32,32]"),
     ("data=folder data.size=[0,32]", "data.size=[0,32]: must be null or height and width"),
     ("data=folder data.size=[32]", "data.size=[32]: must be null or height and width"),
