@@ -294,10 +294,12 @@ def test_hydras_own_launcher_works_too(cli, teacher):
 
 
 def epochs_of_group(study: str) -> int:
-    """How many epochs the file of the study's unfinished group holds; 0 without one."""
-    for path in Path("outputs", study, "unfinished").glob("*.ckpt"):
-        return len(torch.load(path, weights_only=True)["book"]["history"])
-    return 0
+    """After which epoch the study's unfinished group was last kept; 0 without one.
+
+    The file's name tells: a living sweep may delete the file before one could read it.
+    """
+    kept = Path("outputs", study, "unfinished").glob("*.ckpt")
+    return max((int(path.stem.rpartition("-")[2]) for path in kept), default=0)
 
 
 def kill_when(has_come: Callable[[], bool], *words: str) -> str:
