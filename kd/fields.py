@@ -34,6 +34,11 @@ def number(default: float, allowed: str, check: Check) -> Any:
     return setting(default, allowed, lambda value: math.isfinite(value) and check(value))
 
 
+def share() -> Any:
+    """Make a field for a share that is 0, its default, or more, and below 1."""
+    return number(0.0, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
 def count(default: int, least: int = 1, most: int = 1_000_000) -> Any:
     """Make a field for a whole number; ``most`` is far above what makes sense, yet harmless."""
     allowed = f"a whole number from {least} to {most}"
@@ -70,8 +75,8 @@ def sweepable(spec: Any) -> Any:
     """Mark a field whose values may differ between students that train together.
 
     A number of a method reaches the term as a tensor of one value per student; the numbers that
-    weigh labels and term act through :func:`kd.methods.base.loss_weights_at`. Whatever is not
-    marked is the same for all students of a group.
+    weigh labels and term act through :func:`kd.methods.base.loss_weights_at`. What is not marked is
+    the same for all students of a group, or of a method, whose other settings make it another one.
     """
     spec.metadata = MappingProxyType({**spec.metadata, "sweepable": True})
     return spec

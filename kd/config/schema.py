@@ -19,6 +19,7 @@ from kd.fields import (
     number,
     seed,
     setting,
+    share,
     sweepable,
 )
 from kd.methods.base import Distillation
@@ -83,13 +84,17 @@ class Data:
     val_size: Any = setting(10_000, AMOUNT, is_amount)
     test_size: Any = setting(10_000, AMOUNT, is_amount)
     seed: int = seed()
-    train_size: int | None = setting(
-        None, "null or a whole number from 1 to 100000000", lambda v: v is None or 1 <= v <= 10**8
+    train_size: int | None = sweepable(
+        setting(
+            None,
+            "null or a whole number from 1 to 100000000",
+            lambda v: v is None or 1 <= v <= 10**8,
+        )
     )
     unlabelled: bool = False
-    label_noise: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
-    omit: list[int] = setting(
-        [], "a list of class numbers, as in [3]", lambda v: all(0 <= c <= 10**6 for c in v)
+    label_noise: float = sweepable(share())
+    omit: list[int] = sweepable(
+        setting([], "a list of class numbers, as in [3]", lambda v: all(0 <= c <= 10**6 for c in v))
     )
     batch_size: int = count(128)
     augment: Augment = field(default_factory=Augment)
@@ -101,11 +106,18 @@ class Optim:
 
     name: str = choice("adam", "adamw", "sgd")
     lr: float = learning_rate(1e-2)
-    schedule: str = choice("cosine", "constant", "onecycle")
-    eps: float = number(1e-8, "a number above 0", lambda v: v > 0)
-    weight_decay: float = number(0.0, "a number from 0 up", lambda v: v >= 0)
-    momentum: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
-    label_smoothing: float = number(0.0, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    schedule: str = sweepable(choice("cosine", "constant", "onecycle"))
+    betas: list[float] = sweepable(
+        setting(
+            [0.9, 0.999],
+            "two numbers from 0 to below 1, as in [0.9,0.999]",
+            lambda v: len(v) == 2 and all(0 <= beta < 1 for beta in v),
+        )
+    )
+    eps: float = sweepable(number(1e-8, "a number above 0", lambda v: v > 0))
+    weight_decay: float = sweepable(number(0.0, "a number from 0 up", lambda v: v >= 0))
+    momentum: float = sweepable(share())
+    label_smoothing: float = sweepable(share())
 
 
 @dataclass
@@ -113,9 +125,9 @@ class Trainer:
     """Where and how long a run trains."""
 
     accelerator: str = choice("auto", "cpu", "gpu")
-    max_epochs: int = count(10)
+    max_epochs: int = sweepable(count(10))
     limit_batches: int | None = maybe_count()
-    patience: int | None = maybe_count()
+    patience: int | None = sweepable(maybe_count())
     precision: str = choice("32", "bf16")
     group_mb: int = count(128)
 
@@ -146,7 +158,7 @@ class Config:
         lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", v),
     )
     seed: int = sweepable(seed())
-    checkpoint: str = choice("last", "best")
+    checkpoint: str = sweepable(choice("last", "best"))
     keep_epochs: bool = False
     overwrite: bool = False
     trust_code: bool = False

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from kd.config.schema import Data
+from kd.config.schema import Config, Data
 from kd.data.pool import Pool, fingerprint_of, load_pool, split_indices
 from kd.data.sources import fetch
 from kd.data.transfer import transfer_set
@@ -202,3 +202,16 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> Batches:
         """Return the test images, in their own order."""
         return Batches(self.pool, self.indices["test"], EVAL_BATCH)
+
+
+def epoch_of(config: Config) -> tuple[int, int] | None:
+    """How many images an epoch has: with labels, and without in each batch.
+
+    None stands for all training images, or as many batches of them as ``trainer.limit_batches``.
+    """
+    if config.data.train_size is None and not config.data.omit:
+        return None
+    data = ImageDataModule(config.data, config.seed, limit=config.trainer.limit_batches)
+    data.setup()
+    batches = data.train_dataloader()
+    return batches.samples, batches.added

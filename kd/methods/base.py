@@ -118,7 +118,7 @@ def weighted_loss(
     labels: Tensor,
     term: Tensor,
     weights: tuple[float | Tensor, float | Tensor],
-    smoothing: float = 0.0,
+    smoothing: float | Tensor = 0.0,
 ) -> Tensor:
     """Return the loss of a distilled student: ``alpha · CE(student, labels) + (1 − alpha) · term``.
 
@@ -133,7 +133,7 @@ def weighted_loss(
     return of_labels * cross_entropy(student_logits, labels, smoothing) + of_term * term
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
     """Return the mean of −log softmax(logits)[label], in nats.
 
     Args:
@@ -147,12 +147,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     tensor(0.6931)
     """
     found = log_softmax(logits)
+    smooths = not isinstance(smoothing, float | int) or smoothing > 0  # a tensor has any value
     if labels.ndim == logits.ndim:
-        if smoothing:
+        if smooths:
             labels = (1 - smoothing) * labels + smoothing * labels.mean(-1, keepdim=True)
         return -(labels * found).sum() / labels.sum()
     of_labels = -found.gather(-1, labels.unsqueeze(-1)).mean()
-    return (1 - smoothing) * of_labels - smoothing * found.mean() if smoothing else of_labels
+    return (1 - smoothing) * of_labels - smoothing * found.mean() if smooths else of_labels
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kd.fields import number
+from kd.fields import number, sweepable
 
 
 class Task(NamedTuple):
@@ -20,12 +20,12 @@ MNIST = Task()
 
 def learning_rate(default: float) -> Any:
     """Make a field for a learning rate."""
-    return number(default, "a number above 0", lambda v: v > 0)
+    return sweepable(number(default, "a number above 0", lambda v: v > 0))
 
 
 def dropout_share(default: float) -> Any:
     """Make a field for the share of units that dropout sets to 0."""
-    return number(default, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+    return sweepable(number(default, "a number from 0 to below 1", lambda v: 0 <= v < 1))
 
 
 @dataclass

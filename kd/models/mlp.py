@@ -6,7 +6,7 @@ from typing import Any
 
 from kd._startup import lazy
 from kd._torch import nn
-from kd.fields import setting
+from kd.fields import setting, sweepable
 from kd.models.base import Model, Task, dropout_share
 
 network = lazy("kd.models.network")
@@ -21,10 +21,14 @@ def is_width(value: Any) -> bool:
 class MLP(Model):
     """Flatten, one hidden layer or several, logits."""
 
-    hidden: Any = setting(
-        32,
-        "a whole number from 1 to 100000, or a list of up to 20, as in [800,800]",
-        lambda v: all(map(is_width, v)) and 1 <= len(v) <= 20 if type(v) is list else is_width(v),
+    hidden: Any = sweepable(
+        setting(
+            32,
+            "a whole number from 1 to 100000, or a list of up to 20, as in [800,800]",
+            lambda v: (
+                all(map(is_width, v)) and 1 <= len(v) <= 20 if type(v) is list else is_width(v)
+            ),
+        )
     )
     dropout: float = dropout_share(0.1)
 

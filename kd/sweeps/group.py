@@ -1,21 +1,56 @@
 """The training of one group of a sweep, from its plan to each job's share of it."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
-from kd.sweeps.grouping import Group, cell_of, in_common, refuse_unhandled
+from kd.config.schema import Config
+from kd.sweeps.grouping import Group
 from kd.sweeps.module import GroupModule
+from kd.sweeps.students import config_of, in_common, is_taught, student_of
 from kd.training.book import epoch_line, refuse_diverged
 from kd.training.callbacks import Record, ShowProgress
 from kd.training.fit import Share, Trained, share_of, train
 from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging
-from kd.training.material import prepare
+from kd.training.material import Material, find_material, with_outputs
 from kd.training.memory import refuse_too_large
 from kd.training.run_folder import clear
-from kd.training.unfinished import State
+from kd.training.unfinished import State, digest
 
 log = logging.getLogger(__name__)
+
+
+class Materials:
+    """What each of a group's students needs, found once for those that need the same.
+
+    Args:
+        words: of the group's command, for the message that names a teacher's command.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+        self.known: dict[str, Material] = {}
+        self.outputs: dict[object, object] = {}
+
+    def of(self, config: Config) -> Material:
+        """What a student needs.
+
+        Raises:
+            UserError: the accelerator, the data or the teacher is not to be had.
+        """
+        needs: list[object] = [config.stage, config.data, config.model]
+        if config.stage == "distill":
+            needs += [config.teacher, config.kd.method]
+        if (key := repr(needs)) not in self.known:
+            material = find_material(config, self.words)
+            if material.teachers:
+                which = tuple(material.teachers), config.kd.needs_hidden
+                if which not in self.outputs:
+                    self.outputs[which] = with_outputs(material, config).teacher_outputs
+                material = material._replace(teacher_outputs=self.outputs[which])
+            self.known[key] = material
+        return self.known[key]
 
 
 def train_group(group: Group) -> list[Share]:
@@ -32,35 +67,32 @@ def train_group(group: Group) -> list[Share]:
     """
     set_up_logging(logging.INFO)
     planned, lead = group.planned, group.lead.config
-    configs = [job.config for job in group.members]
-    grid = [(seed, cell) for seed in planned.seeds for cell in planned.cells]
-    material = prepare(lead, group.lead.hydra.overrides.task)
-    refuse_too_large(lead, material.data.task, len(grid))
-    module = GroupModule(lead, planned.seeds, planned.cells, material)
-    refuse_unhandled(configs, lead, module.handled)
+    materials = Materials(group.lead.hydra.overrides.task)
+    configs = [config_of(student, lead) for student in planned.students]
+    of_students = [materials.of(config) for config in configs]
+    of_jobs = [materials.of(job.config) for job in group.members]
+    first = of_students[0]
+    refuse_too_large(configs, first.data.task)
+    module = GroupModule(configs, of_students)
     lost: set[str] = set()
     loggers = [Loggers(job.config, job.directory, lost) for job in group.members]
-    state = State(group.lead.study, planned.name, material.digest(lead, in_common(lead)))
+    depends = [m.digest(c, []) for c, m in zip(configs, of_students, strict=True)]
+    state = State(group.lead.study, planned.name, digest([in_common(lead), depends]))
     before = state.saved()
     for job in group.members:
         clear(job.directory)
 
-    students = [grid.index((config.seed, cell_of(config, lead))) for config in configs]
+    students = [planned.students.index(student_of(job.config)) for job in group.members]
     record = Record(state, list(zip(students, loggers, strict=True)))
-    device = material.accelerator.device
-    of = f" kd={lead.kd.method}" if lead.stage == "distill" else ""
-    log.info("%d students train together on %s: stage=%s%s", len(grid), device, lead.stage, of)
-    train(lead, material.accelerator, module, [record, ShowProgress(every=1)], before)
-    without_teacher = material._replace(
-        teachers=[], teacher=None, teacher_split=None, teacher_outputs=None
-    )
-    said = f"trained together with {len(grid) - 1} other students, on {device}"
+    device = first.accelerator.device
+    methods = dict.fromkeys(config.kd.method for config in configs if is_taught(config))
+    what = f"stage=distill kd={','.join(methods)}" if methods else f"stage={configs[0].stage}"
+    log.info("%d students train together on %s: %s", len(configs), device, what)
+    train(lead, first.accelerator, module, [record, ShowProgress(every=1)], before)
+    said = f"trained together with {len(configs) - 1} other students, on {device}"
     return [
-        Share(
-            material if config.stage == "distill" else without_teacher,
-            partial(report_training, share_of(module, student, of_run), said),
-        )
-        for config, student, of_run in zip(configs, students, loggers, strict=True)
+        Share(material, partial(report_training, share_of(module, student, of_run), said))
+        for material, student, of_run in zip(of_jobs, students, loggers, strict=True)
     ]
 
 

@@ -1,17 +1,23 @@
-"""Which jobs of a sweep train together: those that differ in sweepable settings alone."""
+"""Which jobs of a sweep train together: those that differ in settings of a student's own alone."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd.config.schema import NOT_RELEVANT, Config, flatten, relevant
+from kd.config.schema import NOT_RELEVANT, Config, flatten
+from kd.data.module import epoch_of
 from kd.data.pool import task_of
-from kd.fields import sweepable_names
 from kd.sweeps.job_configs import Job
-from kd.sweeps.plan import Cell, Planned
-from kd.training.memory import student_bytes
+from kd.sweeps.plan import Planned
+from kd.sweeps.students import Student, config_of, in_common, student_of
+from kd.training.memory import bytes_of_each
 from kd.training.unfinished import digest, has_state, version
+
+# A group's hidden layers are padded to the widest, which costs a tenth of what real units cost.
+WIDEST = 8  # times the narrowest
 
 
 class Group(NamedTuple):
@@ -22,54 +28,13 @@ class Group(NamedTuple):
     members: list[Job]  # that are to be trained
 
 
-def cell_of(config: Config, lead: Config) -> Cell:
-    """The sweepable numbers of a student's method, as (name, value); none without a teacher.
-
-    At alpha = 1 the others play no part. There they are the defaults, so that jobs which differ in
-    them alone share one student, and have its results to the last bit. The student alone is that
-    student too.
-
-    Args:
-        config: of the student.
-        lead: of its group.
-    """
-    if lead.stage != "distill":
-        return ()
-    kd = config.kd if is_taught(config) else type(lead.kd)(alpha=1.0)
-    return tuple((name, getattr(kd, name)) for name in sweepable_names(kd))
-
-
-def refuse_unhandled(configs: Iterable[Config], lead: Config, handled: Collection[str]) -> None:
-    """Make sure that a group's training tells its students apart by every setting they differ in.
-
-    Args:
-        configs: of the group's jobs.
-        lead: of the group.
-        handled: the settings that are stacked or scheduled.
-
-    Raises:
-        AssertionError: one is neither; the group would train it with one value for all.
-    """
-    shared = relevant(lead)
-    for config in configs:
-        for key, value in relevant(config).items():
-            if key == "stage" or (key.startswith(("kd.", "teacher.")) and not is_taught(config)):
-                continue
-            assert value == shared[key] or key in handled, f"{key} is not trained per student"
-
-
-def is_taught(config: Config) -> bool:
-    """Whether a teacher plays a part: not at alpha = 1."""
-    return config.stage == "distill" and config.kd.alpha < 1
-
-
 def plan_groups(
     jobs: Sequence[Job], missing: Collection[Job], earlier: Mapping[Path, Iterable[Planned]]
 ) -> tuple[list[Group], dict[Job, str]]:
     """Decide which jobs of a sweep train together.
 
     Groups that an earlier attempt began are taken up as they were; then the jobs that are left make
-    groups, each the full grid of some seeds and cells that fits in ``trainer.group_mb``.
+    groups that fit in ``trainer.group_mb``.
 
     Args:
         jobs: all of the sweep.
@@ -81,9 +46,11 @@ def plan_groups(
     """
     groups: list[Group] = []
     apart: dict[Job, str] = {}
-    begun = {planned.common for listed in earlier.values() for planned in listed}
-    for kin in _kin(jobs, missing, begun):
-        lead, left = kin[0], [job for job in kin if job in missing]
+    kin: dict[str, list[Job]] = {}
+    for job in filter(missing.__contains__, jobs):
+        kin.setdefault(_shared(job.config), []).append(job)
+    for left in kin.values():
+        lead = left[0]
         if reason := _why_apart(lead.config):
             apart |= dict.fromkeys(left, reason)
             continue
@@ -104,8 +71,6 @@ def _why_apart(config: Config) -> str | None:
     # after another. benchmarks/sweep.py teachers measures it.
     if not config.model.stacks:
         return f"model={config.model.name} cannot be stacked, only an MLP of one hidden layer can"
-    if config.trainer.patience is not None:
-        return "trainer.patience stops each student by itself"
     if config.trainer.precision != "32":
         return f"trainer.precision={config.trainer.precision} is of students that train alone"
     if config.callbacks:
@@ -121,94 +86,71 @@ def _usable(planned: Planned, lead: Job) -> bool:
     return same and (size or has_state(lead.study, planned.name)) and not config.overwrite
 
 
-def _fresh(jobs: Iterable[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]:
+def _fresh(jobs: Sequence[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]:
     """Groups of jobs that may train together and have not begun, and why others train apart."""
-    groups, apart, config = [], {}, lead.config
-    by_student: dict[tuple[int, Cell], list[Job]] = {}
+    groups, apart = [], {}
+    by_student: dict[Student, list[Job]] = {}
     for job in jobs:
-        by_student.setdefault((job.config.seed, cell_of(job.config, config)), []).append(job)
-    limit = config.trainer.group_mb * 2**20
-    if not by_student:
-        return [], {}
-    each = student_bytes(config, task_of(config.data))
-    for seeds, cells in _grids(by_student, each, limit):
-        members = [job for seed in seeds for cell in cells for job in by_student[seed, cell]]
+        by_student.setdefault(student_of(job.config), []).append(job)
+    size = lead.config.trainer.group_mb
+    for students in _parts(by_student, lead.config):
+        members = [job for student in students for job in by_student[student]]
         if len(members) > 1:
-            shared, runs = common_digest(config), tuple(job.name for job in members)
-            size = config.trainer.group_mb
-            planned = Planned(shared, size, tuple(seeds), tuple(cells), runs, version())
-            groups.append(Group(planned, lead, members))
+            shared, runs = common_digest(lead.config), tuple(job.name for job in members)
+            groups.append(Group(Planned(shared, size, students, runs, version()), lead, members))
         elif len(by_student) == 1:
-            apart[members[0]] = "no other job differs in seed and numbers of kd alone"
+            apart[members[0]] = "no other job has its kind of network, data and batch size"
         else:
-            apart[members[0]] = f"trainer.group_mb={config.trainer.group_mb} has no room for two"
+            apart[members[0]] = f"trainer.group_mb={size} has no room for two"
     return groups, apart
 
 
-def _kin(jobs: Iterable[Job], missing: Collection[Job], begun: Collection[str]) -> list[list[Job]]:
-    """The jobs that may train together, the first of each lot being able to lead it.
-
-    Students alone join the first distillation that shares their settings, if it has to be trained:
-    there they are what it has at alpha = 1, to the last bit.
-    """
-    kin: dict[str, list[Job]] = {}
-    for job in jobs:
-        kin.setdefault(_shared(job.config), []).append(job)
-    hosts: dict[str, list[Job]] = {}
-    for some in kin.values():
-        lead = some[0].config
-        if lead.stage == "distill" and (
-            common_digest(lead) in begun or any(job in missing for job in some)
-        ):
-            hosts.setdefault(_shared(lead, ("stage", "kd.", "teacher.")), some)
-    for key, some in list(kin.items()):
-        if some[0].config.stage == "student" and (
-            host := hosts.get(_shared(some[0].config, ("stage", "kd.", "teacher.")))
-        ):
-            host += kin.pop(key)
-    return list(kin.values())
+def _parts(students: Iterable[Student], lead: Config) -> Iterator[tuple[Student, ...]]:
+    """Cut students into groups that fit in memory, as few as possible and about equally large."""
+    configs = {student: config_of(student, lead) for student in students}
+    listed = sorted(configs, key=lambda s: (-_width(configs[s]), *_place(configs[s]), s))
+    for alike in _alike(listed, configs):
+        sizes = bytes_of_each([configs[student] for student in alike], task_of(lead.data))
+        whole, parts = sum(sizes), -(-sum(sizes) // (lead.trainer.group_mb * 2**20))
+        middles = (end - each / 2 for end, each in zip(accumulate(sizes), sizes, strict=True))
+        numbered = zip((int(middle * parts / whole) for middle in middles), alike, strict=True)
+        for _, part in groupby(numbered, key=itemgetter(0)):
+            yield tuple(sorted((s for _, s in part), key=lambda s: (*_place(configs[s]), s)))
 
 
-def _shared(config: Config, but: tuple[str, ...] = ()) -> str:
-    """The settings that kin share, as JSON, without the keys that begin with one of ``but``.
+def _alike(
+    listed: Sequence[Student], configs: Mapping[Student, Config]
+) -> Iterator[Sequence[Student]]:
+    """Cut students, the widest first, where widths are too far apart to train together."""
+    start = 0
+    for number, student in enumerate(listed):
+        width, widest = (_width(configs[s]) for s in (student, listed[start]))
+        if width * WIDEST < widest:
+            yield listed[start:number]
+            start = number
+    if listed:
+        yield listed[start:]
 
-    Settings that no result depends on are among them.
-    """
+
+def _width(config: Config) -> int:
+    """Of the hidden layer; 1 for networks that are not padded."""
+    hidden = getattr(config.model, "hidden", 1)
+    return hidden if isinstance(hidden, int) else 1
+
+
+def _place(config: Config) -> tuple[Any, ...]:
+    """Where a student stands: those that share images and dropout masks stand side by side."""
+    transfer = config.data.train_size or 0, config.data.omit, config.data.label_noise
+    dropout = getattr(config.model, "dropout", 0.0)
+    return config.seed, *transfer, dropout, -_width(config)
+
+
+def _shared(config: Config) -> str:
+    """What kin share, as JSON; settings that no result depends on are part of it."""
     others = {key: value for key, value in flatten(config).items() if key in NOT_RELEVANT}
-    settings = in_common(config) | others
-    return json.dumps({key: v for key, v in settings.items() if not key.startswith(but)})
-
-
-def in_common(config: Config) -> dict[str, Any]:
-    """The settings that students must have in common to train together."""
-    own = sweepable_names(config)
-    return {key: value for key, value in relevant(config).items() if key not in own}
+    return json.dumps([in_common(config) | others, epoch_of(config)])
 
 
 def common_digest(config: Config) -> str:
-    """What stands for :func:`in_common` in a plan."""
-    return digest(in_common(config))
-
-
-def _grids(
-    jobs: Iterable[tuple[int, Cell]], each: int, limit: int
-) -> Iterator[tuple[Sequence[int], Sequence[Cell]]]:
-    """Cover the (seed, cell) pairs with full grids of at most ``limit`` bytes, ``each`` a pair."""
-    cells_of: dict[int, list[Cell]] = {}
-    for seed, cell in jobs:
-        cells_of.setdefault(seed, []).append(cell)
-    seeds_of: dict[tuple[Cell, ...], list[int]] = {}
-    for seed, cells in cells_of.items():
-        seeds_of.setdefault(tuple(sorted(cells, key=repr)), []).append(seed)
-    most = max(1, limit // each)
-    for cells, seeds in seeds_of.items():
-        for some_cells in _parts(cells, most):
-            for some_seeds in _parts(seeds, max(1, most // len(some_cells))):
-                yield some_seeds, some_cells
-
-
-def _parts(items: Sequence, most: int) -> Iterator[Sequence]:
-    """Split into as few parts as possible, of about equal length."""
-    count = -(-len(items) // most)
-    for part in range(count):
-        yield items[part * len(items) // count : (part + 1) * len(items) // count]
+    """What stands in a plan for all that a group's students share."""
+    return digest([in_common(config), epoch_of(config)])

@@ -1,133 +1,140 @@
-"""The LightningModule of many students: the seeds and cells of a sweep, trained together.
+"""The LightningModule of many students: those of a sweep that train together.
 
-The students of a group have one architecture and differ in numbers: their seed, and the sweepable
-numbers of ``conf/kd`` (a cell). A group is a grid, every seed with every cell, and so can share
-work: the images of a batch are gathered once per seed and meet the first layers of all its cells in
-one wide matrix product, and Python's and Lightning's overhead is paid once per step.
+The students of a group have one kind of network and differ in numbers: their seed, the numbers of
+their method and of their optimiser, the width of their layer. They share work: the images of a
+batch are gathered once per seed and meet the first layers of all its students in one wide matrix
+product, and Python's and Lightning's overhead is paid once per step.
 """
 
-import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kd.config.schema import Config
-from kd.data.module import Batch, Batches, ImageDataModule
-from kd.fields import sweepable_names
-from kd.methods.base import SCHEDULED, cross_entropy, loss_weights_at
+from kd.data.module import Batch, Batches
+from kd.methods.base import cross_entropy
 from kd.metrics import count_right
+from kd.models.network import Dropout, build_model, build_regressor
 from kd.outputs import Outputs
-from kd.sweeps.plan import Cell
+from kd.sweeps.batches import KindBatches, Orders
+from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of
+from kd.sweeps.optimizers import OwnNumbers
 from kd.sweeps.stack import Stack, make_gradients, outputs_of
 from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
+from kd.training.fit import ends_of
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
 
-CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
-
-
-class Orders:
-    """The training batches of several seeds, as indices into the pool.
-
-    Yields (batches, seeds, batch), up to ``CHUNK`` batches in the order that each seed has alone;
-    a smaller batch at an epoch's end comes by itself.
-    """
-
-    def __init__(self, data: ImageDataModule, seeds: Sequence[int]) -> None:
-        self.batches = [data.training(seed) for seed in seeds]
-        first = self.batches[0]
-        self.added, self.size = first.added, first.batch_size + first.added
-        self.full, left = divmod(first.samples, first.batch_size)
-        self.left = left + self.added if left else 0
-
-    def __len__(self) -> int:
-        """How many chunks an epoch has."""
-        return -(-self.full // CHUNK) + (self.left > 0)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """One epoch."""
-        order = torch.stack([batches.epoch() for batches in self.batches])
-        full, left = order.split([self.full * self.size, self.left], dim=1)
-        if self.full:
-            yield from full.unflatten(1, (-1, self.size)).transpose(0, 1).contiguous().split(CHUNK)
-        if self.left:
-            yield left.unsqueeze(0)
+# A student that has ended still takes 0.1 ms per batch while it is in the stack. A new stack is
+# traced in a second, and compiled in 20.
+TRACING, COMPILING = 10_000, 200_000  # batches of a student in the same time
 
 
 class GroupModule(Bookkeeper):
-    """Trains every student of a grid of seeds and cells, each as it would be trained alone.
+    """Trains the students of a group, each as it would be trained alone.
 
     Args:
-        config: of any of them.
-        seeds: the grid's rows.
-        cells: the grid's columns.
-        material: data and teacher, which all have in common.
+        configs: of the students, those of one lane side by side.
+        materials: of each.
     """
 
-    def __init__(
-        self, config: Config, seeds: Sequence[int], cells: Sequence[Cell], material: Material
-    ) -> None:
-        super().__init__(config.optim, len(seeds) * len(cells), config.checkpoint)
+    def __init__(self, configs: Sequence[Config], materials: Sequence[Material]) -> None:
+        super().__init__([ends_of(config) for config in configs])
         self.automatic_optimization = False  # one step of Lightning's is a chunk of batches
-        self.config, self.seeds, self.cells = config, list(seeds), list(cells)
-        self.data = material.data
-        device = material.accelerator.device
-        self.kd = config.kd if config.stage == "distill" else None
-        task, widths = self.data.task, material.regression
-        self.stack = Stack(config, seeds, len(cells), device, task, widths)
-        self.orders = Orders(self.data, seeds)
-        self.gradients = make_gradients(self.kd, config.optim.label_smoothing)
+        self.configs, self.materials = list(configs), list(materials)
+        lead = next((m for m in materials if m.teachers), materials[0])
+        self.data, self.here = lead.data, lead.accelerator.device
+        self.augments = configs[0].data.augment
+        # In a dictionary, as in DistillModule a tuple: outside the module's own parameters.
+        self.live_teachers = {
+            tuple(m.teachers): FrozenTeacher(m.teacher).to(self.here)
+            for config, m in zip(configs, materials, strict=True)
+            if m.teachers and needs_live_teacher(config)
+        }
+        self.batches_of: dict[Lane, Batches] = {}
+        for config, material in zip(configs, materials, strict=True):
+            if (lane := lane_of(config)) not in self.batches_of:
+                self.batches_of[lane] = material.data.training(config.seed)
+        self.orders = Orders([*self.batches_of.values()])
+        self.dropouts: dict[Draw, Dropout] = {}
+        self.passed = 0  # batches of the epoch, the one in hand included
+        self.fill()
+
+    def fill(self) -> None:
+        """Make the stack of the counted students, with their initial weights."""
+        configs = [self.configs[student] for student in self.counted]
+        materials = [self.materials[student] for student in self.counted]
+        lanes, draws, device = Numbered(), Numbered(), self.here
+        lane_of_place = [lanes(lane_of(config)) for config in configs]
+        networks = {}
+        for config in configs:
+            if (draw := draw_of(config)) not in networks:
+                networks[draw] = build_model(config.model, config.seed, self.data.task).to(device)
+                self.dropouts.setdefault(draw, networks[draw].dropout)
+        self.draws = draws
+        self.draw_rows = Rows([draws(draw_of(config)) for config in configs], device)
+        self.kinds = kinds_of(configs, materials)
+        shared = configs, materials, lane_of_place, device
+        self.of_kinds = [KindBatches(kind, *shared) for kind in self.kinds]
+        order = [place for kind in self.kinds for place in kind.places]
+        self.order = (
+            None if order == sorted(order) else torch.tensor(order, device=device).argsort()
+        )
+        regressors = [
+            [build_regressor(*k.regression, configs[p].seed).to(device) for p in k.places]
+            if k.regression
+            else []
+            for k in self.kinds
+        ]
+        members: list[list[int]] = [[] for _ in lanes.all()]
+        for place, lane in enumerate(lane_of_place):
+            members[lane].append(place)
+        width = max(config.model.hidden for config in self.configs)  # pyright: ignore
+        built = [networks[draw_of(config)] for config in configs]
+        self.stack = Stack(built, members, self.kinds, regressors, width)
+        self.gradients = make_gradients(self.kinds)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles: bool | None = None  # not decided
-        self.passed = 0  # batches of the epoch, the one in hand included
-        self.stacked: dict[str, Tensor] = {}  # numbers of the method, one value per student
-        if self.kd:
-            self._take_teacher(self.kd, material)
-
-    def _take_teacher(self, kd: Any, material: Material) -> None:
-        """Note each student's numbers of the method, and what the teacher makes of the images."""
-        device = material.accelerator.device
-        self.methods = [dataclasses.replace(kd, **dict(cell)) for cell in self.cells]
-        self.methods *= len(self.seeds)
-        self.stacked = {
-            name: torch.tensor([getattr(method, name) for method in self.methods], device=device)
-            for name in sweepable_names(kd)
-            if name not in SCHEDULED
-        }
-        self.loss_weights: tuple[Tensor, ...] = ()
-        self.scheduled = any(m.warmup_epochs or m.stop_epoch for m in self.methods)
-        live = needs_live_teacher(self.config)
-        # In a list, as in DistillModule: outside the module's own parameters.
-        self.live = [FrozenTeacher(material.teacher).to(device)] if live else []
-        self.teacher_outputs = None if live else material.teacher_outputs
-
-    @property
-    def handled(self) -> set[str]:
-        """The settings in which the students may differ."""
-        names = {*self.stacked, *SCHEDULED} if self.kd else set()
-        return {"seed", *(f"kd.{name}" for name in names)}
+        self.orders.batches = [self.batches_of[lane] for lane in lanes.all()]
 
     def batches(self) -> int:
         """Of the whole training."""
-        return self.config.trainer.max_epochs * len(self.orders.batches[0])
+        return max(ends.epochs for ends in self.ends) * self.batches_per_epoch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return len(self.orders.batches[0])
+
+    def configure_optimizers(self) -> Any:
+        """Torch's own optimiser where all students agree in its numbers, else one of their own."""
+        optims = [replace(config.optim, label_smoothing=0.0) for config in self.configs]
+        epochs = [ends.epochs for ends in self.ends]
+        if all(optim == optims[0] for optim in optims) and len(set(epochs)) == 1:
+            return self.optimizers_of(optims[0])
+        steps = [self.batches_per_epoch * count for count in epochs]
+        counted = [(optims[student], steps[student]) for student in self.counted]
+        return OwnNumbers(self.parameters(), self.stack.rows(), *zip(*counted, strict=True))
+
+    def rates(self) -> list[float]:
+        """The learning rates of the counted students."""
+        (optimizer,) = self.trainer.optimizers
+        return optimizer.rates() if isinstance(optimizer, OwnNumbers) else super().rates()
 
     def train_dataloader(self) -> Orders:
-        """The training batches of all seeds."""
+        """The training batches of all lanes."""
         return self.orders
 
     def val_dataloader(self) -> Batches:
         """The validation images."""
         return self.data.val_dataloader()
-
-    def on_fit_start(self) -> None:
-        """Compile the step where the training is long enough to win more than that costs."""
-        if self.compiles is None:  # else as the earlier attempt did
-            self.compiles = self.batches() * (20 + self.students) >= COMPILE_FROM and can_compile()
 
     def on_train_epoch_start(self) -> None:
         """Count the epoch's batches."""
@@ -135,115 +142,175 @@ class GroupModule(Bookkeeper):
         self.passed = 0
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
-        """A step of the optimiser for each batch of (batches, seeds, batch) indices."""
+        """A step of the optimiser for each batch of (batches, lanes, batch) indices."""
         count, _, size = indices.shape
         labelled = size - self.orders.added
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         weights = self.stack.weights()
-        masks = self.stack.masks(count, size * (1 + self.config.data.augment.extra))
         counted = []
-        for (images, own), mask in zip(self._batches(indices), masks, strict=True):
-            arguments = weights.products(images), *weights[1:], mask, own
+        for images, owns in self._batches(indices):
+            products = self.stack.products(weights, images)
+            arguments = products, *weights[1:], self._masks(size), owns
             *found, losses, right = self._differentiate(size, arguments)
-            optimizer_step(optimizer, self.stack.gradients(images, found))
+            gradients = self.stack.gradients(images, found)
+            if isinstance(optimizer, OwnNumbers):
+                optimizer.take(gradients)
+            else:
+                optimizer_step(optimizer, gradients)
             if schedule is not None:
                 schedule.step()
             counted.append((losses, right))
         losses, right = (torch.stack(values).sum(0) for values in zip(*counted, strict=True))
+        if self.order is not None:
+            losses, right = losses[self.order], right[self.order]
         self.note("train", losses, right, labelled, batches=count)
 
-    def _batches(self, indices: Tensor) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Each batch's images, (seeds, samples, pixels), and what else its losses take."""
-        images_of, shares_of = self.data.taught, self.orders.batches[0].shares
-        labels = images_of.labels[indices]
-        if self.kd and self.teacher_outputs:
-            known = self._compared(self.teacher_outputs.at(indices))
+    def _masks(self, size: int) -> tuple[Tensor, Tensor | None] | None:
+        """A batch's dropout masks (draws, hidden, batch), and which of them each student has."""
+        draws, width = self.draws.all(), self.stack.bias.shape[1]
+        if not any(draw.share for draw in draws):
+            return None
+        batch = size * (1 + self.augments.extra)
+        drawn = torch.ones(len(draws), batch, width, device=self.here)
+        for row, draw in zip(drawn, draws, strict=True):
+            if draw.share:
+                row[:, : draw.width] = self.dropouts[draw].mask((batch, draw.width), self.here)
+        rows = None if self.draw_rows.each else self.draw_rows.rows
+        return drawn.mT.contiguous(), rows
+
+    def _batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
+        """Each batch's images, (lanes, samples, pixels), and what else its losses take."""
+        views = self.augments.active
+        labels = [] if views else [kind.labels_of(indices) for kind in self.of_kinds]
+        known = [{} if views else kind.known_of(indices) for kind in self.of_kinds]
+        shares_of = self.orders.batches[0].shares
         for number, chosen in enumerate(indices):
             self.passed += 1
-            if self.config.data.augment.active:
+            epochs = len(self.history) + self.passed / self.batches_per_epoch
+            if views:
                 images, shares = self._view(chosen)
-                own = {"labels": self._labels(shares)}
+                seen = {name: self._see(live, images) for name, live in self.live_teachers.items()}
+                owns = [
+                    kind.own(kind.of_lanes(shares), kind.seen_of(seen), epochs)
+                    for kind in self.of_kinds
+                ]
             else:
-                images, _ = images_of.take(chosen.flatten())
+                images, _ = self.data.pool.take(chosen.flatten())
                 images = images.view(*chosen.shape, -1)
-                own = {"labels": self._labels(shares_of(labels[number]))}
-            if self.kd:
-                if self.teacher_outputs:
-                    teacher = {name: values[number] for name, values in known.items()}
-                else:
-                    teacher = self._compared(self._see(images))
-                own |= {name: self._per_student(values).mT for name, values in teacher.items()}
-                own |= {"numbers": self.stacked, "loss_weights": self._loss_weights()}
-            yield images, own
+                owns = [
+                    kind.own(
+                        shares_of(labels[at][number]),
+                        {name: part[number] for name, part in known[at].items()},
+                        epochs,
+                    )
+                    for at, kind in enumerate(self.of_kinds)
+                ]
+            yield images, owns
 
     def _view(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (seeds, samples, pixels) of these (seeds, batch) images, and their shares."""
+        """Views (lanes, samples, pixels) of these (lanes, batch) images, and their shares."""
         pairs = zip(self.orders.batches, chosen, strict=True)
         views = [batches.take(these) for batches, these in pairs]
         images, shares = (torch.stack(part) for part in zip(*views, strict=True))
         return images.flatten(2), shares
 
-    def _see(self, images: Tensor) -> Outputs:
-        """The teacher's outputs (seeds, samples, width) for images that it has not seen."""
-        logits, hidden, _ = self.live[0].see(images.reshape(-1, *self.data.task.shape))
-        seeds_first = images.shape[:2]
-        hidden = None if hidden is None else hidden.unflatten(0, seeds_first)
-        return Outputs(logits.unflatten(0, seeds_first), hidden)
-
-    def _compared(self, teacher: Outputs) -> dict[str, Tensor]:
-        """What the method compares of the teacher's outputs, in the layout of a stack."""
-        parts = {"logits": teacher.logits}
-        if teacher.hidden is not None:
-            parts["hidden"] = teacher.hidden
-        return {name: _batch_last(part) for name, part in parts.items()}
-
-    def _loss_weights(self) -> tuple[Tensor, ...]:
-        """Of labels and term, (students,) each, for the batch in hand."""
-        if not self.loss_weights or self.scheduled:
-            epochs = len(self.history) + self.passed / len(self.orders.batches[0])
-            found = zip(*(loss_weights_at(kd, epochs) for kd in self.methods), strict=True)
-            self.loss_weights = tuple(torch.tensor(part, device=self.device) for part in found)
-        return self.loss_weights
+    def _see(self, live: FrozenTeacher, images: Tensor) -> Outputs:
+        """A teacher's outputs (lanes, samples, width) for images that it has not seen."""
+        logits, hidden, _ = live.see(images.reshape(-1, *self.data.task.shape))
+        lanes_first = images.shape[:2]
+        hidden = None if hidden is None else hidden.unflatten(0, lanes_first)
+        return Outputs(logits.unflatten(0, lanes_first), hidden)
 
     def _differentiate(self, size: int, arguments: tuple) -> Sequence[Tensor]:
         """Gradients, losses and counts; of a batch of full size by the fast function."""
         if size != self.orders.size:
             return self.gradients(*arguments)
         if self.fast is None:
-            self.fast = traced(self.gradients, arguments, bool(self.compiles))
+            if self.compiles is None:  # else as the earlier attempt did
+                left = self._left(self.counted)
+                self.compiles = is_worth_compiling(left, len(self.counted)) and can_compile()
+            self.fast = traced(self.gradients, arguments, self.compiles)
         return self.fast(*arguments)
-
-    def _labels(self, labels: Tensor) -> Tensor:
-        """(seeds, batch) class numbers, or shares (seeds, batch, classes), → those per student."""
-        if labels.ndim == 2:
-            return self._per_student(labels)
-        return self._per_student(_batch_last(labels)).mT
-
-    def _per_student(self, values: Tensor) -> Tensor:
-        """(seeds, …) → (students, …)."""
-        return values.unsqueeze(1).expand(-1, len(self.cells), *values.shape[1:]).flatten(0, 1)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch of the validation's to its sums."""
         labels = batch.labels
-        shared = batch.images.flatten(1).expand(len(self.seeds), -1, -1)
+        shared = batch.images.flatten(1).expand(len(self.stack.lanes), -1, -1)
         weights = self.stack.weights()
-        logits = outputs_of(weights, weights.products(shared), masks=None).logits
-        labels = labels.expand(self.students, -1)
+        logits = outputs_of(weights, self.stack.products(weights, shared), masks=None).logits
+        labels = labels.expand(len(self.counted), -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         self.note("val", losses, count_right(logits, labels, dim=1), labels.shape[1])
 
+    def on_train_epoch_end(self) -> None:
+        """Let students go that have ended, and make the stack smaller where that pays."""
+        super().on_train_epoch_end()
+        if 0 < len(self.live) < len(self.counted) and self._is_worth_shrinking():
+            self._shrink()
+
+    def _left(self, students: Sequence[int]) -> int:
+        """How many batches the training still has, at most."""
+        return self.batches_per_epoch * (
+            max(self.ends[student].epochs for student in students) - len(self.history)
+        )
+
+    def _is_worth_shrinking(self) -> bool:
+        """Whether a smaller stack saves more time than it takes to make; a rule, no measurement."""
+        left, stay = self._left(self.live), len(self.live)
+        costs = TRACING
+        if is_worth_compiling(left, stay):
+            costs += COMPILING
+        elif self.compiles:  # traced steps take longer
+            costs += left * (2 + stay // 10)
+        return left * (len(self.counted) - stay) >= costs
+
+    def _shrink(self) -> None:
+        """Leave out of the stack the students that have ended."""
+        old, before = self.stack, self.counted
+        self.counted = list(self.live)
+        self.sums = self.sums[:, :, : len(self.counted)].clone()
+        self.fill()
+        places = [before.index(student) for student in self.counted]
+
+        def move(tensors: Sequence[Tensor]) -> list[Tensor]:
+            parts = old.taken_apart(tensors)
+            names = {name for name, _ in parts}
+            kept = {
+                (name, new): parts[name, was]
+                for new, was in enumerate(places)
+                for name in names
+                if (name, was) in parts
+            }
+            return self.stack.put_together(kept)
+
+        optimizer: Any = self.trainer.optimizers[0]
+        states = [optimizer.state[parameter] for parameter in old.parameters()]
+        parameters = list(self.stack.parameters())
+        values = move([parameter.detach() for parameter in old.parameters()])
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value
+        optimizer.state = defaultdict(dict)
+        for name in states[0]:
+            found = [state[name] for state in states]
+            whole = found[0].ndim == 0  # the number of steps, which is the same for all
+            moved = [found[0].clone() for _ in parameters] if whole else move(found)
+            for parameter, value in zip(parameters, moved, strict=True):
+                optimizer.state[parameter][name] = value
+        optimizer.param_groups[0]["params"] = parameters
+        if isinstance(optimizer, OwnNumbers):
+            optimizer.keep(places, self.stack.rows())
+
     def state(self, student: int) -> dict[str, Tensor]:
         """The ``state_dict`` of one student's network, a copy."""
-        return self.stack.state(student)
+        return self.stack.state(self.counted.index(student))
 
     def generators(self) -> list[torch.Generator]:
-        """Those of each seed's batches and dropout masks."""
+        """Those of each lane's batches, and of the dropout masks."""
         drawing = [
             generator for batches in self.orders.batches for generator in batches.generators()
         ]
-        return [*drawing, *(dropout.generator_on(self.device) for dropout in self.stack.dropouts)]
+        return [*drawing, *(self.dropouts[d].generator_on(self.here) for d in self.draws.all())]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add whether the step is compiled: compiled ones round differently."""
@@ -253,9 +320,11 @@ class GroupModule(Bookkeeper):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on as the earlier attempt did."""
         super().on_load_checkpoint(checkpoint)
+        if len(self.counted) < self.students:
+            self.fill()
         self.compiles = checkpoint["book"]["compiles"]
 
 
-def _batch_last(values: Tensor) -> Tensor:
-    """(…, batch, width) → (…, width, batch), the layout of a stack."""
-    return values.mT.contiguous()
+def is_worth_compiling(batches: int, students: int) -> bool:
+    """Whether a training of so many batches wins more than compiling takes."""
+    return batches * (20 + students) >= COMPILE_FROM

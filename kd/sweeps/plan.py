@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.files import lock, remove_leftovers, replacing
+from kd.sweeps.students import Student
 from kd.training.run_folder import LOCKS, Busy, hold, is_complete
 from kd.training.unfinished import FOLDER, OF_ONE_RUN, below_study, digest, forget, version
 
@@ -22,17 +23,14 @@ log = logging.getLogger(__name__)
 
 PLANS = ("plan.json", "plan.copy.json")
 
-Cell = tuple[tuple[str, float | None], ...]
-
 
 @dataclass(frozen=True)
 class Planned:
-    """A group of a sweep: every seed with every cell."""
+    """A group of a sweep."""
 
-    common: str  # a digest of the settings that its students share
+    common: str  # a digest of what its students share
     group_mb: int  # that it was made for
-    seeds: tuple[int, ...]
-    cells: tuple[Cell, ...]
+    students: tuple[Student, ...]  # in the order of the stack
     runs: tuple[str, ...]  # their folders below the study
     version: str
 
@@ -40,6 +38,10 @@ class Planned:
     def name(self) -> str:
         """What its files are called."""
         return digest(list(asdict(self).values()))
+
+    def entry(self) -> dict[str, Any]:
+        """What the plan's file says of it."""
+        return asdict(self) | {"students": [json.loads(student) for student in self.students]}
 
 
 def read(study: Path) -> list[Planned]:
@@ -62,12 +64,11 @@ def read(study: Path) -> list[Planned]:
 
 
 def _parse(entry: dict[str, Any]) -> Planned:
-    cells = tuple(tuple((key, value) for key, value in cell) for cell in entry["cells"])
-    seeds, runs = tuple(map(int, entry["seeds"])), tuple(map(str, entry["runs"]))
-    if not seeds or not cells:
+    students = tuple(json.dumps(dict(settings), sort_keys=True) for settings in entry["students"])
+    if not students:
         raise ValueError("a group's entry is malformed")
     size, common, version = int(entry["group_mb"]), str(entry["common"]), str(entry["version"])
-    return Planned(common, size, seeds, cells, runs, version)
+    return Planned(common, size, students, tuple(map(str, entry["runs"])), version)
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def _editing(study: Path) -> Generator[list[Planned]]:
         groups = read(study)
         yield groups
         if groups:
-            listed = [asdict(group) for group in groups]
+            listed = [group.entry() for group in groups]
             text = json.dumps({"groups": listed, "sha256": digest(listed)}) + "\n"
             for path in paths:
                 with replacing(path) as beside:
@@ -117,7 +118,7 @@ def tidy(study: Path) -> None:
             plan.remove(group)
             forget(study, group.name)
             if not complete:
-                students = f"{len(group.seeds) * len(group.cells)} students"
+                students = f"{len(group.students)} students"
                 said = f"{students} of other code or another torch were in training; removed"
                 log.warning("%s: %s, they start anew", folder / group.name, said)
         for name in PLANS:

@@ -1,137 +1,176 @@
 """Many students as tensors: their parameters stacked, the loss and its gradients for all at once.
 
-Tensors of a stack have their students first, seed by seed, and the batch last: (students, hidden,
-batch). That is the layout which the wide product gives, and in which sums over ten classes are
-vector instructions across the batch.
+Tensors of a stack have their students first and the batch last: (students, hidden, batch). That is
+the layout which the wide product gives, and in which sums over ten classes are vector instructions
+across the batch. Students of a smaller width than the widest have units that stay 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.config.schema import Config
-from kd.methods.base import Distillation, cross_entropy, weighted_loss
+from kd.methods.base import cross_entropy, weighted_loss
 from kd.metrics import count_right
-from kd.models.base import Task
-from kd.models.network import build_model, build_regressor, classify
+from kd.models.network import Network, classify
 from kd.outputs import Outputs
+from kd.sweeps.layout import Kind
 from kd.sweeps.tracing import wide_product
 
 
 class Weights(NamedTuple):
     """The parameters of a stack as they are, without a graph."""
 
-    first: list[Tensor]  # a seed: (cells · hidden, pixels)
+    first: list[Tensor]  # of a lane: (units of all its students, pixels)
     bias: Tensor  # (students, hidden)
     weight: Tensor  # (students, classes, hidden)
     output_bias: Tensor  # (students, classes)
-    regression: tuple[Tensor, ...]  # the regressors' weights and biases; empty without these
-
-    def products(self, images: Tensor) -> Tensor:
-        """(seeds, batch, pixels) → (students, hidden, batch), before the bias."""
-        found = [wide_product(*pair) for pair in zip(self.first, images, strict=True)]
-        together = found[0] if len(found) == 1 else torch.cat(found)
-        return together.unflatten(0, self.bias.shape)
+    regression: list[Tensor]  # weights and biases of the regressors, kind by kind
 
 
 class Stack(nn.Module):
     """Students of the network ``mlp`` side by side; their outputs are those of ``kd.models``.
 
     Args:
-        config: of any of the students.
-        seeds: that give the students their initial weights and dropout masks.
-        cells: how many students each seed has.
-        device: where they live.
-        task: what they are made for.
-        widths: of their hidden representation, and what a regressor of each student's own takes it
-            to; None has no regressors.
+        networks: of the students, whose weights it begins with.
+        lanes: the places of each lane's students, one lane after another.
+        kinds: of students.
+        regressors: by kind those of its students; none where the kind needs none.
+        width: of the hidden layer, at least that of the widest student.
     """
 
     def __init__(
         self,
-        config: Config,
-        seeds: Sequence[int],
-        cells: int,
-        device: torch.device,
-        task: Task,
-        widths: tuple[int, int] | None = None,
+        networks: Sequence[Network],
+        lanes: Sequence[Sequence[int]],
+        kinds: Sequence[Kind],
+        regressors: Sequence[Sequence[nn.Linear]],
+        width: int,
     ) -> None:
         super().__init__()
-        networks = [build_model(config.model, seed, task).to(device) for seed in seeds]
-        students = [network for network in networks for _ in range(cells)]
-        stacked, _ = torch.func.stack_module_state(students)
-        self.cells = cells
-        # One tensor a seed, because its gradient is one product's result: a stack of all would
+        self.widths = [network.dense.out_features for network in networks]
+        self.lanes, self.kinds = lanes, kinds
+        self.units = [sum(self.widths[place] for place in lane) for lane in lanes]
+
+        def padded(values: Tensor) -> Tensor:
+            return F.pad(values.detach(), (0, width - values.shape[-1]))
+
+        # One tensor per lane, because its gradient is one product's result: a stack of all would
         # have to be put together from these at every step.
-        self.first = nn.ParameterList(stacked["dense.weight"].detach().split(cells))
-        self.bias = nn.Parameter(stacked["dense.bias"].detach())
-        self.weight = nn.Parameter(stacked["output.weight"].detach())
-        self.output_bias = nn.Parameter(stacked["output.bias"].detach())
-        self.regressors = nn.ParameterList()  # none, or weights and biases
-        if widths is not None:
-            drawn = [build_regressor(*widths, seed).to(device) for seed in seeds]
-            stacked, _ = torch.func.stack_module_state([r for r in drawn for _ in range(cells)])
-            self.regressors.extend(value.detach() for value in stacked.values())
-        self.dropouts = [network.dropout for network in networks]
-        for dropout in self.dropouts:
-            dropout.generator_on(device)
+        first = torch.cat([network.dense.weight.detach() for network in networks])
+        self.first = nn.ParameterList(first.split(self.units))
+        self.bias = nn.Parameter(torch.stack([padded(n.dense.bias) for n in networks]))
+        self.weight = nn.Parameter(torch.stack([padded(n.output.weight) for n in networks]))
+        self.output_bias = nn.Parameter(torch.stack([n.output.bias.detach() for n in networks]))
+        self.regressors = nn.ParameterList()  # of each kind that has some, weights and biases
+        for of_kind in filter(None, regressors):
+            self.regressors.append(torch.stack([r.weight.detach() for r in of_kind]))
+            self.regressors.append(torch.stack([r.bias.detach() for r in of_kind]))
+        device = self.bias.device
+        units = [range(at * width, at * width + n) for at, n in enumerate(self.widths)]
+        real = [place for of_student in units for place in of_student]
+        self.padded = len(real) < width * len(networks)
+        # Where the padded layout has the real units, and where these have the padded ones' (the
+        # last one stands for all that are none).
+        self.real = torch.tensor(real, device=device)
+        self.places = torch.full((width * len(networks),), len(real), device=device)
+        self.places[self.real] = torch.arange(len(real), device=device)
+
+    def slots(self) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Of each of :meth:`parameters`, what it is, and whose rows it has: (place, how many)."""
+        each = [(place, 1) for place in range(len(self.widths))]
+        found = [(name, each) for name in ("bias", "weight", "output_bias")]
+        found += [("first", [(place, self.widths[place]) for place in lane]) for lane in self.lanes]
+        for kind in self.kinds:
+            if kind.regression:
+                of_kind = [(place, 1) for place in kind.places]
+                found += [("regressor.weight", of_kind), ("regressor.bias", of_kind)]
+        return found
+
+    def rows(self) -> list[Tensor]:
+        """Of each of :meth:`parameters`, the place of the student of each of its rows."""
+        device = self.bias.device
+        return [
+            torch.tensor([place for place, count in owners for _ in range(count)], device=device)
+            for _, owners in self.slots()
+        ]
+
+    def taken_apart(self, tensors: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
+        """Tensors of the shapes of :meth:`parameters` as those of each place."""
+        return {
+            (name, place): part
+            for tensor, (name, owners) in zip(tensors, self.slots(), strict=True)
+            for (place, _), part in zip(owners, tensor.split([n for _, n in owners]), strict=True)
+        }
+
+    def put_together(self, parts: Mapping[tuple[str, int], Tensor]) -> list[Tensor]:
+        """Tensors of the shapes of :meth:`parameters` from those of each place."""
+        return [torch.cat([parts[name, p] for p, _ in owners]) for name, owners in self.slots()]
 
     def weights(self) -> Weights:
         """All parameters: they change with those of the stack."""
-        first = [weight.detach().flatten(0, 1) for weight in self.first]
+        first = [weight.detach() for weight in self.first]
         rest = self.bias.detach(), self.weight.detach(), self.output_bias.detach()
-        return Weights(first, *rest, tuple(value.detach() for value in self.regressors))
+        return Weights(first, *rest, [value.detach() for value in self.regressors])
+
+    def products(self, weights: Weights, images: Tensor) -> Tensor:
+        """(lanes, batch, pixels) → (students, hidden, batch), before the bias."""
+        found = [wide_product(*pair) for pair in zip(weights.first, images, strict=True)]
+        if not self.padded:
+            together = found[0] if len(found) == 1 else torch.cat(found)
+            return together.unflatten(0, self.bias.shape)
+        zeros = found[0].new_zeros(1, found[0].shape[1])
+        return torch.cat([*found, zeros]).index_select(0, self.places).unflatten(0, self.bias.shape)
 
     def gradients(self, images: Tensor, found: Sequence[Tensor]) -> list[Tensor]:
         """Those of :meth:`parameters`, in their order, from what :func:`make_gradients` finds."""
         of_products, *of_rest = found
-        parts = of_products.flatten(0, 1).chunk(len(self.first))
+        flat = of_products.flatten(0, 1)
+        if self.padded:
+            flat = flat.index_select(0, self.real)
+        parts = flat.split(self.units)
         of_first = [
-            wide_product(part, batch.t()).view_as(weight)
-            for weight, part, batch in zip(self.first, parts, images, strict=True)
+            wide_product(part, batch.t()) for part, batch in zip(parts, images, strict=True)
         ]
         return [*of_rest[:3], *of_first, *of_rest[3:]]
 
-    def masks(self, batches: int, batch_size: int) -> Sequence[Tensor | None]:
-        """A batch's dropout masks, (seeds, hidden, batch), for each of the next batches.
-
-        None where nothing is dropped.
-        """
-        if self.dropouts[0].share == 0:
-            return [None] * batches
-        shape, device = (batch_size, self.bias.shape[1]), self.bias.device
-        drawn = [d.mask(shape, device) for _ in range(batches) for d in self.dropouts]
-        return torch.stack(drawn).mT.contiguous().unflatten(0, (batches, -1)).unbind()
-
-    def state(self, student: int) -> dict[str, Tensor]:
+    def state(self, place: int) -> dict[str, Tensor]:
         """The ``state_dict`` of one student's network."""
-        seed, cell = divmod(student, self.cells)
+        width = self.widths[place]
+        (lane,) = (number for number, places in enumerate(self.lanes) if place in places)
+        before = sum(self.widths[p] for p in self.lanes[lane] if p < place)
         state = {
-            "dense.weight": self.first[seed][cell],
-            "dense.bias": self.bias[student],
-            "output.weight": self.weight[student],
-            "output.bias": self.output_bias[student],
+            "dense.weight": self.first[lane][before : before + width],
+            "dense.bias": self.bias[place, :width],
+            "output.weight": self.weight[place, :, :width],
+            "output.bias": self.output_bias[place],
         }
         return {name: value.detach().clone() for name, value in state.items()}
 
 
-def outputs_of(weights: "Weights", products: Tensor, masks: Tensor | None) -> Outputs:
+def outputs_of(
+    weights: Weights, products: Tensor, masks: tuple[Tensor, Tensor | None] | None
+) -> Outputs:
     """Logits (students, classes, batch) and hidden representations (students, hidden, batch).
 
     Args:
         weights: of the students.
         products: (students, hidden, batch), of the first layers.
-        masks: (seeds, hidden, batch), of all cells of a seed; None drops nothing.
+        masks: (draws, hidden, batch), and which draw each student has, (students,), where these are
+            not as many students side by side for each; None drops nothing.
     """
 
     def drop(hidden: Tensor) -> Tensor:
         if masks is None:
             return hidden
-        by_seed = hidden.unflatten(0, (len(masks), -1))
-        return (by_seed * masks.unsqueeze(1)).flatten(0, 1)
+        drawn, rows = masks
+        if rows is not None:
+            return hidden * drawn.index_select(0, rows)
+        by_draw = hidden.unflatten(0, (len(drawn), -1))
+        return (by_draw * drawn.unsqueeze(1)).flatten(0, 1)
 
     return classify(
         products,
@@ -141,38 +180,55 @@ def outputs_of(weights: "Weights", products: Tensor, masks: Tensor | None) -> Ou
     )
 
 
-def make_gradients(
-    kd: Distillation | None, smoothing: float = 0.0
-) -> Callable[..., Sequence[Tensor]]:
+def make_gradients(kinds: Sequence[Kind]) -> Callable[..., Sequence[Tensor]]:
     """The function that gives every student's gradients, then losses and numbers of right answers.
 
     It takes what each of :class:`Weights` but the first layers has, the products of these, the
-    masks, and a dictionary of what each student has of its own: its labels (batch,) or shares
-    (batch, classes), the teacher's outputs for the batch, its numbers of ``kd`` and the weights of
-    labels and term. Gradients come in the order of :meth:`Stack.gradients`.
-
-    Args:
-        kd: the method; None trains on the labels alone.
-        smoothing: of the labels, the same for all.
+    masks, and for each kind a dictionary of what its students have of their own: their places in
+    the stack, labels (students, batch) or shares (students, batch, classes) and how much these are
+    smoothed, the teacher's outputs for the batch, numbers of the method and the weights of labels
+    and term. Gradients come in the order of :meth:`Stack.gradients`, losses and numbers kind by
+    kind.
     """
 
-    def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
-        if kd is None:
-            return cross_entropy(logits, own["labels"], smoothing)
-        teacher = Outputs(own["logits"], own.get("hidden"))
-        term = replace(kd, **own["numbers"]).term(Outputs(logits, hidden), teacher, own["labels"])
-        return weighted_loss(logits, own["labels"], term, own["loss_weights"], smoothing)
+    def loss_of(kind: Kind) -> Callable[..., Tensor]:
+        def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
+            smoothing = own.get("smoothing", 0.0)
+            if kind.kd is None:
+                return cross_entropy(logits, own["labels"], smoothing)
+            teacher = Outputs(own["logits"], own.get("hidden"))
+            method = replace(kind.kd, **own["numbers"])
+            term = method.term(Outputs(logits, hidden), teacher, own["labels"])
+            return weighted_loss(logits, own["labels"], term, own["loss_weights"], smoothing)
 
-    def objective(products, bias, weight, output_bias, regression, masks, own):
+        return loss
+
+    def objective(products, bias, weight, output_bias, regression, masks, owns):
         weights = Weights([], bias, weight, output_bias, regression)
-        logits, hidden, _ = outputs_of(weights, products, masks)
-        if regression:
-            matrix, offset = regression
-            hidden = torch.baddbmm(offset.unsqueeze(-1), matrix, hidden)
-        losses = torch.func.vmap(loss)(logits.transpose(1, 2), hidden.transpose(1, 2), own)
-        right = count_right(logits.detach(), own["labels"], dim=1)
+        all_logits, all_hidden, _ = outputs_of(weights, products, masks)
+        losses, right = [], []
+        regressors = iter(regression)
+        for kind, own in zip(kinds, owns, strict=True):
+            logits, hidden = all_logits, all_hidden
+            if len(kinds) > 1:
+                logits, hidden = (
+                    every.index_select(0, own["places"]) for every in (logits, hidden)
+                )
+            if kind.width is not None:
+                hidden = hidden[:, : kind.width]
+            if kind.regression:
+                matrix, offset = next(regressors), next(regressors)
+                hidden = torch.baddbmm(offset.unsqueeze(-1), matrix, hidden)
+            own = {name: value for name, value in own.items() if name != "places"}
+            found = torch.func.vmap(loss_of(kind))
+            losses.append(found(logits.transpose(1, 2), hidden.transpose(1, 2), own))
+            right.append(count_right(logits.detach(), own["labels"], dim=1))
+        together = losses[0] if len(losses) == 1 else torch.cat(losses)
         # No student's loss depends on another's weights: the gradient of the sum holds each one's.
-        return losses.sum(), (losses.detach(), right)
+        return together.sum(), (
+            together.detach(),
+            right[0] if len(right) == 1 else torch.cat(right),
+        )
 
     differentiate = torch.func.grad(objective, argnums=(0, 1, 2, 3, 4), has_aux=True)
 

@@ -2,51 +2,67 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from kd.config.schema import Optim
 from kd.errors import UserError
 from kd.seeding import global_state, restore_global_state
 
 PARTS = ("train", "val")
-Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
+# By TensorBoard's tag, one value per student; None of those that do not train any more.
+Figures = dict[str, list[float | None]]
+
+
+class Ends(NamedTuple):
+    """When a student's training ends, and which of its weights are kept."""
+
+    epochs: int = 1_000_000  # at most
+    checkpoint: str = "last"  # or best, by validation accuracy
+    patience: int | None = None  # epochs without a better validation loss
+
+
+TO_THE_END = Ends()  # of the Trainer's epochs
 
 
 class Bookkeeper(LightningModule, ABC):
     """A module that trains one student, or many side by side, and keeps the book of it.
 
     Args:
-        optim: the optimiser, its learning rate and schedule.
-        students: how many train.
-        checkpoint: which weights are kept, those of the ``last`` epoch or of the ``best`` by
-            validation accuracy.
+        ends: of each student.
 
     ``history`` has the figures of every epoch, ``kept`` each student's weights of its best epoch so
-    far, where these are wanted.
+    far, or of its last, ``live`` the students that go on training.
     """
 
-    def __init__(self, optim: Optim, students: int = 1, checkpoint: str = "last") -> None:
+    def __init__(self, ends: Sequence[Ends]) -> None:
         super().__init__()
-        self.optim = optim
-        self.students, self.checkpoint = students, checkpoint
+        self.ends = ends
         self.history: list[Figures] = []
-        self.kept: list[dict[str, Tensor]] = [{}] * students
+        self.kept: list[dict[str, Tensor]] = [{}] * len(ends)
+        self.live = list(range(len(ends)))
+        self.counted = list(self.live)  # the students that batches are counted of
         # Sums over an epoch of losses and of right answers. Adding to them costs a few µs per step;
         # a logging call or a metric object per step would be felt beside so small a network.
         # No buffer: a callback that averages weights averages buffers too.
-        self.sums = torch.zeros(len(PARTS), 2, students)  # of losses and of right answers
+        self.sums = torch.zeros(len(PARTS), 2, len(ends))  # of losses and of right answers
         self.samples: dict[str, int] = dict.fromkeys(PARTS, 0)
         self.figures: Figures = {}  # of the epoch in hand
-        self.spent, self.started = 0.0, time.perf_counter()
+        self.spent, self.started = [0.0] * len(ends), time.perf_counter()  # seconds
         self.restored: list[Tensor] = []  # states of the generators, until the training begins
         self.restored_global: list[Any] = []
+
+    @property
+    def students(self) -> int:
+        """How many there are, those that have ended included."""
+        return len(self.ends)
 
     @abstractmethod
     def state(self, student: int) -> dict[str, Tensor]:
@@ -60,16 +76,17 @@ class Bookkeeper(LightningModule, ABC):
         """Of the whole training."""
         return int(self.trainer.estimated_stepping_batches)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The optimiser, and the schedule that moves its learning rate a batch at a time."""
-        optimizer = make_optimizer(self.optim, self.parameters())
-        if self.optim.schedule == "constant":
+    def optimizers_of(self, optim: Optim) -> dict[str, Any]:
+        """For Lightning: the optimiser, and the schedule that moves its rate a batch at a time."""
+        optimizer = make_optimizer(optim, self.parameters())
+        schedule = make_schedule(optimizer, optim, self.batches())
+        if schedule is None:
             return {"optimizer": optimizer}
-        if self.optim.schedule == "onecycle":
-            schedule = OneCycleLR(optimizer, max_lr=self.optim.lr, total_steps=self.batches())
-        else:
-            schedule = CosineAnnealingLR(optimizer, T_max=self.batches())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rates(self) -> list[float]:
+        """The learning rates of the counted students."""
+        return [self.trainer.optimizers[0].param_groups[0]["lr"]] * len(self.counted)
 
     def note(
         self, part: str, losses: Tensor, right: Tensor, samples: int, batches: int = 1
@@ -93,42 +110,76 @@ class Bookkeeper(LightningModule, ABC):
         sums = self.sums[PARTS.index(part)]
         means = (sums / max(1, self.samples[part])).tolist()
         for name, values in zip(("loss", "acc"), means, strict=True):
-            self.figures[f"{part}/{name}"] = [seven_digits(value) for value in values]
+            self.figures[f"{part}/{name}"] = self._by_student(values)
         sums.zero_()
         self.samples[part] = 0
 
+    def _by_student(self, values: Sequence[float]) -> list[float | None]:
+        """Values of the counted students as those of all."""
+        found = dict(zip(self.counted, map(seven_digits, values), strict=True))
+        live = set(self.live)
+        return [found[s] if s in live else None for s in range(self.students)]
+
     def on_train_start(self) -> None:
-        """Go on with the random numbers where an earlier attempt ended."""
+        """Go on where an earlier attempt ended; not at all if that was after the last epoch."""
         self.sums = self.sums.to(self.device)
         for generator, state in zip(self.generators(), self.restored, strict=False):
             generator.set_state(state.cpu())
         if self.restored_global:
             restore_global_state(self.restored_global)
+        self._stop_without_students()
 
     def on_train_epoch_start(self) -> None:
-        """Note the learning rate that the epoch begins with."""
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.figures["train/lr"] = [seven_digits(rate)] * self.students
+        """Note the learning rates that the epoch begins with."""
+        self.figures["train/lr"] = self._by_student(self.rates())
 
     def on_validation_epoch_end(self) -> None:
         """Note the validation's figures."""
         self.close("val")
 
     def on_train_epoch_end(self) -> None:
-        """Note the epoch's figures, and keep the weights that are the best so far."""
+        """Note the epoch's figures and the weights worth keeping, and let students go."""
         self.close("train")
         self.history.append(self.figures)
         self.figures = {}
-        if self.checkpoint == "best":
-            for student in range(self.students):
-                if self.epoch_kept(student) == len(self.history):
-                    self.kept[student] = self.state(student)
+        now = time.perf_counter()
+        for student in self.live:
+            self.spent[student] += (now - self.started) / len(self.live)
+        self.started = now
+        staying = [student for student in self.live if not self._has_ended(student)]
+        # Those that end with the training have the weights that it ends with: a callback may have
+        # averaged them.
+        leaving = set(self.live).difference(staying) if staying else set[int]()
+        for student in self.live:
+            looks = self.ends[student].checkpoint == "best" or student in leaving
+            if looks and self.epoch_kept(student) == len(self.history):
+                self.kept[student] = self.state(student)
+        self.live = staying
+        self._stop_without_students()
+
+    def _stop_without_students(self) -> None:
+        if not self.live:
+            self.trainer.should_stop = True
+
+    def _has_ended(self, student: int) -> bool:
+        """Whether a student's training is over: it has had its epochs or patience, or diverged."""
+        ends, losses = self.ends[student], self.column("val/loss", student)
+        if len(losses) >= ends.epochs or not isfinite(self.column("train/loss", student)[-1]):
+            return True
+        if ends.patience is None:
+            return False
+        return not isfinite(losses[-1]) or len(losses) - losses.index(min(losses)) > ends.patience
+
+    def column(self, tag: str, student: int) -> list[float]:
+        """A figure of one student, one value per epoch that it trained."""
+        found = (row[tag][student] for row in self.history)
+        return [value for value in found if value is not None]
 
     def epoch_kept(self, student: int) -> int:
         """The epoch whose weights are kept, counted from 1; of equally good ones the first."""
-        if self.checkpoint == "last":
-            return len(self.history)
-        accuracies = [figures["val/acc"][student] for figures in self.history]
+        accuracies = self.column("val/acc", student)
+        if self.ends[student].checkpoint == "last":
+            return len(accuracies)
         return 1 + accuracies.index(max(accuracies))
 
     def weights_kept(self, student: int) -> dict[str, Tensor]:
@@ -136,12 +187,9 @@ class Bookkeeper(LightningModule, ABC):
         return self.kept[student] or self.state(student)
 
     def rows(self, student: int) -> list[dict[str, float]]:
-        """The figures of one student, one row per epoch."""
-        return [{tag: values[student] for tag, values in row.items()} for row in self.history]
-
-    def seconds(self) -> float:
-        """How long the training has taken, earlier attempts included."""
-        return self.spent + time.perf_counter() - self.started
+        """The figures of one student, one row per epoch that it trained."""
+        columns = {tag: self.column(tag, student) for tag in self.history[-1]}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what resuming needs beside Lightning's own, in plain values."""
@@ -150,7 +198,9 @@ class Bookkeeper(LightningModule, ABC):
             "kept": self.kept,
             "generators": [generator.get_state() for generator in self.generators()],
             "global": global_state(),
-            "seconds": self.seconds(),
+            "spent": self.spent,
+            "live": self.live,
+            "counted": self.counted,
             # Rounding depends on it: what goes on elsewhere goes on as it began.
             "threads": torch.get_num_threads(),
         }
@@ -159,7 +209,9 @@ class Bookkeeper(LightningModule, ABC):
         """Go on where an earlier attempt ended."""
         book = checkpoint["book"]
         use_threads(book["threads"])
-        self.history, self.kept, self.spent = book["history"], book["kept"], book["seconds"]
+        self.history, self.kept, self.spent = book["history"], book["kept"], book["spent"]
+        self.live, self.counted = book["live"], book["counted"]
+        self.sums = torch.zeros(len(PARTS), 2, len(self.counted))
         self.restored, self.restored_global = book["generators"], book["global"]
 
 
@@ -171,7 +223,18 @@ def make_optimizer(optim: Optim, parameters: Iterable[Tensor]) -> Optimizer:
     shared: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "fused": True}
     if optim.name == "sgd":
         return SGD(parameters, momentum=optim.momentum, **shared)
-    return {"adam": Adam, "adamw": AdamW}[optim.name](parameters, eps=optim.eps, **shared)
+    beta1, beta2 = optim.betas
+    kind = {"adam": Adam, "adamw": AdamW}[optim.name]
+    return kind(parameters, betas=(beta1, beta2), eps=optim.eps, **shared)
+
+
+def make_schedule(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler | None:
+    """torch's schedule of the settings over so many steps; None leaves the rate alone."""
+    if optim.schedule == "constant":
+        return None
+    if optim.schedule == "onecycle":
+        return OneCycleLR(optimizer, max_lr=optim.lr, total_steps=steps)
+    return CosineAnnealingLR(optimizer, T_max=steps)
 
 
 def use_threads(count: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -66,9 +66,12 @@ class Record(Checkpoint):
         self.state.save(epoch, trainer.save_checkpoint)
 
     def _draw(self, module: Bookkeeper, epoch: int) -> None:
+        row = module.history[epoch - 1]
         for student, loggers in self.loggers:
-            row = module.history[epoch - 1]
-            loggers.draw({tag: values[student] for tag, values in row.items()}, epoch)
+            of_student = {tag: values[student] for tag, values in row.items()}
+            figures = {tag: value for tag, value in of_student.items() if value is not None}
+            if figures:  # else it has ended
+                loggers.draw(figures, epoch)
 
     def on_exception(
         self, trainer: Trainer, pl_module: Bookkeeper, exception: BaseException
@@ -77,21 +80,6 @@ class Record(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             epochs = len(pl_module.history)
             log.warning("interrupted after %d epochs; the same command goes on there", epochs)
-
-
-class Patience(EarlyStopping):
-    """Stops a training whose validation loss has not improved for some epochs.
-
-    Args:
-        epochs: how many.
-    """
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__("val/loss", patience=epochs, check_on_train_epoch_end=True)
-
-    def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Stop at once if an earlier attempt was killed after its last epoch."""
-        trainer.should_stop = self.wait_count >= self.patience
 
 
 class ShowProgress(Checkpoint):
@@ -126,10 +114,12 @@ class ShowProgress(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Say how the epoch went."""
         epoch, epochs, students = len(pl_module.history), trainer.max_epochs, pl_module.students
-        said = epoch_line(pl_module.rows(0)[-1], epoch, epochs or 0)
-        if students > 1:
-            best = max(pl_module.history[-1]["val/acc"])
-            said = f"epoch {epoch}/{epochs}  {students} students  best val acc {best:.4f}"
+        if students == 1:
+            said = epoch_line(pl_module.rows(0)[-1], epoch, epochs or 0)
+        else:
+            found = [value for value in pl_module.history[-1]["val/acc"] if value is not None]
+            best = f"best val acc {max(found):.4f}"
+            said = f"epoch {epoch}/{epochs}  {len(found)} students  {best}"
         log.log(logging.DEBUG if self.bar else logging.INFO, said)
         if self.bar:
             self.bar.update(self.task, description=said)

@@ -15,8 +15,8 @@ from kd.data.module import ImageDataModule
 from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator, isolated
-from kd.training.book import Bookkeeper, refuse_diverged, use_threads
-from kd.training.callbacks import Patience, Record, ShowProgress
+from kd.training.book import Bookkeeper, Ends, refuse_diverged, use_threads
+from kd.training.callbacks import Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
 from kd.training.loggers import Loggers
 from kd.training.material import Accelerator, Material
@@ -78,8 +78,7 @@ def fit(
     log.info("%d images, %d parameters, on %s", images, parameters, material.accelerator.device)
 
     def look(epoch: int) -> None:
-        (loss,) = module.history[-1]["train/loss"]
-        refuse_diverged({"train/loss": loss}, epoch)
+        refuse_diverged({"train/loss": module.column("train/loss", 0)[-1]}, epoch)
         if config.keep_epochs:
             path = directory / EPOCHS / f"{epoch}.ckpt"
             save_checkpoint(path, module.state(), config, data.fingerprint, epoch, data.task)
@@ -87,8 +86,6 @@ def fit(
     callbacks = [*more, Record(state, [(0, loggers)], look)]
     if not quiet:
         callbacks.append(ShowProgress())
-    if config.trainer.patience is not None:
-        callbacks.append(Patience(config.trainer.patience))
     train(config, material.accelerator, module, callbacks, before, data)
     if not module.history:
         raise UserError(f"callbacks=[{','.join(config.callbacks)}]: ended the training at once")
@@ -98,7 +95,7 @@ def fit(
 def train(
     config: Config,
     accelerator: Accelerator,
-    module: pl.LightningModule,
+    module: Bookkeeper,
     callbacks: Sequence[pl.Callback],
     before: Path | None = None,
     data: ImageDataModule | None = None,
@@ -116,7 +113,7 @@ def train(
     trainer = pl.Trainer(
         accelerator=accelerator.name,
         devices=1,
-        max_epochs=config.trainer.max_epochs,
+        max_epochs=max(ends.epochs for ends in module.ends),
         precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
         logger=False,  # Record tells the loggers, of an earlier attempt too
         callbacks=list(callbacks),
@@ -136,18 +133,23 @@ def train(
 def share_of(module: Bookkeeper, student: int, loggers: Loggers) -> Trained:
     """What a trained module has to give of one of its students."""
     kept = module.weights_kept(student), module.epoch_kept(student)
-    return Trained(*kept, module.rows(student), module.seconds() / module.students, loggers)
+    return Trained(*kept, module.rows(student), module.spent[student], loggers)
+
+
+def ends_of(config: Config) -> Ends:
+    """When the training of one student ends."""
+    return Ends(config.trainer.max_epochs, config.checkpoint, config.trainer.patience)
 
 
 def make_module(config: Config, material: Material) -> Classifier:
     """The LightningModule of the stage."""
     task = material.data.task
-    network = build_model(config.model, config.seed, task)
+    network, ends = build_model(config.model, config.seed, task), ends_of(config)
     if config.stage != "distill":
         module = TeacherModule if config.stage == "teacher" else StudentModule
-        return module(network, config.optim, config.checkpoint, task)
+        return module(network, config.optim, ends, task)
     widths = material.regression
     regressor = build_regressor(*widths, config.seed) if widths else None
     outputs = None if needs_live_teacher(config) else material.teacher_outputs
     taught = material.teacher, config.kd, outputs
-    return DistillModule(network, config.optim, *taught, regressor, config.checkpoint, task)
+    return DistillModule(network, config.optim, *taught, regressor, ends, task)

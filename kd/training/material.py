@@ -42,7 +42,10 @@ class Material(NamedTuple):
     teacher: Any = None  # nn.Module, of a distillation
     teacher_split: str | None = None  # the fingerprint of the split that it was trained on
     teacher_outputs: Any = None  # Outputs, of it for all samples of the pool
-    regression: tuple[int, int] | None = None  # the widths that a regressor takes to each other
+    # The widths of the hidden representations that the method compares, student's and teacher's;
+    # and those that a regressor takes to each other.
+    widths: tuple[int, int] | None = None
+    regression: tuple[int, int] | None = None
 
     def digest(self, config: Config, settings: Any) -> str:
         """What stands for all that a training's state depends on.
@@ -61,7 +64,15 @@ def prepare(config: Config, words: Iterable[str] = ()) -> Material:
     Raises:
         UserError: see :func:`find_material`.
     """
-    material = find_material(config, words)
+    return with_outputs(find_material(config, words), config)
+
+
+def with_outputs(material: Material, config: Config) -> Material:
+    """Compute what a run's teacher, if it has one, makes of the images.
+
+    Raises:
+        UserError: the teacher makes no finite numbers of them.
+    """
     if material.teacher is None:
         return material
     outputs = teacher_outputs(material.teacher, material.data, config.kd.needs_hidden)
@@ -84,7 +95,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     data = ImageDataModule(config.data, config.seed, accelerator.device, limit)
     data.prepare_data()
     data.setup()
-    refuse_too_large(config, data.task)
+    refuse_too_large([config], data.task)
     check_custom(config, data.task)
     refuse_single_image(config, data)
     refuse_wide_shift(config, data.task)
@@ -97,8 +108,10 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     told = [w for w in plain if w.startswith(shared) and not w.startswith(STUDENTS)]
     teachers = find_teacher(config, data.fingerprint, told)
     teacher, split = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
-    regression = check_method(config, teacher, data.task)
-    return Material(accelerator, data, teachers, teacher, split, regression=regression)
+    widths = check_method(config, teacher, data.task)
+    regresses = config.kd.regresses and widths is not None and widths[0] != widths[1]
+    regression = widths if regresses else None
+    return Material(accelerator, data, teachers, teacher, split, None, widths, regression)
 
 
 def check_custom(config: Config, task: Task) -> None:

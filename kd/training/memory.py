@@ -1,4 +1,6 @@
-"""How much memory a student takes."""
+"""How much memory students take."""
+
+from collections.abc import Iterable, Sequence
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH
@@ -24,17 +26,29 @@ def student_bytes(config: Config, task: Task) -> int:
     return 4 * values
 
 
-def refuse_too_large(config: Config, task: Task, students: int = 1) -> None:
+def bytes_of_each(configs: Iterable[Config], task: Task) -> list[int]:
+    """What :func:`student_bytes` says of students that differ in width and method."""
+    known: dict[tuple[str, int], int] = {}
+    found = []
+    for config in configs:
+        key = repr(config.model.shape()), config.kd.cubes if config.stage == "distill" else 0
+        if key not in known:
+            known[key] = student_bytes(config, task)
+        found.append(known[key])
+    return found
+
+
+def refuse_too_large(configs: Sequence[Config], task: Task) -> None:
     """Make sure that students fit in the memory that is free, before any of it is taken.
 
     Raises:
         OutOfMemory: they do not.
     """
-    needed, free = students * student_bytes(config, task), available_bytes()
+    needed, free = sum(bytes_of_each(configs, task)), available_bytes()
     if free is None or needed <= free:
         return
-    who, advice = f"a group of {students} students", ""
-    if students == 1:
+    who, advice = f"a group of {len(configs)} students", ""
+    if len(configs) == 1:
         who, advice = "a student", "; make data.batch_size or model.hidden smaller"
     raise OutOfMemory(
         f"{who} needs about {needed / 2**20:.0f} MB and {free / 2**20:.0f} MB are free{advice}"

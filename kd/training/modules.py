@@ -12,7 +12,7 @@ from kd.metrics import count_right
 from kd.models.base import MNIST, Task
 from kd.models.network import Dropout, weights_of
 from kd.outputs import Outputs
-from kd.training.book import Bookkeeper, Figures
+from kd.training.book import TO_THE_END, Bookkeeper, Ends, Figures
 from kd.training.teacher import FrozenTeacher
 
 
@@ -29,21 +29,26 @@ class Classifier(Bookkeeper):
 
     Args:
         network: its ``see`` takes images (batch, channels, height, width).
-        optim: as in :class:`Bookkeeper`.
-        checkpoint: as in :class:`Bookkeeper`.
+        optim: the optimiser and its schedule.
+        ends: when the training ends.
         task: what the network is made for.
     """
 
     def __init__(
-        self, network: nn.Module, optim: Optim, checkpoint: str = "last", task: Task = MNIST
+        self, network: nn.Module, optim: Optim, ends: Ends = TO_THE_END, task: Task = MNIST
     ) -> None:
-        super().__init__(optim, checkpoint=checkpoint)
+        super().__init__([ends])
+        self.optim = optim
         self.network: Any = network
         self.example_input_array = torch.zeros(1, *task.shape)  # for Lightning's table of layers
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
         return self.network(images)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser and its schedule."""
+        return self.optimizers_of(self.optim)
 
     def see(self, images: Tensor) -> Outputs:
         """The network's outputs, in float32 if it computes in mixed precision."""
@@ -79,7 +84,9 @@ class Classifier(Bookkeeper):
         self._log("train", self.history[-1])
 
     def _log(self, part: str, figures: Figures) -> None:
-        self.log_dict({tag: v for tag, (v,) in figures.items() if tag.startswith(part)})
+        self.log_dict(
+            {tag: v for tag, (v,) in figures.items() if v is not None and tag.startswith(part)}
+        )
         self.log("step", float(self.current_epoch + 1))  # TensorBoard's x-axis counts epochs
 
     def state(self, student: int = 0) -> dict[str, Tensor]:
@@ -117,7 +124,7 @@ class DistillModule(Classifier):
             looked up by the batch's indices; None runs the teacher on every batch.
         regressor: takes the student's hidden representation to the width of the teacher's, and
             is trained with it; None compares them as they are.
-        checkpoint, task: as in :class:`Classifier`.
+        ends, task: as in :class:`Classifier`.
     """
 
     def __init__(
@@ -128,10 +135,10 @@ class DistillModule(Classifier):
         kd: Distillation,
         teacher_outputs: Outputs | None = None,
         regressor: nn.Module | None = None,
-        checkpoint: str = "last",
+        ends: Ends = TO_THE_END,
         task: Task = MNIST,
     ) -> None:
-        super().__init__(network, optim, checkpoint, task)
+        super().__init__(network, optim, ends, task)
         self._outside = (FrozenTeacher(teacher),)  # a tuple hides it from torch's registration
         self.kd, self.teacher_outputs, self.regressor = kd, teacher_outputs, regressor
         self.loss_weights = kd.alpha, 1 - kd.alpha

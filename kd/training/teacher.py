@@ -120,8 +120,8 @@ def check_method(config: Config, teacher: nn.Module, task: Task) -> tuple[int, i
     """Make sure that the method finds in both networks what it compares.
 
     Returns:
-        the widths of the student's hidden representation and the teacher's, where a regressor takes
-        the one to the other; else None.
+        the widths of the student's hidden representation and the teacher's, where the method
+        compares these; else None.
 
     Raises:
         UserError: feature maps or hidden representations are missing, or do not fit each other.
@@ -150,15 +150,15 @@ def check_method(config: Config, teacher: nn.Module, task: Task) -> tuple[int, i
             f"kd.method={kd.method}: compares hidden representations; name the student's by "
             "model.hidden_layer=LAYER"
         )
-    if not kd.needs_hidden or theirs.hidden.shape == student.hidden.shape:
+    if not kd.needs_hidden:
         return None
     widths = student.hidden.shape[1], theirs.hidden.shape[1]
-    if kd.needs_same_width:
+    if kd.needs_same_width and widths[0] != widths[1]:
         raise UserError(
             f"{_given(config, 'hidden')}: kd.method={kd.method} compares it unit by unit with the "
             f"teacher's hidden layer of {widths[1]}"
         )
-    return widths if kd.regresses else None
+    return widths
 
 
 def _given(config: Config, name: str) -> str:
