@@ -40,9 +40,14 @@ class Dropout(nn.Module):
 
     def mask(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Draw the next mask: 0 where a unit is dropped, 1 / (1 − share) elsewhere."""
-        kept = torch.empty(shape, device=device)
-        kept.bernoulli_(1 - self.share, generator=self.generator_on(device))
-        return kept.div_(1 - self.share)
+        kept = self.uniforms(shape, device) < 1 - self.share
+        return kept.to(torch.get_default_dtype()).div_(1 - self.share)
+
+    def uniforms(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Draw what the next mask is made of: numbers from 0 to 1, whatever the share is."""
+        # In double precision a CPU's are those that torch's bernoulli_ compares.
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        return torch.rand(shape, dtype=kind, device=device, generator=self.generator_on(device))
 
     def generator_on(self, device: torch.device) -> torch.Generator:
         """Return what draws the masks."""

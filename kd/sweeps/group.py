@@ -39,7 +39,7 @@ class Materials:
         Raises:
             UserError: the accelerator, the data or the teacher is not to be had.
         """
-        needs: list[object] = [config.stage, config.data, config.model]
+        needs: list[object] = [config.stage, config.data, config.model.shape()]
         if config.stage == "distill":
             needs += [config.teacher, config.kd.method]
         if (key := repr(needs)) not in self.known:

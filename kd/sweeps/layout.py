@@ -11,7 +11,6 @@ from torch import Tensor
 from kd.config.schema import Config
 from kd.fields import sweepable_names
 from kd.methods.base import SCHEDULED, Distillation
-from kd.models.network import Dropout, build_model
 from kd.sweeps.students import is_taught
 from kd.training.material import Material
 
@@ -61,10 +60,9 @@ class Lane(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What the students share that have the same dropout masks."""
+    """What the students share whose dropout masks are made of the same numbers."""
 
     seed: int
-    share: float
     width: int
 
 
@@ -100,15 +98,8 @@ def lane_of(config: Config) -> Lane:
 
 
 def draw_of(config: Config) -> Draw:
-    """What the dropout masks of a student depend on."""
-    return Draw(config.seed, config.model.dropout, config.model.hidden)  # pyright: ignore
-
-
-def dropout_of(config: Config, material: Material, device: torch.device) -> Dropout:
-    """What draws a student's dropout masks."""
-    dropout = build_model(config.model, config.seed, material.data.task).dropout
-    dropout.generator_on(device)
-    return dropout
+    """What the dropout masks of a student are made of."""
+    return Draw(config.seed, config.model.hidden)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[Kind]:

@@ -23,7 +23,7 @@ from kd.outputs import Outputs
 from kd.sweeps.batches import KindBatches, Orders
 from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of
 from kd.sweeps.optimizers import OwnNumbers
-from kd.sweeps.stack import Stack, make_gradients, outputs_of
+from kd.sweeps.stack import Masks, Stack, make_gradients, outputs_of
 from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.fit import ends_of
@@ -80,6 +80,10 @@ class GroupModule(Bookkeeper):
                 self.dropouts.setdefault(draw, networks[draw].dropout)
         self.draws = draws
         self.draw_rows = Rows([draws(draw_of(config)) for config in configs], device)
+        keep = [1 - config.model.dropout for config in configs]  # pyright: ignore
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.keep = torch.tensor(keep, dtype=kind, device=device)
+        self.drops, self.alike = min(keep) < 1, len(set(keep)) == 1
         self.kinds = kinds_of(configs, materials)
         shared = configs, materials, lane_of_place, device
         self.of_kinds = [KindBatches(kind, *shared) for kind in self.kinds]
@@ -166,18 +170,21 @@ class GroupModule(Bookkeeper):
             losses, right = losses[self.order], right[self.order]
         self.note("train", losses, right, labelled, batches=count)
 
-    def _masks(self, size: int) -> tuple[Tensor, Tensor | None] | None:
-        """A batch's dropout masks (draws, hidden, batch), and which of them each student has."""
-        draws, width = self.draws.all(), self.stack.bias.shape[1]
-        if not any(draw.share for draw in draws):
+    def _masks(self, size: int) -> Masks | None:
+        """A batch's dropout masks."""
+        if not self.drops:
             return None
-        batch = size * (1 + self.augments.extra)
-        drawn = torch.ones(len(draws), batch, width, device=self.here)
+        draws = self.draws.all()
+        shape = size * (1 + self.augments.extra), self.stack.bias.shape[1]
+        drawn = torch.zeros(len(draws), *shape, dtype=self.keep.dtype, device=self.here)
         for row, draw in zip(drawn, draws, strict=True):
-            if draw.share:
-                row[:, : draw.width] = self.dropouts[draw].mask((batch, draw.width), self.here)
+            row[:, : draw.width] = self.dropouts[draw].uniforms((len(row), draw.width), self.here)
+        drawn = drawn.mT.contiguous()
         rows = None if self.draw_rows.each else self.draw_rows.rows
-        return drawn.mT.contiguous(), rows
+        if self.alike:
+            kept = float(self.keep[0])
+            return Masks((drawn < kept).to(self.stack.bias.dtype).div_(kept), rows)
+        return Masks(drawn, rows, self.keep)
 
     def _batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
         """Each batch's images, (lanes, samples, pixels), and what else its losses take."""

@@ -151,31 +151,44 @@ class Stack(nn.Module):
         return {name: value.detach().clone() for name, value in state.items()}
 
 
-def outputs_of(
-    weights: Weights, products: Tensor, masks: tuple[Tensor, Tensor | None] | None
-) -> Outputs:
+class Masks(NamedTuple):
+    """A batch's dropout masks, or what they are made of."""
+
+    drawn: Tensor  # (draws, hidden, batch): masks, or with ``keep`` numbers from 0 to 1
+    # (students,), the draw of each; None where as many students side by side have each.
+    rows: Tensor | None = None
+    keep: Tensor | None = None  # (students,), shares of units kept; None where all agree
+
+
+def drop(hidden: Tensor, masks: Masks | None) -> Tensor:
+    """Drop units of hidden representations (students, hidden, batch); None drops nothing."""
+    if masks is None:
+        return hidden
+    drawn, rows, keep = masks
+    if rows is None:
+        hidden, drawn = hidden.unflatten(0, (len(drawn), -1)), drawn.unsqueeze(1)
+    else:
+        drawn = drawn.index_select(0, rows)
+    if keep is not None:
+        keep = keep.view(*hidden.shape[:-2], 1, 1)
+        drawn = (drawn < keep).to(hidden.dtype) / keep.to(hidden.dtype)
+    dropped = hidden * drawn
+    return dropped.flatten(0, 1) if rows is None else dropped
+
+
+def outputs_of(weights: Weights, products: Tensor, masks: Masks | None) -> Outputs:
     """Logits (students, classes, batch) and hidden representations (students, hidden, batch).
 
     Args:
         weights: of the students.
         products: (students, hidden, batch), of the first layers.
-        masks: (draws, hidden, batch), and which draw each student has, (students,), where these are
-            not as many students side by side for each; None drops nothing.
+        masks: of the batch.
     """
-
-    def drop(hidden: Tensor) -> Tensor:
-        if masks is None:
-            return hidden
-        drawn, rows = masks
-        if rows is not None:
-            return hidden * drawn.index_select(0, rows)
-        by_draw = hidden.unflatten(0, (len(drawn), -1))
-        return (by_draw * drawn.unsqueeze(1)).flatten(0, 1)
 
     return classify(
         products,
         dense=lambda products: products + weights.bias.unsqueeze(-1),
-        dropout=drop,
+        dropout=lambda hidden: drop(hidden, masks),
         output=lambda kept: torch.baddbmm(weights.output_bias.unsqueeze(-1), weights.weight, kept),
     )
 
