@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -104,8 +104,11 @@ def whole(n: int) -> None:
     )
 
 
-def tutorial_cells(outputs: Path) -> float:
-    """Seconds of two cells as tutorials write them: no framework, nothing computed beforehand."""
+TUTORIAL = ((2.0, 0.25), (5.0, 0.75))
+
+
+def tutorial_cells(outputs: Path, cells: Sequence[tuple[float, float]] = TUTORIAL) -> float:
+    """Seconds of some cells as tutorials write them: no framework, nothing computed beforehand."""
     config, data = load()
     teacher = build_model(CNN(), seed=0)
     (path,) = outputs.glob("main/teacher/*/model.ckpt")
@@ -115,7 +118,7 @@ def tutorial_cells(outputs: Path) -> float:
     train, val = (Subset(dataset, data.indices[part].tolist()) for part in ("train", "val"))
     loaders = DataLoader(train, batch_size=128, shuffle=True), DataLoader(val, batch_size=128)
     started = time.perf_counter()
-    for T, alpha in ((2.0, 0.25), (5.0, 0.75)):
+    for T, alpha in cells:
         student = nn.Sequential(
             nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10)
         )
