@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from kd.config.schema import Optim
 from kd.errors import UserError
 from kd.seeding import global_state, restore_global_state
+from kd.training.threads import use_threads
 
 PARTS = ("train", "val")
 Figures = dict[str, list[float]]  # by TensorBoard's tag, one value per student
@@ -172,12 +173,6 @@ def make_optimizer(optim: Optim, parameters: Iterable[Tensor]) -> Optimizer:
     if optim.name == "sgd":
         return SGD(parameters, momentum=optim.momentum, **shared)
     return {"adam": Adam, "adamw": AdamW}[optim.name](parameters, eps=optim.eps, **shared)
-
-
-def use_threads(count: int) -> None:
-    """Have torch use so many threads; where it does already, its pool is left alone."""
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 def seven_digits(figure: float) -> float:
