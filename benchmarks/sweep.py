@@ -150,7 +150,8 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.GroupMo
     """A group of one seed, ready to train on made-up teacher logits."""
     config, data = load(f"data.batch_size={batch_size}")
     taught = Outputs(3 * torch.randn(len(data.pool.labels), 10), None)
-    material = Material(Accelerator("cpu", torch.device("cpu")), data, [], None, taught)
+    device = Accelerator("cpu", torch.device("cpu"))
+    material = Material(device, data, [], teacher_outputs=taught)
     cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
     module = fused.GroupModule(config, [0], cells, material)
     adam = torch.optim.Adam(module.stack.parameters(), fused=True)

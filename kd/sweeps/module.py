@@ -8,6 +8,7 @@ product, and Python's and Lightning's overhead is paid once per step.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +24,13 @@ from kd.outputs import Outputs
 from kd.sweeps.batches import KindBatches, Orders
 from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of
 from kd.sweeps.optimizers import OwnNumbers
-from kd.sweeps.stack import Masks, Stack, make_gradients, outputs_of
+from kd.sweeps.stack import Masks, Stack, Weights, make_gradients, outputs_of
 from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.fit import ends_of
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
+from kd.training.threads import Threads, same_bits, using
 
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
@@ -106,6 +108,7 @@ class GroupModule(Bookkeeper):
         self.gradients = make_gradients(self.kinds)
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles: bool | None = None  # not decided
+        self.threads = Threads()
         self.orders.batches = [self.batches_of[lane] for lane in lanes.all()]
 
     def batches(self) -> int:
@@ -147,6 +150,11 @@ class GroupModule(Bookkeeper):
 
     def training_step(self, indices: Tensor, chunk: int) -> None:
         """A step of the optimiser for each batch of (batches, lanes, batch) indices."""
+        full = indices.shape[-1] == self.orders.size
+        with self.threads.piece(len(indices)) if full else nullcontext():
+            self._steps(indices)
+
+    def _steps(self, indices: Tensor) -> None:
         count, _, size = indices.shape
         labelled = size - self.orders.added
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
@@ -154,10 +162,10 @@ class GroupModule(Bookkeeper):
         weights = self.stack.weights()
         counted = []
         for images, owns in self._batches(indices):
-            products = self.stack.products(weights, images)
-            arguments = products, *weights[1:], self._masks(size), owns
-            *found, losses, right = self._differentiate(size, arguments)
-            gradients = self.stack.gradients(images, found)
+            batch = size, weights, images, self._masks(size), owns
+            if self.threads.free is None:
+                self.threads.free = self._is_free_of_threads(batch)
+            gradients, losses, right = self._step(*batch)
             if isinstance(optimizer, OwnNumbers):
                 optimizer.take(gradients)
             else:
@@ -169,6 +177,28 @@ class GroupModule(Bookkeeper):
         if self.order is not None:
             losses, right = losses[self.order], right[self.order]
         self.note("train", losses, right, labelled, batches=count)
+
+    def _step(
+        self,
+        size: int,
+        weights: Weights,
+        images: Tensor,
+        masks: Masks | None,
+        owns: list[dict[str, Any]],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients, losses and counts of a batch."""
+        arguments = self.stack.products(weights, images), *weights[1:], masks, owns
+        *found, losses, right = self._differentiate(size, arguments)
+        return self.stack.gradients(images, found), losses, right
+
+    def _is_free_of_threads(self, batch: tuple) -> bool:
+        """Whether one thread gives a batch the same bits; views and live teachers it may not."""
+        if self.here.type != "cpu" or self.augments.active:
+            return False
+        gradients, *others = self._step(*batch)
+        with using(1):
+            same, *as_well = self._step(*batch)
+        return same_bits([*gradients, *others], [*same, *as_well])
 
     def _masks(self, size: int) -> Masks | None:
         """A batch's dropout masks."""

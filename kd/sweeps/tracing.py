@@ -75,7 +75,9 @@ def traced(function: Function, arguments: tuple, compiles: bool = False) -> Func
 def _compiled(function: Function, arguments: tuple) -> Function:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     leaves = tree_leaves(arguments)
-    program: Any = torch._inductor.compile(_operations(function, arguments), leaves)
+    # As many threads as there are to be when it runs, not when it is compiled.
+    threads = {"cpp.dynamic_threads": True}
+    program: Any = torch._inductor.compile(_operations(function, arguments), leaves, threads)
     program(*leaves)
     return lambda *arguments: program(*tree_leaves(arguments))
 

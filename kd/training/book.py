@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from kd.config.schema import Optim
 from kd.errors import UserError
 from kd.seeding import global_state, restore_global_state
+from kd.training.threads import use_threads
 
 PARTS = ("train", "val")
 # By TensorBoard's tag, one value per student; None of those that do not train any more.
@@ -235,12 +236,6 @@ def make_schedule(optimizer: Optimizer, optim: Optim, steps: int) -> LRScheduler
     if optim.schedule == "onecycle":
         return OneCycleLR(optimizer, max_lr=optim.lr, total_steps=steps)
     return CosineAnnealingLR(optimizer, T_max=steps)
-
-
-def use_threads(count: int) -> None:
-    """Have torch use so many threads; where it does already, its pool is left alone."""
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 def seven_digits(figure: float) -> float:

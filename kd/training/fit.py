@@ -15,7 +15,7 @@ from kd.data.module import ImageDataModule
 from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator, isolated
-from kd.training.book import Bookkeeper, Ends, refuse_diverged, use_threads
+from kd.training.book import Bookkeeper, Ends, refuse_diverged
 from kd.training.callbacks import Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
 from kd.training.loggers import Loggers
@@ -23,6 +23,7 @@ from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 from kd.training.run_folder import EPOCHS, clear
 from kd.training.teacher import needs_live_teacher
+from kd.training.threads import use_threads
 from kd.training.unfinished import State, forget, name_of, version
 
 log = logging.getLogger(__name__)
