@@ -62,7 +62,7 @@ def test_a_group_has_the_same_bits_whatever_is_chosen(cli, teacher, two_threads,
             self.trial.clear()
 
     monkeypatch.setattr(fused, "Threads", Turns)
-    monkeypatch.setattr(fused, "CHUNK", 2)
+    monkeypatch.setattr("kd.sweeps.batches.CHUNK", 2)
     assert cli(*words, "study=turns", *_taught(teacher)).code == 0
     assert made[0].free
     monkeypatch.setattr(threads.Threads, "piece", lambda self, size: threads.using(2))
