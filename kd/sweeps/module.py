@@ -21,10 +21,10 @@ from kd.metrics import count_right
 from kd.outputs import Outputs
 from kd.sweeps.plan import Cell
 from kd.sweeps.stack import Stack, make_gradients, outputs_of
-from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
+from kd.training.tracing import can_compile, optimizer_step, traced
 
 CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.

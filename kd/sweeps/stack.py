@@ -18,7 +18,7 @@ from kd.metrics import count_right
 from kd.models.base import Task
 from kd.models.network import build_model, build_regressor, classify
 from kd.outputs import Outputs
-from kd.sweeps.tracing import wide_product
+from kd.training.tracing import wide_product
 
 
 class Weights(NamedTuple):
