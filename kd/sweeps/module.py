@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kd.config.schema import Config
-from kd.data.module import Batch, Batches, ImageDataModule
+from kd.data.module import CHUNK, Batch, Batches, ImageDataModule
 from kd.fields import sweepable_names
 from kd.methods.base import SCHEDULED, cross_entropy, loss_weights_at
 from kd.metrics import count_right
@@ -26,7 +26,6 @@ from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
 from kd.training.tracing import can_compile, optimizer_step, traced
 
-CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.model_summary import ModelSummary
 from torch import Tensor
 
 from kd.config.schema import Config, relevant
-from kd.data.module import ImageDataModule
+from kd.data.module import Chunks, ImageDataModule
 from kd.errors import UserError
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator, isolated
@@ -86,13 +86,22 @@ def fit(
 
     callbacks = [*more, Record(state, [(0, loggers)], look)]
     if not quiet:
-        callbacks.append(ShowProgress())
+        callbacks.append(ShowProgress(every=1) if in_chunks(config) else ShowProgress())
     if config.trainer.patience is not None:
         callbacks.append(Patience(config.trainer.patience))
     train(config, material.accelerator, module, callbacks, before, data)
     if not module.history:
         raise UserError(f"callbacks=[{','.join(config.callbacks)}]: ended the training at once")
     return share_of(module, 0, loggers)
+
+
+def in_chunks(config: Config) -> bool:
+    """Whether Lightning hands over many batches at a time; the results are the same bits.
+
+    Callbacks want to be called for every batch, and mixed precision is Lightning's own, which keeps
+    a network's rounded weights from one batch of a chunk to the next.
+    """
+    return not config.callbacks and config.trainer.precision == "32"
 
 
 def train(
@@ -124,11 +133,16 @@ def train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    batches: dict[str, Any] = {"datamodule": data}
+    if data is not None and in_chunks(config):
+        module.automatic_optimization = False  # else Lightning takes one step per chunk
+        batches = {"train_dataloaders": Chunks(data.train_dataloader())}
+        batches["val_dataloaders"] = data.val_dataloader()
     threads, device = torch.get_num_threads(), accelerator.device
     # Code that knows nothing of our generators draws from global ones: they begin with the seed.
     with isolated(generator(config.seed, "dropout").initial_seed(), device):
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
+            trainer.fit(module, **batches, ckpt_path=before, weights_only=True)
         finally:
             use_threads(threads)
 
