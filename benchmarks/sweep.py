@@ -43,9 +43,9 @@ from kd.models.cnn import CNN
 from kd.models.network import build_model, count_parameters
 from kd.outputs import Outputs
 from kd.sweeps import module as fused
-from kd.sweeps.tracing import wide_product
 from kd.training.material import Accelerator, Material, choose_accelerator
 from kd.training.memory import student_bytes
+from kd.training.tracing import wide_product
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
 TALK = (

@@ -1,6 +1,7 @@
 """The splits of a data set, handed out a batch at a time from memory."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from kd.models.base import Task
 from kd.seeding import generator
 
 EVAL_BATCH = 500
+CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 
 
 class Batch(NamedTuple):
@@ -113,6 +115,28 @@ class Batches:
     def shares(self, labels: Tensor) -> Tensor:
         """Return labels as they are, or as shares where some images have none."""
         return labels if self.unlabelled is None else as_shares(labels, self.pool.task.classes)
+
+
+class Chunks:
+    """The batches of one split, up to ``CHUNK`` at a time, each made when its turn comes.
+
+    Args:
+        batches: of the split.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.generators = batches.generators
+
+    def __len__(self) -> int:
+        """Count the chunks of an epoch."""
+        return -(-len(self.batches) // CHUNK)
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        """Yield the chunks of one epoch."""
+        batches = iter(self.batches)
+        for _ in range(len(self)):
+            yield itertools.islice(batches, CHUNK)
 
 
 def as_shares(labels: Tensor, classes: int) -> Tensor:

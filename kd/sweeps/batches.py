@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 from kd.config.schema import Config
-from kd.data.module import Batches, ImageDataModule
+from kd.data.module import CHUNK, Batches, ImageDataModule
 from kd.methods.base import loss_weights_at
 from kd.outputs import Outputs
 from kd.sweeps.layout import Kind, Numbered, Rows
 from kd.training.material import Material
-
-CHUNK = 25  # batches that Lightning hands over at a time: its own cost per step is then not felt
 
 
 class Orders:

@@ -25,12 +25,12 @@ from kd.sweeps.batches import KindBatches, Orders
 from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of
 from kd.sweeps.optimizers import OwnNumbers
 from kd.sweeps.stack import Masks, Stack, Weights, make_gradients, outputs_of
-from kd.sweeps.tracing import can_compile, optimizer_step, traced
 from kd.training.book import Bookkeeper
 from kd.training.fit import ends_of
 from kd.training.material import Material
 from kd.training.teacher import FrozenTeacher, needs_live_teacher
 from kd.training.threads import Threads, same_bits, using
+from kd.training.tracing import can_compile, optimizer_step, traced
 
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)

@@ -18,7 +18,7 @@ from kd.metrics import count_right
 from kd.models.network import Network, classify
 from kd.outputs import Outputs
 from kd.sweeps.layout import Kind
-from kd.sweeps.tracing import wide_product
+from kd.training.tracing import wide_product
 
 
 class Weights(NamedTuple):

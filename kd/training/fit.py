@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -11,8 +11,9 @@ from pytorch_lightning.utilities.model_summary import ModelSummary
 from torch import Tensor
 
 from kd.config.schema import Config, relevant
-from kd.data.module import ImageDataModule
+from kd.data.module import Chunks, ImageDataModule
 from kd.errors import UserError
+from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor, count_parameters
 from kd.seeding import generator, isolated
 from kd.training.book import Bookkeeper, Ends, refuse_diverged
@@ -23,10 +24,12 @@ from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 from kd.training.run_folder import EPOCHS, clear
 from kd.training.teacher import needs_live_teacher
-from kd.training.threads import use_threads
+from kd.training.threads import use_threads, using
 from kd.training.unfinished import State, forget, name_of, version
 
 log = logging.getLogger(__name__)
+
+SMALL = 8_000_000  # parameters · images of a batch
 
 
 class Trained(NamedTuple):
@@ -86,11 +89,21 @@ def fit(
 
     callbacks = [*more, Record(state, [(0, loggers)], look)]
     if not quiet:
-        callbacks.append(ShowProgress())
-    train(config, material.accelerator, module, callbacks, before, data)
+        callbacks.append(ShowProgress(every=1) if in_chunks(config) else ShowProgress())
+    with using(threads_for(config, parameters)):
+        train(config, material.accelerator, module, callbacks, before, data)
     if not module.history:
         raise UserError(f"callbacks=[{','.join(config.callbacks)}]: ended the training at once")
     return share_of(module, 0, loggers)
+
+
+def in_chunks(config: Config) -> bool:
+    """Whether Lightning hands over many batches at a time; the results are the same bits.
+
+    Callbacks want to be called for every batch, and mixed precision is Lightning's own, which keeps
+    a network's rounded weights from one batch of a chunk to the next.
+    """
+    return not config.callbacks and config.trainer.precision == "32"
 
 
 def train(
@@ -122,11 +135,16 @@ def train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    batches: dict[str, Any] = {"datamodule": data}
+    if data is not None and in_chunks(config):
+        module.automatic_optimization = False  # else Lightning takes one step per chunk
+        batches = {"train_dataloaders": Chunks(data.train_dataloader())}
+        batches["val_dataloaders"] = data.val_dataloader()
     threads, device = torch.get_num_threads(), accelerator.device
     # Code that knows nothing of our generators draws from global ones: they begin with the seed.
     with isolated(generator(config.seed, "dropout").initial_seed(), device):
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=before, weights_only=True)
+            trainer.fit(module, **batches, ckpt_path=before, weights_only=True)
         finally:
             use_threads(threads)
 
@@ -135,6 +153,16 @@ def share_of(module: Bookkeeper, student: int, loggers: Loggers) -> Trained:
     """What a trained module has to give of one of its students."""
     kept = module.weights_kept(student), module.epoch_kept(student)
     return Trained(*kept, module.rows(student), module.spent[student], loggers)
+
+
+def threads_for(config: Config, parameters: int) -> int:
+    """How many threads a single network trains with: one for a small MLP, else all.
+
+    A second one gains a tenth there, and where another process keeps its core busy, it makes the
+    training four times as slow. A fixed rule, because rounding depends on the number.
+    """
+    small = isinstance(config.model, MLP) and parameters * config.data.batch_size < SMALL
+    return 1 if small else torch.get_num_threads()
 
 
 def ends_of(config: Config) -> Ends:

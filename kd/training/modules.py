@@ -1,12 +1,13 @@
 """The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd.config.schema import Optim
-from kd.data.module import Batch
+from kd.data.module import CHUNK, Batch, Chunks
 from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 from kd.metrics import count_right
 from kd.models.base import MNIST, Task
@@ -14,6 +15,7 @@ from kd.models.network import Dropout, weights_of
 from kd.outputs import Outputs
 from kd.training.book import TO_THE_END, Bookkeeper, Ends, Figures
 from kd.training.teacher import FrozenTeacher
+from kd.training.tracing import optimizer_step
 
 
 def global_generators(device: torch.device) -> list[torch.Generator]:
@@ -59,8 +61,36 @@ class Classifier(Bookkeeper):
         """The training loss of a batch, of the network's outputs for its images."""
         return cross_entropy(student.logits, batch.labels, self.optim.label_smoothing)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of one batch."""
+    def batches_per_epoch(self) -> int:
+        """How many there are, handed over one by one or in chunks."""
+        handed: Any = self.trainer.train_dataloader
+        return len(handed.batches if isinstance(handed, Chunks) else handed)
+
+    def batches(self) -> int:
+        """Of the whole training."""
+        steps = super().batches()  # has Lightning prepare what the other two ask for
+        return steps // int(self.trainer.num_training_batches) * self.batches_per_epoch()
+
+    def training_step(self, batch: Batch | Iterator[Batch], batch_index: int) -> Tensor | None:
+        """The loss of a batch, for Lightning to take the step; or the steps of a chunk of them."""
+        if isinstance(batch, Batch):
+            return self.batch_loss(batch)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        schedule: Any = self.lr_schedulers()
+        (group,) = optimizer.param_groups
+        for number, each in enumerate(batch, batch_index * CHUNK):
+            self.on_train_batch_start(each, number)
+            self.batch_loss(each).backward()
+            gradients = [parameter.grad for parameter in group["params"]]
+            for parameter in group["params"]:
+                parameter.grad = None
+            optimizer_step(optimizer, gradients)
+            if schedule is not None:
+                schedule.step()
+        return None
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """The loss of one batch, which the figures of the epoch are told of."""
         outputs = self.see(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):  # else losses have two digits
             loss = self.loss(outputs, batch)
@@ -152,9 +182,9 @@ class DistillModule(Classifier):
         """Bring the teacher to the student's device."""
         self.teacher.to(self.device)
 
-    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Give labels and teacher the weights of this time of the training."""
-        passed = self.current_epoch + (batch_index + 1) / self.trainer.num_training_batches
+        passed = self.current_epoch + (batch_index + 1) / self.batches_per_epoch()
         self.loss_weights = loss_weights_at(self.kd, passed)
 
     def loss(self, student: Outputs, batch: Batch) -> Tensor:

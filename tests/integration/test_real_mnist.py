@@ -12,6 +12,13 @@ def accuracy(stage: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_quick_teacher_is_as_good_as_the_talks(cli, seed):
+    assert cli("+experiment=quick_teacher", "study=main", f"seed={seed}").code == 0
+    assert accuracy("teacher") > 0.984
+
+
+@pytest.mark.slow
 def test_teacher_student_and_a_distillation_on_mnist(cli):
     """One seed each: the bounds are the targets for the mean, less the spread of a seed."""
     assert cli("stage=teacher").code == 0

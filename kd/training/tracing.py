@@ -103,15 +103,17 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def optimizer_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor]) -> None:
+def optimizer_step(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None]) -> None:
     """A step of the optimiser by gradients in the order of its parameters.
 
-    Adam's straight by the function that ``step()`` calls after having spent as much time again.
+    A parameter whose gradient is None stays as it is. Adam's step is taken straight by the function
+    that ``step()`` calls after having spent as much time again.
     """
     (group,) = optimizer.param_groups
     parameters, state = group["params"], optimizer.state
     adam = adam_function if isinstance(optimizer, torch.optim.Adam) else None
-    if adam is None or not state:  # the first step makes the state
+    found = [gradient for gradient in gradients if gradient is not None]
+    if adam is None or not state or len(found) < len(gradients):  # the first step makes the state
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -123,4 +125,4 @@ def optimizer_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor]) ->
     names = ("fused", "amsgrad", "lr", "weight_decay", "eps", "maximize", "decoupled_weight_decay")
     numbers = {name: group[name] for name in names if name in group}
     beta1, beta2 = group["betas"]
-    adam(parameters, gradients, means, squares, [], steps, beta1=beta1, beta2=beta2, **numbers)
+    adam(parameters, found, means, squares, [], steps, beta1=beta1, beta2=beta2, **numbers)

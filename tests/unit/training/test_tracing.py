@@ -6,10 +6,10 @@ from torch import nn
 
 from kd.config.schema import Optim
 from kd.methods import METHODS
-from kd.sweeps import tracing
 from kd.sweeps.stack import make_gradients
-from kd.sweeps.tracing import optimizer_step, traced, wide_product
+from kd.training import tracing
 from kd.training.book import make_optimizer
+from kd.training.tracing import optimizer_step, traced, wide_product
 
 STUDENTS, HIDDEN, BATCH, CLASSES = 3, 4, 6, 10
 
