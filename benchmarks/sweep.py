@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from torchvision.transforms import ToTensor
 
 from kd.config.schema import Config
 from kd.config.validation import validate
-from kd.data.module import ImageDataModule
+from kd.data.module import CHUNK, ImageDataModule
 from kd.files import PROJECT
 from kd.models.cnn import CNN
 from kd.models.network import build_model, count_parameters
@@ -150,10 +151,14 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.GroupMo
     """A group of one seed, ready to train on made-up teacher logits."""
     config, data = load(f"data.batch_size={batch_size}")
     taught = Outputs(3 * torch.randn(len(data.pool.labels), 10), None)
-    device = Accelerator("cpu", torch.device("cpu"))
-    material = Material(device, data, [], teacher_outputs=taught)
-    cells = [(("T", 1 + k / 10), ("alpha", k % 10 / 10)) for k in range(students)]
-    module = fused.GroupModule(config, [0], cells, material)
+    teachers = [Path("made-up")]
+    here = Accelerator("cpu", torch.device("cpu"))
+    material = Material(here, data, teachers, teacher_outputs=taught)
+    configs = [
+        replace(config, kd=replace(config.kd, T=1 + k / 10, alpha=k % 10 / 10))
+        for k in range(students)
+    ]
+    module = fused.GroupModule(configs, [material] * students)
     adam = torch.optim.Adam(module.stack.parameters(), fused=True)
     module.optimizers = lambda **_: adam  # in place of the Trainer's
     module.lr_schedulers = lambda: None
@@ -163,13 +168,13 @@ def make_module(students: int, batch_size: int, compiled: bool) -> fused.GroupMo
 
 def steps_of(module: fused.GroupModule) -> Callable[[int], int]:
     """A function that trains on about so many batches of full size, and says on how many."""
-    chunks = [chunk for chunk in module.orders if len(chunk) == fused.CHUNK]
+    chunks = [chunk for chunk in module.orders if len(chunk) == CHUNK]
 
     def run(count: int) -> int:
         done = 0
         while done < count:
-            module.training_step(chunks[done // fused.CHUNK % len(chunks)], 0)
-            done += fused.CHUNK
+            module.training_step(chunks[done // CHUNK % len(chunks)], 0)
+            done += CHUNK
         return done
 
     run(1)
@@ -192,9 +197,9 @@ def _growth(students: int, batch_size: int, compiled: bool, n: int, queue: objec
     logging.disable()
     module = make_module(students, batch_size, compiled)
     times = per_student_step(module, n)
-    for images, labels, indices, _ in list(module.data.val_dataloader())[:2]:
+    for batch in list(module.data.val_dataloader())[:2]:
         with torch.no_grad():
-            module.validation_step((images, labels, indices), 0)
+            module.validation_step(batch, 0)
     queue.put((times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
 
 
@@ -217,8 +222,10 @@ def growth(n: int) -> None:
     print("|---|---|---|---|---|---|")
     for batch_size in (32, 128):
         steps, base = -(-50_000 // batch_size), None
-        config, _ = load(f"data.batch_size={batch_size}")
-        most = config.trainer.group_mb * 2**20 // student_bytes(config)  # as the launcher does
+        config, data = load(f"data.batch_size={batch_size}")
+        most = (
+            config.trainer.group_mb * 2**20 // student_bytes(config, data.task)
+        )  # as the launcher does
         sizes = [(students, -(-students // most)) for students in (1, 5, 20, 110, 500)]
         for students, groups in [*sizes, (500, 1)]:
             size, cells = -(-students // groups), []

@@ -92,44 +92,46 @@ def _fresh(jobs: Sequence[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
     by_student: dict[Student, list[Job]] = {}
     for job in jobs:
         by_student.setdefault(student_of(job.config), []).append(job)
+    configs = {student: config_of(student, lead.config) for student in by_student}
     size = lead.config.trainer.group_mb
-    for students in _parts(by_student, lead.config):
-        members = [job for student in students for job in by_student[student]]
-        if len(members) > 1:
-            shared, runs = common_digest(lead.config), tuple(job.name for job in members)
-            groups.append(Group(Planned(shared, size, students, runs, version()), lead, members))
-        elif len(by_student) == 1:
-            apart[members[0]] = "no other job has its kind of network, data and batch size"
-        else:
-            apart[members[0]] = f"trainer.group_mb={size} has no room for two"
+    for alike in _alike(configs):
+        for students in _parts(alike, lead.config):
+            members = [job for student in students for job in by_student[student]]
+            if len(members) > 1:
+                shared, runs = common_digest(lead.config), tuple(job.name for job in members)
+                planned = Planned(shared, size, students, runs, version())
+                groups.append(Group(planned, lead, members))
+            elif len(by_student) == 1:
+                apart[members[0]] = "no other job has its kind of network, data and batch size"
+            elif len(alike) == 1:
+                apart[members[0]] = "no other job's model.hidden is near enough to its own"
+            else:
+                apart[members[0]] = f"trainer.group_mb={size} has no room for two"
     return groups, apart
 
 
-def _parts(students: Iterable[Student], lead: Config) -> Iterator[tuple[Student, ...]]:
-    """Cut students into groups that fit in memory, as few as possible and about equally large."""
-    configs = {student: config_of(student, lead) for student in students}
-    listed = sorted(configs, key=lambda s: (-_width(configs[s]), *_place(configs[s]), s))
-    for alike in _alike(listed, configs):
-        sizes = bytes_of_each([configs[student] for student in alike], task_of(lead.data))
-        whole, parts = sum(sizes), -(-sum(sizes) // (lead.trainer.group_mb * 2**20))
-        middles = (end - each / 2 for end, each in zip(accumulate(sizes), sizes, strict=True))
-        numbered = zip((int(middle * parts / whole) for middle in middles), alike, strict=True)
-        for _, part in groupby(numbered, key=itemgetter(0)):
-            yield tuple(sorted((s for _, s in part), key=lambda s: (*_place(configs[s]), s)))
-
-
-def _alike(
-    listed: Sequence[Student], configs: Mapping[Student, Config]
-) -> Iterator[Sequence[Student]]:
+def _alike(configs: Mapping[Student, Config]) -> Iterator[dict[Student, Config]]:
     """Cut students, the widest first, where widths are too far apart to train together."""
-    start = 0
-    for number, student in enumerate(listed):
-        width, widest = (_width(configs[s]) for s in (student, listed[start]))
-        if width * WIDEST < widest:
-            yield listed[start:number]
-            start = number
-    if listed:
-        yield listed[start:]
+    found: dict[Student, Config] = {}
+    widest = 0
+    for student in sorted(configs, key=lambda s: (-_width(configs[s]), *_place(configs[s]), s)):
+        if (width := _width(configs[student])) * WIDEST < widest:
+            yield found
+            found = {}
+        widest = widest if found else width
+        found[student] = configs[student]
+    if found:
+        yield found
+
+
+def _parts(configs: Mapping[Student, Config], lead: Config) -> Iterator[tuple[Student, ...]]:
+    """Cut students into groups that fit in memory, as few as possible and about equally large."""
+    sizes = bytes_of_each(configs.values(), task_of(lead.data))
+    whole, parts = sum(sizes), -(-sum(sizes) // (lead.trainer.group_mb * 2**20))
+    middles = (end - each / 2 for end, each in zip(accumulate(sizes), sizes, strict=True))
+    numbered = zip((int(middle * parts / whole) for middle in middles), configs, strict=True)
+    for _, part in groupby(numbered, key=itemgetter(0)):
+        yield tuple(sorted((s for _, s in part), key=lambda s: (*_place(configs[s]), s)))
 
 
 def _width(config: Config) -> int:

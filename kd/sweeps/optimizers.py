@@ -92,6 +92,7 @@ class OwnNumbers(Optimizer):
         self.rows, these = list(rows), torch.tensor(places)
         self.course, self.lr = self.course[these], self.lr[these]
         self.eps, self.decay = self.eps[these], self.decay[these]
+        self.decays = bool(self.decay.any())  # as an optimiser that is made of these has it
 
     @torch.no_grad()
     def take(self, gradients: Sequence[Tensor]) -> None:

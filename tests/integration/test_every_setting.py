@@ -37,9 +37,10 @@ def test_no_setting_is_forgotten():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join((case.key, *case.words)))
 def test_a_setting_swept_together_is_as_swept_alone(cli, tmp_path, monkeypatch, taught, case: Case):
-    def run(place: Path, *words: str) -> None:
+    def run(place: Path, *words: str) -> str:
         monkeypatch.chdir(place)
         said = cli(*words)
         assert said.code == 0, said.err
+        return said.out
 
     together_as_alone(case, tmp_path, taught, run)

@@ -57,14 +57,17 @@ def test_it_is_swept_together_as_one_by_one(cli, teacher, package):
     keys = ("kd.power=1,2", "kd.squared=true,false", f"teacher.checkpoint={teacher}")
     said = cli(*SWEEP, *keys, "study=together")
     assert said.code == 0, said.err
-    assert len(re.findall("2 students train together", said.out)) == 4
+    assert re.findall(r"\d+ students train together", said.out) == ["8 students train together"]
     assert cli(*SWEEP, *keys, "study=apart", "hydra/launcher=basic").code == 0
     together, apart = logits("together"), logits("apart")
     assert len(together) == 8
     assert together.keys() == apart.keys()
     for name in together:
         assert np.abs(together[name] - apart[name]).max() < 1e-3, name
-    distinct = {values.tobytes() for values in together.values()}
+    distinct: list[np.ndarray] = []
+    for values in together.values():
+        if not any(np.abs(values - other).max() < 1e-3 for other in distinct):
+            distinct.append(values)
     assert len(distinct) == 6, "of power=1 the square makes no difference"
     for name in together:
         found = metrics(Path("outputs/together/distill", name))
@@ -80,17 +83,6 @@ def test_its_defaults_are_its_own(cli, teacher, package):
     assert metrics(run)["kd/T"] == 3.0
     assert metrics(run)["kd/scale"] == 1.5
     assert "kd/direction" not in metrics(run)
-
-
-def test_a_sweepable_setting_that_a_group_would_not_tell_apart_trains_alone(
-    cli, teacher, package, monkeypatch
-):
-    monkeypatch.setattr("kd.sweeps.module.sweepable_names", lambda kd: ["T", "scale"])
-    said = cli(*SWEEP)
-    assert "kd.times is not trained per student" in said.out
-    found = logits("main")
-    assert len(found) == 2
-    assert len({values.tobytes() for values in found.values()}) == 2
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def test_a_state_dict_of_other_code_teaches(cli, nets):
     assert said.code == 0, said.err
     runs = list(Path("outputs/main/distill").glob("*/metrics.json"))
     first, second = (np.load(run.parent / "predictions.npz")["logits"] for run in runs)
-    assert np.array_equal(first, second)
+    assert np.abs(first - second).max() < 1e-4, "their places in the stack round differently"
     assert all(metrics(run.parent)["teacher/split"] == "unknown" for run in runs)
     assert "its split is unknown" in said.out
     cli("stage=student", *MINI)

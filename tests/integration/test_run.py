@@ -522,12 +522,6 @@ def test_patience_goes_on_where_it_was(cli, monkeypatch, after):
         assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
 
 
-def test_patience_trains_students_of_a_sweep_apart(cli):
-    said = cli("-m", "stage=student", *MINI, "trainer.patience=1", "seed=0,1")
-    assert "2 of 2 runs train alone: trainer.patience stops each student by itself" in said.out
-    assert said.code == 0
-
-
 @pytest.mark.parametrize("stage", ["teacher", "student", "distill"])
 def test_in_mixed_precision_a_network_trains_and_is_tested_in_full(cli, teacher, stage):
     """Its losses have float32's digits, and its figures are about those of full precision."""

@@ -199,10 +199,10 @@ def stop_at(monkeypatch, count: int) -> None:
 def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monkeypatch, moment):
     from kd.sweeps import grouping
 
-    monkeypatch.setattr(grouping, "student_bytes", lambda *_: 2**20)
+    monkeypatch.setattr(grouping, "bytes_of_each", lambda configs, _: [2**20] * len(configs))
     words = ("-m", "stage=student", *MINI, "seed=range(0,11)", "trainer.group_mb=3")
     whole = cli(*words, "study=whole")
-    assert re.findall(r"(\d) students train together", whole.out) == ["2", "3", "3", "3"]
+    assert re.findall(r"(\d) students train together", whole.out) == ["3", "2", "3", "3"]
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, moment)
         assert cli(*words, "study=cut").code == 1
@@ -226,7 +226,7 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
     kept = {path: path.read_bytes() for path in (state, note, *plans)}
     flipped = bytearray(kept[state])
     flipped[len(flipped) // 2] ^= 1
-    other = kept[plans[0]].replace(b"[0, 1]", b"[0, 2]")
+    other = kept[plans[0]].replace(b'"seed": 1', b'"seed": 2')
     for damage in (
         {state: bytes(flipped)}, {state: b""}, {note: b"{}"}, {note: b"[" * 100_000},
         *(dict.fromkeys(plans, plan) for plan in (other, b'{"group": 5}', b"[5]", b"\xff")),

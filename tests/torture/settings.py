@@ -93,6 +93,13 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "teacher.checkpoint": ("one.ckpt,two.ckpt",),
 }
 GROUPS = {"kd.method": "kd", "model.name": "model"}
+# What students of a group have in common, so that its two values make two groups or none.
+APART = {
+    *("data.split", "data.val_size", "data.test_size", "data.seed", "data.batch_size"),
+    *("data.train_size", "data.unlabelled", "optim.name", "trainer.limit_batches"),
+    *("trainer.precision", "model.name", "model.channels", "model.width", "model.init"),
+    *(f"data.augment.{name}" for name in ("shift", "rotate", "mixup", "extra")),
+}
 METHOD_WORDS = {"at": ("model=cnn", "model.channels=[4,8]")}
 # Where both values may give the same: kd.T plays no part in some methods.
 MAY_AGREE = {"kd.T", "checkpoint"}
@@ -155,24 +162,27 @@ def sweep(rng: random.Random, folder: Path) -> None:
     """Students that train together are those that train alone, whatever is swept."""
     everything = cases()
 
-    def run(place: Path, *words: str) -> None:
-        check_manners(command(place, *words), 0)
+    def run(place: Path, *words: str) -> str:
+        said = command(place, *words)
+        check_manners(said, 0)
+        return said.out
 
     case = everything[rng.number % len(everything)]
     together_as_alone(case, folder, teachers(folder.parent), run)
 
 
-def together_as_alone(case: Case, folder: Path, taught: Path, run: Callable[..., None]) -> None:
+def together_as_alone(case: Case, folder: Path, taught: Path, run: Callable[..., str]) -> None:
     """Sweep a setting in a group and one run after another, and compare what they leave.
 
     Args:
         case: one of :func:`cases`.
         folder: where to do so.
         taught: a folder with the digits and two teachers; see :func:`trials.teachers`.
-        run: takes a working folder and a command's words, and runs that.
+        run: takes a working folder and a command's words, runs that, and gives what it said.
 
     Raises:
-        AssertionError: logits or metrics differ by more than rounding.
+        AssertionError: logits or metrics differ by more than rounding, or students that differ in
+            settings of their own alone do not train together.
     """
     words, said = words_of(case), " ".join(words_of(case))
     both = folder / "together", folder / "alone"
@@ -181,7 +191,11 @@ def together_as_alone(case: Case, folder: Path, taught: Path, run: Callable[...,
         for path, seed in (("one.ckpt", 0), ("two.ckpt", 1)):
             (teacher,) = (place / "outputs/main/teacher").glob(f"seed={seed},*")
             shutil.copy(teacher / "model.ckpt", place / path)
-        run(place, *words, *launcher)
+        console = run(place, *words, *launcher)
+        if not launcher and case.key not in APART and "model=cnn" not in words:
+            groups = re.findall(r"\d+ students train together", console)
+            assert len(groups) == 1, f"{said}: {groups}"
+            assert "train alone" not in console, f"{said}: {console}"
     mine, its = ({n: r for n, r in runs(place).items() if "/teacher/" not in n} for place in both)
     assert mine.keys() == its.keys(), said
     tag, logits, apart = case.key.replace(".", "/"), {}, {}

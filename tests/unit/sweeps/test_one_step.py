@@ -5,6 +5,8 @@ and alone have in common beyond that, tests/integration/test_groups.py looks at.
 """
 
 import dataclasses
+import itertools
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from helpers import DIGITS, as_job
 from torch import Tensor
 from torture.settings import two_values
 
-from kd.config.schema import Augment, Config, Data, Optim, Trainer
+from kd.config.schema import Augment, Config, Data, Optim, Teacher, Trainer
 from kd.data.module import ImageDataModule
 from kd.methods import METHODS
 from kd.methods.base import Distillation, loss_weights_at
@@ -22,6 +24,7 @@ from kd.models.base import MNIST
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor
+from kd.outputs import Outputs
 from kd.sweeps import stack
 from kd.sweeps.grouping import plan_groups
 from kd.sweeps.module import GroupModule
@@ -31,6 +34,7 @@ from kd.training.modules import DistillModule, StudentModule
 from kd.training.teacher import check_method, needs_live_teacher, teacher_outputs
 
 SEEDS = 3, 4
+TEACHERS = 32, 24  # widths of their hidden layers
 PASSED = 1  # epochs: a teacher that stops after one has stopped, one that warms up has not done so
 CLOSE = 1e-9  # relative to the norm of each tensor's gradient
 VIEWS = Augment(shift=2, rotate=15, mixup=0.5, extra=1)
@@ -50,18 +54,20 @@ def exact():
 
 
 @pytest.fixture(scope="module")
-def teacher(exact) -> torch.nn.Module:
-    """A network that is surer of itself than an untrained one."""
-    network = build_model(CNN(), seed=9)
+def teachers(exact) -> list[torch.nn.Module]:
+    """Two networks that are surer of themselves than untrained ones."""
+    networks = [build_model(CNN(hidden=hidden), seed=9) for hidden in TEACHERS]
     with torch.no_grad():
-        network.output.weight.mul_(5)
-    return network
+        for network in networks:
+            network.output.weight.mul_(5)
+    return networks
 
 
 @pytest.fixture(scope="module")
-def material(teacher):
-    """A function that gives data and teacher of a configuration, each read once."""
-    known: dict[str, Material] = {}
+def material(teachers):
+    """A function that gives data and teacher of a configuration, each made once."""
+    known: dict[str, ImageDataModule] = {}
+    seen: dict[tuple[str, int], Outputs] = {}
 
     def make(config: Config) -> Material:
         key = repr(config.data)
@@ -72,16 +78,18 @@ def material(teacher):
             data.pool, data.taught = (
                 dataclasses.replace(pool, images=images) for pool in (data.pool, data.taught)
             )
-            outputs = teacher_outputs(teacher, data, hidden=True)
-            cpu = Accelerator("cpu", torch.device("cpu"))
-            known[key] = Material(cpu, data, [], teacher, teacher_outputs=outputs)
+            known[key] = data
+        data, cpu = known[key], Accelerator("cpu", torch.device("cpu"))
         if config.stage != "distill":
-            return known[key]._replace(teacher=None, teacher_outputs=None)
+            return Material(cpu, data, [])
+        number = config.teacher.seed
+        teacher, which = teachers[number], (data.fingerprint, number)
+        if which not in seen:
+            seen[which] = teacher_outputs(teacher, data, hidden=True)
         widths = check_method(config, teacher, MNIST)
         regresses = config.kd.regresses and widths[0] != widths[1]
-        regression = widths if regresses else None
-        teachers = [Path("teacher")]
-        return known[key]._replace(teachers=teachers, widths=widths, regression=regression)
+        found = [Path(f"teacher{number}")], teacher, None, seen[which], widths
+        return Material(cpu, data, *found, widths if regresses else None)
 
     return make
 
@@ -133,17 +141,24 @@ def alone(config: Config, material: Material) -> dict[str, Tensor]:
 
 def compare(kd: list[Distillation], material: Callable[[Config], Material], **settings) -> None:
     """Take a step of students without a teacher and of one for each setting of a method."""
-    settings["trainer"] = Trainer(group_mb=10_000)  # one group has room for all
     configs = [Config(stage="student", seed=seed, **settings) for seed in SEEDS]
     for one in kd:
         configs += [Config(stage="distill", seed=seed, kd=one, **settings) for seed in SEEDS]
+    compare_all(configs, material)
+
+
+def compare_all(configs: list[Config], material: Callable[[Config], Material]) -> GroupModule:
+    """Take a step of these students in one group, and of each by itself."""
+    whole = Trainer(group_mb=10_000)  # one group has room for all
+    configs = [dataclasses.replace(config, trainer=whole) for config in configs]
     jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
     groups, lonely = plan_groups(jobs, jobs, {})
     assert not lonely
     (group,) = groups
     students = group.planned.students
     trained = [config_of(student, group.lead.config) for student in students]
-    mine = together(GroupModule(trained, [material(config) for config in trained]))
+    module = GroupModule(trained, [material(config) for config in trained])
+    mine = together(module)
     for config in configs:
         gradients = mine[students.index(student_of(config))]
         expected = alone(config, material(config))
@@ -151,7 +166,8 @@ def compare(kd: list[Distillation], material: Callable[[Config], Material], **se
         for name, gradient in expected.items():
             if name in gradients:  # at alpha = 1 a regressor plays no part
                 apart = (gradients[name] - gradient).norm()
-                assert apart <= CLOSE * gradient.norm(), f"{name} of {config.kd}"
+                assert apart <= CLOSE * gradient.norm(), f"{name} of {config}"
+    return module
 
 
 def data(**settings) -> Data:
@@ -183,3 +199,111 @@ def test_gradients_of_smoothed_labels_in_a_group_are_those_alone(material, augme
     smooth = Optim(label_smoothing=0.2)
     of_data = data(augment=augment)
     compare([METHODS["hinton"]()], material, data=of_data, model=MLP(), optim=smooth)
+
+
+def student(
+    kd: Distillation | None, of_data: Data, seed: int = 3, teacher: int = 0, **settings
+) -> Config:
+    """A student of a method, or without a teacher."""
+    model = MLP(**{name: settings.pop(name) for name in ("hidden", "dropout") if name in settings})
+    if kd is not None and kd.needs_same_width:
+        model.hidden = TEACHERS[teacher]
+    settings |= {"data": of_data, "model": model, "seed": seed}
+    if kd is None:
+        return Config(stage="student", **settings)
+    return Config(stage="distill", kd=kd, teacher=Teacher(seed=teacher), **settings)
+
+
+MIXED = pytest.mark.parametrize("augment", [Augment(), VIEWS], ids=["images", "views"])
+
+
+@MIXED
+def test_gradients_of_all_methods_in_one_group_are_those_alone(material, augment):
+    """Two teachers of other widths, students alone among them, and three widths in one stack."""
+    kinds = [None, *(METHODS[name]() for name in TOGETHER)]
+    pairs = itertools.product(kinds, (0, 1))
+    configs = [
+        student(kd, data(augment=augment), 3 + at % 2, teacher, hidden=(16, 24, 32)[at % 3])
+        for at, (kd, teacher) in enumerate(pairs)
+    ]
+    module = compare_all(configs, material)
+    assert len(module.kinds) > len(TOGETHER)
+    assert module.stack.padded
+
+
+@MIXED
+@pytest.mark.parametrize("kd", [None, METHODS["hinton"](), METHODS["hint"]()], ids=str)
+def test_gradients_of_several_widths_in_a_group_are_those_alone(material, kd, augment):
+    compare_all(
+        [
+            student(kd, data(augment=augment), seed, hidden=width, dropout=0.3)
+            for seed in SEEDS
+            for width in (16, 24, 32)
+        ],
+        material,
+    )
+
+
+@MIXED
+def test_gradients_of_several_shares_of_dropout_in_a_group_are_those_alone(material, augment):
+    configs = [
+        student(kd, data(augment=augment), seed, dropout=share, hidden=width)
+        for kd in (None, METHODS["pkt"]())
+        for seed in SEEDS
+        for share, width in ((0.0, 32), (0.1, 32), (0.3, 32), (0.3, 20))
+    ]
+    compare_all(configs, material)
+
+
+@MIXED
+def test_gradients_of_other_labels_in_a_group_are_those_alone(material, augment):
+    configs = [
+        student(kd, data(augment=augment, label_noise=noise), optim=Optim(label_smoothing=smooth))
+        for kd in (None, METHODS["dkd"](), METHODS["rkd"]())
+        for noise in (0.0, 0.2, 0.5)
+        for smooth in (0.0, 0.2)
+    ]
+    compare_all(configs, material)
+
+
+@MIXED
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_gradients_on_other_images_in_a_group_are_those_alone(material, augment, unlabelled):
+    """Transfer sets of equally many images, their students in lanes of their own."""
+    configs = [
+        student(kd, data(augment=augment, unlabelled=unlabelled, train_size=200, **which), seed)
+        for kd in (None, METHODS["hinton"](), METHODS["hint"]())
+        for which in ({}, {"omit": [3]}, {"omit": [4, 5]}, {"label_noise": 0.3})
+        for seed in SEEDS
+    ]
+    if unlabelled:  # fewer of these are left where classes are omitted as well
+        configs = [config for config in configs if not config.data.omit]
+    compare_all(configs, material)
+
+
+@MIXED
+def test_gradients_of_ragged_lanes_in_a_group_are_those_alone(material, augment):
+    configs = [
+        student(METHODS["hinton"](T=T), data(augment=augment), seed, dropout=0.3)
+        for seed, count in ((3, 2), (4, 5))
+        for T in range(1, 1 + count)
+    ]
+    compare_all(configs, material)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_gradients_of_any_mixture_in_a_group_are_those_alone(material, number):
+    rng = random.Random(number)
+    augment = rng.choice([Augment(), VIEWS])
+    configs = []
+    for _ in range(rng.randint(2, 14)):
+        kd = rng.choice([None, *(rng.choice(variants(METHODS[name])) for name in TOGETHER)])
+        of_data = data(augment=augment, label_noise=rng.choice([0.0, 0.3]))
+        configs.append(
+            student(
+                kd, of_data, rng.choice([3, 4, 5]), rng.randint(0, 1),
+                optim=Optim(label_smoothing=rng.choice([0.0, 0.2])),
+                hidden=rng.choice([16, 24, 32]), dropout=rng.choice([0.0, 0.1, 0.3]),
+            )
+        )  # fmt: skip
+    compare_all(configs, material)

@@ -17,6 +17,7 @@ from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.models.network import build_model
 from kd.outputs import Outputs
+from kd.training.book import Ends
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
 
 MINI = Data(
@@ -106,6 +107,7 @@ def test_the_teacher_is_in_neither_checkpoint_nor_optimiser(teacher):
     expected = {f"network.{key}" for key in module.network.state_dict()}
     assert set(module.state_dict()) == expected
     assert {id(p) for p in module.parameters()} == {id(p) for p in module.network.parameters()}
+    module.batches = lambda: 1  # the Trainer's
     adam = module.configure_optimizers()["optimizer"]
     held = [p for group in adam.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in module.network.parameters()}
@@ -251,27 +253,27 @@ def test_the_learning_rate_follows_its_schedule(schedule):
     class Rates(StudentModule):
         def __init__(self, *args):
             super().__init__(*args)
-            self.rates = []
+            self.seen = []
 
         def on_train_batch_end(self, *_):
-            self.rates.append(self.optimizers().param_groups[0]["lr"])
+            self.seen.append(self.optimizers().param_groups[0]["lr"])
 
     module = Rates(student(), Optim(lr=0.01, schedule=schedule))
     fit(module, epochs=2)
-    assert len(module.rates) == 50
+    assert len(module.seen) == 50
     if schedule == "constant":
-        assert set(module.rates) == {0.01}
+        assert set(module.seen) == {0.01}
     elif schedule == "onecycle":
-        top = module.rates.index(max(module.rates))
-        assert max(module.rates) == pytest.approx(0.01, rel=0.01)
+        top = module.seen.index(max(module.seen))
+        assert max(module.seen) == pytest.approx(0.01, rel=0.01)
         assert top == pytest.approx(0.3 * 50, abs=2)
-        assert module.rates[:top] == sorted(module.rates[:top])
-        assert module.rates[top:49] == sorted(module.rates[top:49], reverse=True)
-        assert module.rates[48] < 1e-4
+        assert module.seen[:top] == sorted(module.seen[:top])
+        assert module.seen[top:49] == sorted(module.seen[top:49], reverse=True)
+        assert module.seen[48] < 1e-4
     else:
-        assert module.rates == sorted(module.rates, reverse=True)
-        assert module.rates[24] == pytest.approx(0.005, rel=0.1)
-        assert module.rates[-1] < 1e-4
+        assert module.seen == sorted(module.seen, reverse=True)
+        assert module.seen[24] == pytest.approx(0.005, rel=0.1)
+        assert module.seen[-1] < 1e-4
 
 
 def test_best_keeps_the_best_validation_epoch_and_last_the_last():
@@ -287,13 +289,13 @@ def test_best_keeps_the_best_validation_epoch_and_last_the_last():
             state = {k: v.clone() for k, v in self.network.state_dict().items()}
             seen.append((float(self.trainer.callback_metrics["val/acc"]), state))
 
-    best = fit(Spoilt(student(), Optim(), "best"), epochs=5)
+    best = fit(Spoilt(student(), Optim(), Ends(checkpoint="best")), epochs=5)
     accuracies = [accuracy for accuracy, _ in seen]
     expected = accuracies.index(max(accuracies))
     assert best.epoch_kept(0) == expected + 1 <= 3
     assert same(best.weights_kept(0), seen[expected][1])
     assert best.rows(0)[expected]["val/acc"] == pytest.approx(max(accuracies))
-    last = fit(Spoilt(student(), Optim(), "last"), epochs=5)
+    last = fit(Spoilt(student(), Optim(), Ends(checkpoint="last")), epochs=5)
     assert last.epoch_kept(0) == 5
     assert same(last.weights_kept(0), seen[-1][1])
     assert last.rows(0)[-1]["val/acc"] == pytest.approx(accuracies[-1]) == pytest.approx(0.1)

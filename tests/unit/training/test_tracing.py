@@ -6,7 +6,8 @@ from torch import nn
 
 from kd.config.schema import Optim
 from kd.methods import METHODS
-from kd.sweeps.stack import make_gradients
+from kd.sweeps.layout import Kind
+from kd.sweeps.stack import Masks, make_gradients
 from kd.training import tracing
 from kd.training.book import make_optimizer
 from kd.training.tracing import optimizer_step, traced, wide_product
@@ -32,20 +33,52 @@ def arguments(method: str, shares: bool, mask: bool, seed: int) -> tuple:
     if METHODS[method].needs_hidden:
         own["hidden"] = normal(STUDENTS, HIDDEN, BATCH).mT
     rest = normal(STUDENTS, HIDDEN), normal(STUDENTS, CLASSES, HIDDEN), normal(STUDENTS, CLASSES)
-    masks = (normal(1, HIDDEN, BATCH) > 0).float() if mask else None
-    return normal(STUDENTS, HIDDEN, BATCH), *rest, (), masks, own
+    masks = Masks((normal(1, HIDDEN, BATCH) > 0).float()) if mask else None
+    return normal(STUDENTS, HIDDEN, BATCH), *rest, [], masks, [own]
+
+
+def kind(method: str) -> Kind:
+    """Three students of a method."""
+    kd, width = METHODS[method](), HIDDEN if METHODS[method].needs_hidden else None
+    return Kind(kd, width, None, places=list(range(STUDENTS)), methods=[kd] * STUDENTS)
+
+
+def assert_the_same(function, arguments: tuple, others: tuple) -> None:
+    """Traced for some arguments, the function gives for others what it gives itself."""
+    fast, expected = traced(function, arguments), function(*others)
+    for mine, its in zip(fast(*others), expected, strict=True):
+        assert torch.equal(mine, its)
+    assert any(gradient.any() for gradient in expected)
 
 
 @pytest.mark.parametrize(("shares", "mask"), [(False, True), (True, False)])
 @pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].needs_maps])
 def test_traced_gradients_are_the_same(method, shares, mask):
-    function = make_gradients(METHODS[method]())
-    fast = traced(function, arguments(method, shares, mask, seed=0))
-    others = arguments(method, shares, mask, seed=1)
-    expected = function(*others)
-    for mine, its in zip(fast(*others), expected, strict=True):
-        assert torch.equal(mine, its)
-    assert any(gradient.any() for gradient in expected)
+    function = make_gradients([kind(method)])
+    assert_the_same(function, *(arguments(method, shares, mask, seed) for seed in (0, 1)))
+
+
+def mixed(seed: int) -> tuple:
+    """What is taken of the same three students, where two have a method and one has none."""
+    *first, regression, _, (own,) = arguments("hinton", shares=False, mask=True, seed=seed)
+    draw = torch.Generator().manual_seed(seed)
+    drawn, keep = torch.rand(2, HIDDEN, BATCH, generator=draw), torch.tensor([0.9, 0.9, 0.7])
+    masks = Masks(drawn, torch.tensor([0, 1, 1]), keep)
+    taught = {
+        name: value[:2] if isinstance(value, torch.Tensor) else value for name, value in own.items()
+    }
+    taught["numbers"] = {name: value[:2] for name, value in own["numbers"].items()}
+    taught["loss_weights"] = tuple(value[:2] for value in own["loss_weights"])
+    taught |= {"smoothing": torch.tensor([0.0, 0.2]), "places": torch.tensor([0, 2])}
+    alone = {"labels": own["labels"][2:], "places": torch.tensor([1])}
+    return *first, regression, masks, [taught, alone]
+
+
+def test_traced_gradients_of_several_kinds_are_the_same():
+    kd = METHODS["hinton"]()
+    taught = Kind(kd, None, None, places=[0, 2], methods=[kd] * 2)
+    function = make_gradients([taught, Kind(None, None, None, places=[1])])
+    assert_the_same(function, mixed(0), mixed(1))
 
 
 def unavailable(*_, **__):
@@ -56,7 +89,7 @@ def unavailable(*_, **__):
 @pytest.mark.parametrize("compiles", [False, True])
 def test_without_tracing_the_function_itself_serves(monkeypatch, missing, compiles):
     monkeypatch.setattr(tracing, "make_fx", missing)
-    function = make_gradients(METHODS["hinton"]())
+    function = make_gradients([kind("hinton")])
     assert traced(function, arguments("hinton", False, True, seed=0), compiles) is function
 
 
