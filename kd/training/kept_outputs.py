@@ -72,7 +72,7 @@ def known_outputs(
 
 
 def _read(path: Path, key: dict[str, Any], samples: int) -> Outputs | None:
-    """The outputs that a file holds; None if it is not there, or not whole, or of something else."""
+    """The outputs that a file holds; None if it is not there, damaged, or of something else."""
     try:
         with safe_open(path, framework="pt") as file:
             # Copied, for the file may be removed or damaged while they are in use.
