@@ -1,6 +1,7 @@
 """What it costs to train many students: a whole sweep, one more student, the talk's grid.
 
     python benchmarks/sweep.py whole      # the 20-cell sweep: together, one by one, as tutorials do
+    python benchmarks/sweep.py rerun      # a sweep of 330 runs that are all complete
     python benchmarks/sweep.py growth     # seconds a student-epoch and memory by size of the sweep
     python benchmarks/sweep.py talk       # the talk's 110 cells, and the share of matmul throughput
     python benchmarks/sweep.py jax        # the same steps by JAX: pip install -e '.[bench]'
@@ -103,6 +104,19 @@ def whole(n: int) -> None:
         f"| plain PyTorch, DataLoader, teacher in every step (2 cells × 10) | {tutorial:.0f} "
         f"| {tutorial / statistics.median(together):.0f} |"
     )
+
+
+def rerun(n: int) -> None:
+    """Wall time of a sweep whose runs are all complete: each is checked, none is trained."""
+    small = ("data=mnist_mini", "trainer.max_epochs=1")
+    sweep = ("kd.T=1,2,3,4,5,10", "kd.alpha=0,0.25,0.5,0.75,1", "seed=range(11)")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = Path(folder)
+        train_py(outputs, "stage=teacher", *small)
+        first, *again = (
+            train_py(outputs, "-m", "stage=distill", *small, *sweep)[0] for _ in range(n + 1)
+        )
+    print(f"330 runs: trained in {first:.1f} s, then skipped in {spread(again, 1)} s")
 
 
 TUTORIAL = ((2.0, 0.25), (5.0, 0.75))
@@ -459,6 +473,7 @@ def main() -> None:
     """Measure and print."""
     parts = {
         "whole": whole,
+        "rerun": rerun,
         "growth": growth,
         "talk": talk,
         "jax": against_jax,

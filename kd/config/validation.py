@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -59,9 +59,23 @@ def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = (
     Raises:
         UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
     """
-    typed = OmegaConf.structured(schema)
+    typed = _typed(schema)
     _fill(typed, schema, tree, only)
     return cast("Config", OmegaConf.to_object(typed))
+
+
+_known: dict[Hashable, DictConfig] = {}  # by the schema
+
+
+def _typed(schema: Config) -> DictConfig:
+    """OmegaConf's form of a schema, whose values are to be set: for each of the jobs of a sweep.
+
+    Making it takes longer than setting and checking the values.
+    """
+    key = type(schema.kd), type(schema.model), repr(schema)
+    if key not in _known:
+        _known[key] = OmegaConf.structured(schema)
+    return _known[key]
 
 
 def _fill(

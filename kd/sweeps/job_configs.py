@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd.config.messages import explain
+from kd.config.naming import run_name
 from kd.config.schema import Config, relevant
 from kd.config.validation import validate
 from kd.errors import UserError
@@ -96,12 +97,13 @@ def _job(cfg: DictConfig, number: int) -> Job:
     config = validate(cfg)
     if config.stage == "report":
         raise UserError("stage=report: reports one study at a time, without -m")
-    name = str(cfg.hydra.sweep.subdir)
-    directory = Path(str(cfg.hydra.sweep.dir), name).absolute()
+    # What hydra.sweep.dir and subdir stand for, which would check all settings once more.
+    name = run_name(config, list(cfg.hydra.overrides.task))
+    directory = Path(config.output_dir, config.study, name).absolute()
     with open_dict(cfg):
         cfg.hydra.job.id = cfg.hydra.job.num = number
         cfg.hydra.runtime.output_dir = str(directory)
-    cfg.hydra.sweep.subdir = name  # found once
+    cfg.hydra.sweep.subdir = name
     return Job(config, cfg.hydra, name, directory)
 
 

@@ -16,10 +16,11 @@ from kd.models.base import Task
 from kd.models.custom import Source
 from kd.models.network import build_model
 from kd.seeding import isolated
+from kd.training.kept_outputs import known_outputs
 from kd.training.memory import refuse_too_large
 from kd.training.own_code import code_digests
 from kd.training.run_folder import hashes
-from kd.training.teacher import check_method, find_teacher, load_teacher, teacher_outputs
+from kd.training.teacher import check_method, find_teacher, load_teacher
 from kd.training.unfinished import digest
 
 # How the words of a distillation begin that are about what its student alone trains on.
@@ -59,7 +60,7 @@ class Material(NamedTuple):
 
 
 def prepare(config: Config, words: Iterable[str] = ()) -> Material:
-    """Find and check what a training needs, and compute the teacher's outputs.
+    """Find and check what a training needs, the teacher's outputs among it.
 
     Raises:
         UserError: see :func:`find_material`.
@@ -68,14 +69,15 @@ def prepare(config: Config, words: Iterable[str] = ()) -> Material:
 
 
 def with_outputs(material: Material, config: Config) -> Material:
-    """Compute what a run's teacher, if it has one, makes of the images.
+    """Add what a run's teacher, if it has one, makes of the images.
 
     Raises:
         UserError: the teacher makes no finite numbers of them.
     """
     if material.teacher is None:
         return material
-    outputs = teacher_outputs(material.teacher, material.data, config.kd.needs_hidden)
+    study, hidden = Path(config.output_dir, config.study), config.kd.needs_hidden
+    outputs = known_outputs(study, material.teachers, material.teacher, material.data, hidden)
     return material._replace(teacher_outputs=outputs)
 
 

@@ -74,8 +74,8 @@ def execute(
     with contextlib.ExitStack() as held, train_log() as write_log:
         try:  # a run that is refused leaves nothing behind
             if share is None:
-                material = prepare(config, words)
                 loggers, callbacks = Loggers(config, directory), make_callbacks(config, directory)
+                material = prepare(config, words)
                 held.callback(run_folder.hold(directory).release)
                 held.enter_context(loggers)
                 parts = config, material, directory, loggers, callbacks, quiet
