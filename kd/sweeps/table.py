@@ -1,7 +1,10 @@
 """The tables of test accuracies that a sweep ends with."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from statistics import mean
 
 from rich.table import Table
 
@@ -9,11 +12,48 @@ from kd.config.naming import run_name
 from kd.sweeps.job_configs import Job
 
 
+MOST_ROWS, MOST_COLUMNS = 40, 13
+BEST = 10
+
+
 def tables(jobs: Sequence[Job]) -> list[Table]:
     """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept.
 
-    Tables of a single cell each become the rows of one.
+    Tables of a single cell each become the rows of one. Where a table would fill more than a page,
+    one of the best settings stands for all.
     """
+    found = _all_tables(jobs)
+    if all(len(t.rows) <= MOST_ROWS and len(t.columns) <= MOST_COLUMNS for t in found):
+        return found
+    return [_best(jobs)]
+
+
+def _best(jobs: Sequence[Job]) -> Table:
+    """The best settings by validation accuracy, the mean over seeds."""
+    settings: dict[str, list[Job]] = {}
+    for job in jobs:
+        if not job.error:
+            settings.setdefault(_without_seed(job), []).append(job)
+    validated = {
+        name: mean(job.outcome.metrics["val/acc"] for job in some)
+        for name, some in settings.items()
+    }
+    best = sorted(validated, key=lambda name: -validated[name])[:BEST]
+    head = f"the best of {len(settings)} settings by validation accuracy{over_seeds(jobs)}"
+    table = Table("", "validation", "test", title=head, title_justify="left")
+    for name in best:
+        table.add_row(name, f"{validated[name]:.4f}", mean_accuracy(settings[name]))
+    return table
+
+
+def _without_seed(job: Job) -> str:
+    """A run's name, as if its seed were that of all."""
+    name = run_name(replace(job.config, seed=0), list(job.hydra.overrides.task))
+    return f"{job.config.study} {name}".replace("seed=0,", "").replace(",seed=0", "")
+
+
+def _all_tables(jobs: Sequence[Job]) -> list[Table]:
+    """Every table of :func:`tables`."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         stage, _, name = _without_cell(job).partition("/")
@@ -68,3 +108,8 @@ def mean_accuracy(jobs: Sequence[Job]) -> str:
     mean = f"{sum(good) / len(good):.4f}" if good else ""
     failed = len(jobs) - len(good)
     return f"{mean} {failed} failed".strip() if failed else mean
+
+
+def rounded(seconds: float) -> str:
+    """A time to the second, as 1:02:03 or 2:03."""
+    return re.sub("^0:0?", "", str(timedelta(seconds=round(seconds))))

@@ -1,0 +1,118 @@
+"""What a large sweep shows while it runs: counts, time left, and the best by validation."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from kd.sweeps.job_configs import Job
+from kd.sweeps.table import rounded
+from kd.training.book import Bookkeeper
+
+FROM = 40  # jobs; of fewer each has a line
+BEST = 10
+
+
+class Board(AbstractContextManager["Board"]):
+    """The state of a sweep's jobs, drawn anew as it changes where the console is a terminal.
+
+    Args:
+        jobs: of the sweep.
+        console: to draw on.
+    """
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.jobs, self.console = jobs, console
+        self.state: dict[Job, str] = dict.fromkeys(jobs, "waiting")
+        self.accuracy: dict[Job, float] = {}  # on validation, of the weights kept so far
+        self.epochs: dict[Job, int] = dict.fromkeys(jobs, 0)
+        self.trained, self.started = 0, time.perf_counter()  # epochs of this command
+        self.drawn: Live | None = None
+        if console.is_terminal and len(jobs) >= FROM:
+            self.drawn = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Board":
+        """Begin to draw."""
+        if self.drawn:
+            self.drawn.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the drawing down."""
+        if self.drawn:
+            self.drawn.stop()
+
+    def settle(self, job: Job) -> None:
+        """Take note that a job has had its turn."""
+        self.epochs[job] = job.config.trainer.max_epochs
+        self.state[job] = "failed" if job.error else "complete"
+        if not job.error:
+            self.accuracy[job] = job.outcome.metrics["val/acc"]
+        self.draw()
+
+    def note(self, job: Job, epochs: int, accuracy: float, ended: bool) -> None:
+        """Take note of an epoch of a job that trains.
+
+        Args:
+            job: of a group.
+            epochs: that have passed.
+            accuracy: on validation, of the weights that would be kept now.
+            ended: whether its training is over.
+        """
+        early = ended and epochs < job.config.trainer.max_epochs
+        self.state[job] = "stopped early" if early else "trained" if ended else "running"
+        self.trained += max(0, epochs - self.epochs[job])
+        self.epochs[job] = job.config.trainer.max_epochs if ended else epochs
+        self.accuracy[job] = accuracy
+
+    def counts(self) -> str:
+        """How many jobs are in which state, and how long the rest will take."""
+        found = ", ".join(f"{n} {state}" for state, n in Counter(self.state.values()).items())
+        left = sum(job.config.trainer.max_epochs - self.epochs[job] for job in self.jobs)
+        if not (self.trained and left):
+            return found
+        each = (time.perf_counter() - self.started) / self.trained
+        return f"{found}; {rounded(each * left)} left"
+
+    def draw(self) -> None:
+        """Draw counts and the best jobs."""
+        if not self.drawn:
+            return
+        table = Table("", "validation accuracy", title="best so far", title_justify="left")
+        best = sorted(self.accuracy, key=lambda job: -self.accuracy[job])[:BEST]
+        for job in best:
+            table.add_row(job.name, f"{self.accuracy[job]:.4f}")
+        self.drawn.update(Group(table, self.counts()), refresh=True)
+
+    def watch(self, members: Sequence[Job], students: Sequence[int]) -> "Watch":
+        """A callback that looks at the training of a group.
+
+        Args:
+            members: the jobs of the group.
+            students: the number of each one's student.
+        """
+        return Watch(self, list(zip(members, students, strict=True)))
+
+
+class Watch(Checkpoint):
+    """Tells a board of each epoch of a group."""
+
+    def __init__(self, board: Board, members: Sequence[tuple[Job, int]]) -> None:
+        self.board, self.members = board, members
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Tell how each student stands."""
+        module: Bookkeeper = pl_module
+        live = set(module.live)
+        for job, student in self.members:
+            accuracies = module.column("val/acc", student)
+            kept = accuracies[module.epoch_kept(student) - 1]
+            self.board.note(job, len(accuracies), kept, student not in live)
+        self.board.draw()
