@@ -142,6 +142,15 @@ def test_those_that_stay_train_as_alone(study, shrinks, words):
     assert models(study("again", *sweep)) == models(first)
 
 
+def test_a_list_of_one_width_is_that_width(study):
+    sweep = ("stage=student", "trainer.max_epochs=2", "seed=0,1", "model.dropout=0.3")
+    lists = study("lists", *sweep, "model.hidden=[16],24")
+    assert "4 students train together" in study.out
+    plain = study("plain", *sweep, "model.hidden=16,24")
+    for name, run in lists.items():
+        assert distance(run, plain[name.replace("_16_", "16")]) == 0
+
+
 @pytest.mark.slow
 def test_a_smaller_stack_makes_no_difference(study, shrinks, monkeypatch):
     sweep = ("stage=distill", "kd.T=2,5", "trainer.max_epochs=2,8", "seed=0,1")
