@@ -1,9 +1,11 @@
 """What several tests share: words of commands, and what a run left behind."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -75,3 +77,41 @@ def weights(run: Path) -> "dict[str, Tensor]":
     import torch  # not before conftest.py has said how many threads it may have
 
     return torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+
+
+# What two equal trainings, together and alone, need not have in common.
+OWN = {"study", "time/fit_s", "teacher/checkpoint", "predictions/sha256", "history/sha256"}
+
+
+def runs(study: str, stage: str = "distill") -> dict[str, Path]:
+    """The complete runs of a study by the name of their folder."""
+    return {p.parent.name: p.parent for p in Path("outputs", study, stage).glob("*/metrics.json")}
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest relative difference of two runs' weights."""
+    mine, its = weights(one), weights(other)
+    assert mine.keys() == its.keys()
+    return max(((mine[k] - its[k]).norm() / its[k].norm()).item() for k in mine)
+
+
+def assert_equal_up_to_rounding(these: dict[str, Path], others: dict[str, Path]) -> None:
+    """The runs have the weights and figures of those of the same names among the others.
+
+    All but one at most: where the input of a ReLU is 0 up to rounding, the unit is open in one
+    training and shut in the other, and from there on the two differ by more than rounding.
+    """
+    apart = {name: distance(run, others[name]) for name, run in these.items()}
+    assert len(apart) > 1
+    assert all(map(math.isfinite, apart.values()))
+    *close, farthest = sorted(apart.values())
+    assert farthest < 5e-3
+    assert max(close) < 1e-4
+    for name in apart:
+        mine, its = metrics(these[name]), metrics(others[name])
+        assert mine.keys() == its.keys()
+        rel = 1e-3 if apart[name] < 1e-4 else 2e-2
+        for key in mine.keys() - OWN:
+            within = {"abs": 5e-3} if key.endswith("/acc") else {"rel": rel, "abs": 1e-5}
+            number = isinstance(its[key], float)
+            assert mine[key] == (pytest.approx(its[key], **within) if number else its[key]), key

@@ -11,6 +11,7 @@ from kd.config.schema import NOT_RELEVANT, Config, flatten
 from kd.data.module import epoch_of
 from kd.data.pool import task_of
 from kd.sweeps.job_configs import Job
+from kd.sweeps.layout import width_of
 from kd.sweeps.plan import Planned
 from kd.sweeps.students import Student, config_of, in_common, student_of
 from kd.training.memory import bytes_of_each
@@ -114,8 +115,8 @@ def _alike(configs: Mapping[Student, Config]) -> Iterator[dict[Student, Config]]
     """Cut students, the widest first, where widths are too far apart to train together."""
     found: dict[Student, Config] = {}
     widest = 0
-    for student in sorted(configs, key=lambda s: (-_width(configs[s]), *_place(configs[s]), s)):
-        if (width := _width(configs[student])) * WIDEST < widest:
+    for student in sorted(configs, key=lambda s: (-width_of(configs[s]), *_place(configs[s]), s)):
+        if (width := width_of(configs[student])) * WIDEST < widest:
             yield found
             found = {}
         widest = widest if found else width
@@ -134,17 +135,11 @@ def _parts(configs: Mapping[Student, Config], lead: Config) -> Iterator[tuple[St
         yield tuple(sorted((s for _, s in part), key=lambda s: (*_place(configs[s]), s)))
 
 
-def _width(config: Config) -> int:
-    """Of the hidden layer; 1 for networks that are not padded."""
-    hidden = getattr(config.model, "hidden", 1)
-    return hidden if isinstance(hidden, int) else 1
-
-
 def _place(config: Config) -> tuple[Any, ...]:
     """Where a student stands: those that share images and dropout masks stand side by side."""
     transfer = config.data.train_size or 0, config.data.omit, config.data.label_noise
     dropout = getattr(config.model, "dropout", 0.0)
-    return config.seed, *transfer, dropout, -_width(config)
+    return config.seed, *transfer, dropout, -width_of(config)
 
 
 def _shared(config: Config) -> str:

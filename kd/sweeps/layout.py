@@ -97,9 +97,14 @@ def lane_of(config: Config) -> Lane:
     return Lane(config.seed, repr(data))
 
 
+def width_of(config: Config) -> int:
+    """Of a student's hidden layer; 1 where the network is none whose layers are padded."""
+    return getattr(config.model, "widths", [1])[-1]  # as 16 and [16] are the same
+
+
 def draw_of(config: Config) -> Draw:
     """What the dropout masks of a student are made of."""
-    return Draw(config.seed, config.model.hidden)  # pyright: ignore[reportAttributeAccessIssue]
+    return Draw(config.seed, width_of(config))
 
 
 def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[Kind]:
@@ -114,7 +119,7 @@ def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[K
             continue
         kd, own = config.kd, sweepable_names(config.kd)
         fixed = {f.name: getattr(kd, f.name) for f in dataclasses.fields(kd) if f.name not in own}
-        width = config.model.hidden if kd.needs_hidden else None  # pyright: ignore
+        width = width_of(config) if kd.needs_hidden else None
         key = repr((fixed, width, material.widths, material.regression))
         kind = kinds.setdefault(key, Kind(kd, width, material.regression))
         kind.places.append(place)

@@ -22,7 +22,7 @@ from kd.metrics import count_right
 from kd.models.network import Dropout, build_model, build_regressor
 from kd.outputs import Outputs
 from kd.sweeps.batches import KindBatches, Orders
-from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of
+from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of, width_of
 from kd.sweeps.optimizers import OwnNumbers
 from kd.sweeps.stack import Masks, Stack, Weights, make_gradients, outputs_of
 from kd.training.book import Bookkeeper
@@ -102,7 +102,7 @@ class GroupModule(Bookkeeper):
         members: list[list[int]] = [[] for _ in lanes.all()]
         for place, lane in enumerate(lane_of_place):
             members[lane].append(place)
-        width = max(config.model.hidden for config in self.configs)  # pyright: ignore
+        width = max(map(width_of, self.configs))
         built = [networks[draw_of(config)] for config in configs]
         self.stack = Stack(built, members, self.kinds, regressors, width)
         self.gradients = make_gradients(self.kinds)

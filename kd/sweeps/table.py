@@ -11,7 +11,6 @@ from rich.table import Table
 from kd.config.naming import run_name
 from kd.sweeps.job_configs import Job
 
-
 MOST_ROWS, MOST_COLUMNS = 40, 13
 BEST = 10
 

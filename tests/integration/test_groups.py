@@ -4,14 +4,13 @@ Whole trainings; of every method and setting, unit/sweeps/test_one_step.py compa
 test_every_setting.py short trainings.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import metrics, weights
+from helpers import assert_equal_up_to_rounding, distance, metrics, runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.methods.hinton import Hinton
@@ -20,44 +19,6 @@ from kd.training.callbacks import Record
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=8")  # 200 steps
 FILES = {".hydra", "history.csv", "metrics.json", "model.ckpt", "predictions.npz", "train.log"}
-
-
-# What two equal trainings, together and alone, need not have in common.
-OWN = {"study", "time/fit_s", "teacher/checkpoint", "predictions/sha256", "history/sha256"}
-
-
-def runs(study: str, stage: str = "distill") -> dict[str, Path]:
-    """The complete runs of a study by the name of their folder."""
-    return {p.parent.name: p.parent for p in Path("outputs", study, stage).glob("*/metrics.json")}
-
-
-def distance(one: Path, other: Path) -> float:
-    """The largest relative difference of two runs' weights."""
-    mine, its = weights(one), weights(other)
-    assert mine.keys() == its.keys()
-    return max(((mine[k] - its[k]).norm() / its[k].norm()).item() for k in mine)
-
-
-def assert_equal_up_to_rounding(these: dict[str, Path], others: dict[str, Path]) -> None:
-    """The runs have the weights and figures of those of the same names among the others.
-
-    All but one at most: where the input of a ReLU is 0 up to rounding, the unit is open in one
-    training and shut in the other, and from there on the two differ by more than rounding.
-    """
-    apart = {name: distance(run, others[name]) for name, run in these.items()}
-    assert len(apart) > 1
-    assert all(map(math.isfinite, apart.values()))
-    *close, farthest = sorted(apart.values())
-    assert farthest < 5e-3
-    assert max(close) < 1e-4
-    for name in apart:
-        mine, its = metrics(these[name]), metrics(others[name])
-        assert mine.keys() == its.keys()
-        rel = 1e-3 if apart[name] < 1e-4 else 2e-2
-        for key in mine.keys() - OWN:
-            within = {"abs": 5e-3} if key.endswith("/acc") else {"rel": rel, "abs": 1e-5}
-            number = isinstance(its[key], float)
-            assert mine[key] == (pytest.approx(its[key], **within) if number else its[key]), key
 
 
 @pytest.fixture

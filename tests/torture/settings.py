@@ -59,7 +59,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "data.train_size": ("null,300",),
     "data.unlabelled": ("false,true", "data.train_size=300"),
     "data.label_noise": ("0,0.3",),
-    "data.omit": ("[3],[4,5]",),
+    "data.omit": ("[3],[4,5]", "data.train_size=300"),
     "data.augment.shift": ("0,2",),
     "data.augment.rotate": ("0,20",),
     "data.augment.mixup": ("0,0.5",),

@@ -83,7 +83,7 @@ def test_transfer_sets_with_equally_many_images_are_of_one_group():
 
 
 def test_widths_far_apart_are_of_different_groups():
-    widths = 8, 400, 16, 64, 65, 800
+    widths = 8, "[400]", 16, 64, 65, 800
     configs = [config("stage=student", f"model.hidden={width}") for width in widths]
     groups, apart = planned(configs)
     assert sorted(map(sorted, groups)) == [[1, 5], [2, 3, 4]]

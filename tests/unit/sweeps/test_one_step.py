@@ -217,6 +217,7 @@ def student(
 MIXED = pytest.mark.parametrize("augment", [Augment(), VIEWS], ids=["images", "views"])
 
 
+@pytest.mark.slow
 @MIXED
 def test_gradients_of_all_methods_in_one_group_are_those_alone(material, augment):
     """Two teachers of other widths, students alone among them, and three widths in one stack."""
@@ -266,6 +267,7 @@ def test_gradients_of_other_labels_in_a_group_are_those_alone(material, augment)
     compare_all(configs, material)
 
 
+@pytest.mark.slow
 @MIXED
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_gradients_on_other_images_in_a_group_are_those_alone(material, augment, unlabelled):
@@ -291,6 +293,7 @@ def test_gradients_of_ragged_lanes_in_a_group_are_those_alone(material, augment)
     compare_all(configs, material)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_gradients_of_any_mixture_in_a_group_are_those_alone(material, number):
     rng = random.Random(number)
