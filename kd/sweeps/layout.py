@@ -11,7 +11,6 @@ from torch import Tensor
 from kd.config.schema import Config
 from kd.fields import sweepable_names
 from kd.methods.base import SCHEDULED, Distillation
-from kd.models.network import Dropout, build_model
 from kd.sweeps.students import is_taught
 from kd.training.material import Material
 
@@ -65,7 +64,7 @@ class Draw(NamedTuple):
 
     seed: int
     share: float
-    width: int
+    width: int | None  # where students of a stack differ in it
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,6 +76,11 @@ class Kind:
     regression: tuple[int, int] | None
     places: list[int] = dataclasses.field(default_factory=list)  # of its students in the stack
     methods: list[Distillation] = dataclasses.field(default_factory=list)  # of each of them
+
+    @property
+    def maps(self) -> bool:
+        """Whether the method compares feature maps."""
+        return self.kd is not None and self.kd.needs_maps
 
     def numbers(self, device: torch.device) -> dict[str, Tensor]:
         """The numbers of the method that its term takes, one value per student."""
@@ -101,20 +105,14 @@ def lane_of(config: Config) -> Lane:
 
 def draw_of(config: Config) -> Draw:
     """What the dropout masks of a student depend on."""
-    return Draw(config.seed, config.model.dropout, config.model.hidden)  # pyright: ignore
-
-
-def dropout_of(config: Config, material: Material, device: torch.device) -> Dropout:
-    """What draws a student's dropout masks."""
-    dropout = build_model(config.model, config.seed, material.data.task).dropout
-    dropout.generator_on(device)
-    return dropout
+    model: Any = config.model
+    return Draw(config.seed, getattr(model, "dropout", 0.0), model.hidden if model.stacks else None)
 
 
 def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[Kind]:
     """The kinds of students that a stack has.
 
-    Students without a teacher join the first kind that compares no hidden layers: there they are
+    Students without a teacher join the first kind that compares logits alone: there they are
     what it has at alpha = 1.
     """
     kinds: dict[Any, Kind] = {}
@@ -123,14 +121,14 @@ def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[K
             continue
         kd, own = config.kd, sweepable_names(config.kd)
         fixed = {f.name: getattr(kd, f.name) for f in dataclasses.fields(kd) if f.name not in own}
-        width = config.model.hidden if kd.needs_hidden else None  # pyright: ignore
-        key = repr((fixed, width, material.widths, material.regression))
+        width = material.widths[0] if kd.needs_hidden and material.widths else None
+        key = repr((fixed, material.widths, material.regression))
         kind = kinds.setdefault(key, Kind(kd, width, material.regression))
         kind.places.append(place)
         kind.methods.append(kd)
     alone = [place for place, config in enumerate(configs) if not is_taught(config)]
     if alone:
-        fitting = [kind for kind in kinds.values() if kind.width is None]
+        fitting = [kind for kind in kinds.values() if kind.width is None and not kind.maps]
         host = fitting[0] if fitting else kinds.setdefault(None, Kind(None, None, None))
         _admit(host, alone)
     return list(kinds.values())
