@@ -275,10 +275,13 @@ def why_not(model: Model, task: Task) -> str | None:
     images = torch.rand(4, *task.shape, generator=torch.Generator().manual_seed(0))
     own = [{"labels": torch.zeros(2, 4, dtype=torch.long)}]
     with isolated(0):
+        attributes = [_attributes(network.train()) for network in networks]
         before = torch.get_rng_state(), global_state()
-        alone = [network.train().see(images).logits for network in networks]
+        alone = [network.see(images).logits for network in networks]
         if not torch.equal(torch.get_rng_state(), before[0]) or global_state() != before[1]:
             return "draws from global random generators while it trains, as torch's Dropout does"
+        if [_attributes(network) for network in networks] != attributes:
+            return "changes attributes of its own, which are no buffers, while it trains"
         networks = [build_model(model, seed, task) for seed in (0, 1)]  # masks begin anew
         stack = plain_stack(networks, task)
         try:
@@ -291,3 +294,16 @@ def why_not(model: Model, task: Task) -> str | None:
     if not apart <= 1e-3 * torch.stack(alone).norm():
         return "gives other logits under torch.func.vmap"
     return None
+
+
+def _attributes(network: nn.Module) -> str:
+    """The plain values among the attributes of a network's layers."""
+    usual = vars(nn.Module()).keys()
+    return repr(
+        {
+            f"{name}.{key}": value
+            for name, layer in network.named_modules()
+            for key, value in vars(layer).items()
+            if key not in usual and isinstance(value, bool | int | float | str | list | dict)
+        }
+    )

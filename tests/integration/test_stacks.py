@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import complete, config, metrics, weights
@@ -16,7 +17,7 @@ from kd.training.callbacks import Record
 
 MINI = ("data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=2")
 GRID = ("kd.T=1,3", "seed=0,1")
-STACKED = "trainer.stack=always"
+STACKED = "trainer.stack=always", "trainer.group_mb=500"
 
 
 @pytest.fixture
@@ -77,6 +78,16 @@ def distance(one: Path, other: Path) -> float:
     return max(map(float, apart))
 
 
+def logits(run: Path) -> np.ndarray:
+    """What a run's network makes of the test images."""
+    return np.load(run / "predictions.npz")["logits"]
+
+
+def apart_by(one: np.ndarray, other: np.ndarray) -> float:
+    """The relative difference of two arrays."""
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
 def assert_same_bits(these: dict[str, Path], others: dict[str, Path]) -> None:
     assert these.keys() == others.keys()
     for name, run in these.items():
@@ -87,7 +98,8 @@ def assert_same_bits(these: dict[str, Path], others: dict[str, Path]) -> None:
 NETWORKS = {
     "cnn": ("model=cnn",),
     "at": ("model=cnn", "kd=at", "data.augment.shift=1"),
-    "resnet8": ("model=resnet8", "model.width=4", "kd=hint"),
+    # By Adam's first steps biases whose gradients are rounding go either way as far as others.
+    "resnet8": ("model=resnet8", "model.width=4", "kd=hint", "kd.term_weight=1", "optim=sgd"),
     "mlp": ("model.hidden=[16,8]", "model.dropout=0.2"),
 }
 
@@ -95,12 +107,12 @@ NETWORKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_students_in_a_stack_are_those_alone(study, network):
-    words = (*NETWORKS[network], *GRID, "optim.lr=1e-3", STACKED)
+    words = (*NETWORKS[network], *GRID, "optim.lr=1e-3", *STACKED)
     together = study("together", *words)
     assert "4 students train together" in study.out
     alone = study("alone", *words, "hydra/launcher=basic")
     assert together.keys() == alone.keys()
-    apart = sorted(distance(run, alone[name]) for name, run in together.items())
+    apart = sorted(apart_by(logits(run), logits(alone[name])) for name, run in together.items())
     assert apart[2] < 1e-4, "all but one: where a ReLU's input is 0 up to rounding they part"
     assert apart[3] < 2e-2
     for name, run in together.items():
@@ -111,7 +123,7 @@ def test_students_in_a_stack_are_those_alone(study, network):
 @pytest.mark.parametrize("network", ["resnet8", "mlp"])
 def test_a_stack_goes_on_with_the_same_bits(cli, study, teacher, interrupt, network):
     """Its buffers and its dropout's generators are part of its state; one student ends early."""
-    words = (*NETWORKS[network], STACKED, "trainer.max_epochs=1,3", "seed=0,1", "kd.T=2")
+    words = (*NETWORKS[network], *STACKED, "trainer.max_epochs=1,3", "seed=0,1", "kd.T=2")
     undisturbed = study("undisturbed", *words)
     interrupt(2)
     sweep = ("-m", "stage=distill", *MINI[:2], *words, f"teacher.checkpoint={teacher}")
@@ -124,12 +136,13 @@ def test_a_stack_goes_on_with_the_same_bits(cli, study, teacher, interrupt, netw
 @pytest.mark.slow
 def test_a_smaller_stack_goes_on(study, monkeypatch):
     """Students that have ended leave the stack, and change nothing."""
-    words = (*NETWORKS["resnet8"], STACKED, "trainer.max_epochs=1,3", "seed=0,1", "kd.T=2")
+    words = (*NETWORKS["resnet8"], *STACKED, "optim.lr=1e-3", "seed=0,1", "kd.T=2")
+    words += ("trainer.max_epochs=1,3",)
     whole = study("whole", *words)
     monkeypatch.setattr(fused.NetworkStack, "remake", 0)
     smaller = study("smaller", *words)
     for name, run in whole.items():
-        assert distance(run, smaller[name]) < 1e-3
+        assert apart_by(logits(run), logits(smaller[name])) < 1e-4
 
 
 def test_what_is_faster_is_measured_once_and_recorded(study, measured):
@@ -175,7 +188,7 @@ def test_networks_that_draw_global_numbers_say_so_once(study, tmp_path, monkeypa
         "    return nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(784, num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    study("main", "model=custom", "model.target=dropping_net.net", "seed=0,1", "kd.T=2", STACKED)
+    study("main", "model=custom", "model.target=dropping_net.net", "seed=0,1", "kd.T=2", *STACKED)
     reason = "2 of 2 runs train alone: model=custom cannot be stacked: draws from global random"
     assert study.out.count(reason) == 1
 

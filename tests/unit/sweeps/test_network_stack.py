@@ -77,6 +77,18 @@ class Counting(nn.Module):
         return self.body(images)
 
 
+class Warming(nn.Module):
+    """A network that counts its batches in an attribute."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head, self.steps = nn.Linear(784, num_classes), 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += self.training
+        return min(1.0, self.steps / 100) * self.head(images.flatten(1))
+
+
 def dropping(num_classes: int) -> nn.Module:
     """A network with torch's own dropout."""
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, num_classes))
@@ -93,7 +105,7 @@ def several(num_classes: int) -> nn.Module:
 @pytest.fixture(autouse=True)
 def own_networks(monkeypatch):
     """The networks above, by name."""
-    for make in (Own, Counting, dropping, several):
+    for make in (Own, Counting, Warming, dropping, several):
         monkeypatch.setitem(given, f"python:{make.__name__}", make)
 
 
@@ -246,7 +258,11 @@ def test_dropout_may_differ_within_a_stack(material):
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [("Counting", "torch.func.vmap cannot map it"), ("dropping", "draws from global random gen")],
+    [
+        ("Counting", "torch.func.vmap cannot map it"),
+        ("Warming", "changes attributes"),
+        ("dropping", "draws from global random generators"),
+    ],
 )
 def test_what_cannot_be_stacked_trains_apart(target, reason):
     assert reason in (why_not(Custom(target=f"python:{target}"), MNIST) or "")
