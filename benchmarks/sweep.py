@@ -5,7 +5,7 @@
     python benchmarks/sweep.py growth     # seconds a student-epoch and memory by size of the sweep
     python benchmarks/sweep.py talk       # the talk's 110 cells, and the share of matmul throughput
     python benchmarks/sweep.py jax        # the same steps by JAX: pip install -e '.[bench]'
-    python benchmarks/sweep.py teachers   # convolutions in a stack: why teachers train one by one
+    python benchmarks/sweep.py networks   # other networks than the MLP: one by one, and stacked
     python benchmarks/sweep.py agreement  # test accuracies of the 20 cells, together and one by one
 
 Everything runs on the real images, from an empty folder of outputs, in one process after another.
@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
@@ -41,9 +41,14 @@ from kd.config.schema import Config
 from kd.config.validation import validate
 from kd.data.module import CHUNK, ImageDataModule
 from kd.files import PROJECT
+from kd.models.base import MNIST as MNIST_TASK
+from kd.models.base import Task
 from kd.models.cnn import CNN
+from kd.models.mlp import MLP
 from kd.models.network import build_model, count_parameters
+from kd.models.resnet8 import ResNet8
 from kd.outputs import Outputs
+from kd.sweeps import choice
 from kd.sweeps import module as fused
 from kd.training.material import Accelerator, Material, choose_accelerator
 from kd.training.memory import student_bytes
@@ -403,40 +408,27 @@ def against_jax(n: int) -> None:
             )
 
 
-# ------------------------------------------------------------------ teachers in a stack
+# ------------------------------------------------------------------ other networks in a stack
 
 
-def teachers(n: int) -> None:
-    """Forward and backward of teachers, one by one and by ``torch.func.vmap`` over a stack."""
-    images, labels = torch.rand(128, 1, 28, 28), torch.randint(10, (128,))
-    print("| teachers | one by one, ms a step | stacked, ms a step | stacked / one by one |")
-    print("|---|---|---|---|")
-    for count in (1, 2, 5, 10):
-        networks = [build_model(CNN(dropout=0.0), seed) for seed in range(count)]
-        weights, _ = torch.func.stack_module_state(networks)
-        weights = {name: value.detach() for name, value in weights.items()}
-
-        def loss(weights: dict[str, Tensor], network: nn.Module = networks[0]) -> Tensor:
-            logits = torch.func.functional_call(network, weights, (images,))
-            return F.cross_entropy(logits, labels)
-
-        stacked = torch.func.vmap(torch.func.grad(loss))
-
-        def each(networks: list[nn.Module] = networks) -> None:
-            for network in networks:
-                network.zero_grad()
-                F.cross_entropy(network(images), labels).backward()
-
-        times: list[list[float]] = [[], []]
-        for _ in range(n + 1):  # the first one warms up
-            for found, run in zip(times, (each, lambda f=stacked, w=weights: f(w)), strict=True):
-                started = time.perf_counter()
-                for _ in range(10):
-                    run()
-                found.append(1e2 * (time.perf_counter() - started))
-        alone, together = (found[1:] for found in times)
-        ratios = [t / a for a, t in zip(alone, together, strict=True)]
-        print(f"| {count} | {spread(alone, 1)} | {spread(together, 1)} | {spread(ratios)} |")
+def networks(n: int) -> None:
+    """Steps of other networks, one by one and stacked, as ``trainer.stack=auto`` times them."""
+    digits, cpu = Task((1, 8, 8), 10), torch.device("cpu")
+    cases = [
+        *((CNN(), MNIST_TASK), (CNN(), digits), (ResNet8(), MNIST_TASK), (ResNet8(), digits)),
+        (MLP(hidden=[32, 32]), MNIST_TASK),
+    ]
+    print("| network | images | students | alone, ms | together, ms | alone / together |")
+    print("|---|---|---|---|---|---|")
+    for model, task in cases:
+        for students in (1, 5, 20):
+            config = Config(model=model)
+            found = [choice.measure(config, task, cpu, students) for _ in range(n)]
+            alone, together = ([getattr(f, name) for f in found] for name in ("alone", "together"))
+            ratios = [f.alone / f.together for f in found]
+            side = f"{task.shape[1]} × {task.shape[2]}"
+            cells = f"{spread(alone)} | {spread(together)} | {spread(ratios)}"
+            print(f"| {model.name} | {side} | {students} | {cells} |", flush=True)
 
 
 # ------------------------------------------------------------------ agreement
@@ -477,7 +469,7 @@ def main() -> None:
         "growth": growth,
         "talk": talk,
         "jax": against_jax,
-        "teachers": teachers,
+        "networks": networks,
         "agreement": agreement,
     }
     parser = argparse.ArgumentParser(

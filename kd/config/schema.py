@@ -130,6 +130,7 @@ class Trainer:
     patience: int | None = sweepable(maybe_count())
     precision: str = choice("32", "bf16")
     group_mb: int = count(128)
+    stack: str = choice("auto", "always", "never")
 
 
 @dataclass
@@ -189,7 +190,8 @@ class Config:
 
 # No result depends on the settings that say where things lie or what to do with them.
 _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
-NOT_RELEVANT = _WHERE | {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb"}
+_HOW = {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb", "trainer.stack"}
+NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
 BESIDE = {"logger", "tags", "print_config"}
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own

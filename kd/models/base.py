@@ -49,7 +49,7 @@ class Model(ABC):
 
     @property
     def stacks(self) -> bool:
-        """Whether many of them can be stacked as tensors, as ``kd.sweeps.stack`` does."""
+        """Whether they are MLPs that ``kd.sweeps.stack`` writes out as wide products."""
         return False
 
     @property

@@ -100,29 +100,38 @@ class KindBatches:
         return torch.stack([shares[lane] for lane, _ in self.data])
 
     def known_of(self, indices: Tensor) -> dict[str, Tensor]:
-        """(batches, lanes, batch) → the teachers' outputs (batches, …, width, batch)."""
+        """(batches, lanes, batch) → the teachers' outputs (batches, …, width, batch).
+
+        None are known of a kind whose teachers see every batch.
+        """
+        if self.kind.maps:
+            return {}
         known = [self.outputs[name].at(indices[:, lane]) for lane, name in self.pairs]
         return self._compared(known, dim=1)
 
-    def seen_of(self, seen: Mapping[Any, Outputs]) -> dict[str, Tensor]:
+    def seen_of(self, seen: Mapping[Any, Outputs]) -> dict[str, Any]:
         """The outputs of live teachers (lanes, batch, width) → those of a batch's students."""
         return self._compared([seen[name].at(lane) for lane, name in self.pairs], dim=0)
 
-    def _compared(self, teachers: Sequence[Outputs], dim: int) -> dict[str, Tensor]:
+    def _compared(self, teachers: Sequence[Outputs], dim: int) -> dict[str, Any]:
         """What the method compares of the teachers' outputs, in the layout of a stack."""
         if not teachers:
             return {}
         parts = {"logits": [outputs.logits for outputs in teachers]}
         if self.kind.width is not None:
             parts["hidden"] = [outputs.hidden for outputs in teachers]
-        return {name: _batch_last(torch.stack(part, dim)) for name, part in parts.items()}
+        found: dict[str, Any] = {n: _batch_last(torch.stack(p, dim)) for n, p in parts.items()}
+        if self.kind.maps:
+            blocks = zip(*(outputs.maps for outputs in teachers), strict=True)
+            found["maps"] = tuple(torch.stack(block, dim) for block in blocks)
+        return found
 
-    def own(self, labels: Tensor, teacher: Mapping[str, Tensor], epochs: float) -> dict[str, Any]:
+    def own(self, labels: Tensor, teacher: Mapping[str, Any], epochs: float) -> dict[str, Any]:
         """What the loss of a batch takes.
 
         Args:
             labels: (…, batch) of the batch, or shares (…, batch, classes).
-            teacher: (…, width, batch) of the batch.
+            teacher: (…, width, batch) of the batch; maps as they are.
             epochs: how many have passed, the batch in hand included.
         """
         if labels.ndim == 2:
@@ -131,7 +140,9 @@ class KindBatches:
             taken = self.label_rows.take(_batch_last(labels)).mT
         found = self.constant | {"labels": taken}
         if self.teacher_rows is not None:
-            found |= {name: self.teacher_rows.take(part).mT for name, part in teacher.items()}
+            take = self.teacher_rows.take
+            found |= {n: take(part).mT for n, part in teacher.items() if n != "maps"}
+            found["maps"] = tuple(map(take, teacher.get("maps", ())))
             found["loss_weights"] = self._weights(epochs)
         return found
 

@@ -72,7 +72,7 @@ def train_group(group: Group) -> list[Share]:
     of_students = [materials.of(config) for config in configs]
     of_jobs = [materials.of(job.config) for job in group.members]
     first = of_students[0]
-    refuse_too_large(configs, first.data.task)
+    refuse_too_large(configs, first.data.task, first.accelerator.device)
     module = GroupModule(configs, of_students)
     lost: set[str] = set()
     loggers = [Loggers(job.config, job.directory, lost) for job in group.members]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 from kd.config.schema import NOT_RELEVANT, Config, flatten
 from kd.data.module import epoch_of
 from kd.data.pool import task_of
+from kd.sweeps import choice
 from kd.sweeps.job_configs import Job
 from kd.sweeps.layout import width_of
 from kd.sweeps.plan import Planned
 from kd.sweeps.students import Student, config_of, in_common, student_of
-from kd.training.memory import bytes_of_each
+from kd.training.material import choose_accelerator
+from kd.training.memory import bytes_of_each, room_for_group, student_bytes
 from kd.training.unfinished import digest, has_state, version
 
 # A group's hidden layers are padded to the widest, which costs a tenth of what real units cost.
@@ -35,7 +38,7 @@ def plan_groups(
     """Decide which jobs of a sweep train together.
 
     Groups that an earlier attempt began are taken up as they were; then the jobs that are left make
-    groups that fit in ``trainer.group_mb``.
+    groups that fit in ``trainer.group_mb``, or in a GPU's memory.
 
     Args:
         jobs: all of the sweep.
@@ -60,6 +63,9 @@ def plan_groups(
             if members and _usable(planned, lead):
                 groups.append(Group(planned, lead, members))
                 left = [job for job in left if job not in members]
+        if left and (reason := _why_slower(left, lead)):
+            apart |= dict.fromkeys(left, reason)
+            continue
         fresh, lonely = _fresh(left, lead)
         groups += fresh
         apart |= lonely
@@ -68,15 +74,39 @@ def plan_groups(
 
 def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
-    # Convolutions in a stack are grouped convolutions, which take a CPU longer than one network
-    # after another. benchmarks/sweep.py teachers measures it.
-    if not config.model.stacks:
-        return f"model={config.model.name} cannot be stacked, only an MLP of one hidden layer can"
+    if config.trainer.stack == "never":
+        return "trainer.stack=never"
     if config.trainer.precision != "32":
         return f"trainer.precision={config.trainer.precision} is of students that train alone"
     if config.callbacks:
         return f"callbacks=[{','.join(config.callbacks)}] act on the training of one network"
     return "keep_epochs=true saves more than a group does" if config.keep_epochs else None
+
+
+def _why_slower(jobs: Sequence[Job], lead: Job) -> str | None:
+    """Why jobs that may train together are not to; None where they are, or cannot anyhow."""
+    config = lead.config
+    count = len({student_of(job.config) for job in jobs})
+    if config.model.stacks or count == 1:
+        return None
+    task, device = task_of(config.data), choose_accelerator(config.trainer.accelerator).device
+    fit = room_for_group(config, device) // student_bytes(config, task)
+    if fit < 2:
+        return None
+    return choice.why_apart(config, task, device, lead.study, min(count, fit))
+
+
+def halves(group: Group) -> list[Group]:
+    """A group as two of half its students each, in their order, but for one that nobody wants."""
+    planned, found = group.planned, []
+    middle = len(planned.students) // 2
+    for students in (planned.students[:middle], planned.students[middle:]):
+        members = [job for job in group.members if student_of(job.config) in students]
+        if members:
+            runs = tuple(job.name for job in members)
+            part = replace(planned, students=students, runs=runs)
+            found.append(Group(part, group.lead, members))
+    return found
 
 
 def _usable(planned: Planned, lead: Job) -> bool:
@@ -107,8 +137,15 @@ def _fresh(jobs: Sequence[Job], lead: Job) -> tuple[list[Group], dict[Job, str]]
             elif len(alike) == 1:
                 apart[members[0]] = "no other job's model.hidden is near enough to its own"
             else:
-                apart[members[0]] = f"trainer.group_mb={size} has no room for two"
+                apart[members[0]] = f"{_limit(lead.config)} has no room for two"
     return groups, apart
+
+
+def _limit(config: Config) -> str:
+    """What limits the size of a group."""
+    if choose_accelerator(config.trainer.accelerator).device.type == "cuda":
+        return "the GPU's free memory"
+    return f"trainer.group_mb={config.trainer.group_mb}"
 
 
 def _alike(configs: Mapping[Student, Config]) -> Iterator[dict[Student, Config]]:
@@ -128,7 +165,8 @@ def _alike(configs: Mapping[Student, Config]) -> Iterator[dict[Student, Config]]
 def _parts(configs: Mapping[Student, Config], lead: Config) -> Iterator[tuple[Student, ...]]:
     """Cut students into groups that fit in memory, as few as possible and about equally large."""
     sizes = bytes_of_each(configs.values(), task_of(lead.data))
-    whole, parts = sum(sizes), -(-sum(sizes) // (lead.trainer.group_mb * 2**20))
+    room = room_for_group(lead, choose_accelerator(lead.trainer.accelerator).device)
+    whole, parts = sum(sizes), -(-sum(sizes) // room)
     middles = (end - each / 2 for end, each in zip(accumulate(sizes), sizes, strict=True))
     numbered = zip((int(middle * parts / whole) for middle in middles), configs, strict=True)
     for _, part in groupby(numbered, key=itemgetter(0)):

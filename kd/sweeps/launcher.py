@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 
+import torch
 from rich.console import Console
 
 from kd.config.messages import explain, is_disk_full, is_out_of_memory
@@ -85,7 +86,7 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
         for number, job in enumerate(jobs, 1):
             if job in group_of and job not in begun:
                 begun.update(group_of[job].members)
-                train_together(group_of[job], jobs, console)
+                groups += train_together(group_of[job], jobs, console)
             before = time.perf_counter()
             finish_job(job)
             if job.apart and not job.error:
@@ -169,8 +170,19 @@ def finish_job(job: Job) -> None:
         job.lock.release()
 
 
-def train_together(group: grouping.Group, jobs: Sequence[Job], console: Console) -> None:
+def train_together(
+    group: grouping.Group, jobs: Sequence[Job], console: Console, halve: bool = True
+) -> list[grouping.Group]:
     """Train a group and give each job its share; where that fails, say why they have none.
+
+    Args:
+        group: to train.
+        jobs: all of the sweep.
+        console: for what is to be said.
+        halve: trains two halves, one after the other, where a GPU's memory is too small for all.
+
+    Returns:
+        these halves, if it came to them.
 
     Raises:
         OSError: no room is left to write.
@@ -178,15 +190,18 @@ def train_together(group: grouping.Group, jobs: Sequence[Job], console: Console)
     """
     members = lock_members(group.members)
     if not members:
-        return
+        return []
     keep()
     plan.replace(group.lead.study, [], [group.planned])
+    parts: list[grouping.Group] = []
     try:
         shares = train_group(group._replace(members=members))
     except Exception as error:
         if is_disk_full(error):
             raise
-        if is_out_of_memory(error):  # one by one they would take hours: say how to go on
+        if halve and isinstance(error, torch.OutOfMemoryError):
+            parts = grouping.halves(group._replace(members=members))
+        elif is_out_of_memory(error):  # one by one they would take hours: say how to go on
             failed = out_of_memory(error, members, group)
             if len(members) == len(jobs):
                 raise failed from error
@@ -198,6 +213,16 @@ def train_together(group: grouping.Group, jobs: Sequence[Job], console: Console)
     else:
         for job, share in zip(members, shares, strict=True):
             job.share = share
+    if parts:  # here the error no longer holds the memory
+        for job in members:
+            job.lock.release()
+        torch.cuda.empty_cache()
+        plan.replace(group.lead.study, [group.planned], [part.planned for part in parts])
+        sizes = " and ".join(str(len(part.planned.students)) for part in parts)
+        console.print(f"out of memory: {len(members)} runs train in groups of {sizes}")
+        for part in parts:
+            train_together(part, jobs, console, halve=False)
+    return parts
 
 
 def lock_members(jobs: Iterable[Job]) -> list[Job]:

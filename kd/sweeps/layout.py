@@ -63,7 +63,8 @@ class Draw(NamedTuple):
     """What the students share whose dropout masks are made of the same numbers."""
 
     seed: int
-    width: int
+    share: float | None  # where it decides the masks as they are drawn
+    width: int | None  # where students of a stack differ in it
 
 
 @dataclasses.dataclass(eq=False)
@@ -75,6 +76,11 @@ class Kind:
     regression: tuple[int, int] | None
     places: list[int] = dataclasses.field(default_factory=list)  # of its students in the stack
     methods: list[Distillation] = dataclasses.field(default_factory=list)  # of each of them
+
+    @property
+    def maps(self) -> bool:
+        """Whether the method compares feature maps."""
+        return self.kd is not None and self.kd.needs_maps
 
     def numbers(self, device: torch.device) -> dict[str, Tensor]:
         """The numbers of the method that its term takes, one value per student."""
@@ -103,14 +109,24 @@ def width_of(config: Config) -> int:
 
 
 def draw_of(config: Config) -> Draw:
-    """What the dropout masks of a student are made of."""
-    return Draw(config.seed, width_of(config))
+    """What the dropout masks of a student are drawn with.
+
+    Those of the stack of MLPs are made of the same numbers whatever is dropped.
+    """
+    if config.model.stacks:
+        return Draw(config.seed, None, width_of(config))
+    return Draw(config.seed, share_of(config), None)
+
+
+def share_of(config: Config) -> float:
+    """The share of units that a student drops; 0 where its network has no such setting."""
+    return getattr(config.model, "dropout", 0.0)
 
 
 def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[Kind]:
     """The kinds of students that a stack has.
 
-    Students without a teacher join the first kind that compares no hidden layers: there they are
+    Students without a teacher join the first kind that compares logits alone: there they are
     what it has at alpha = 1.
     """
     kinds: dict[Any, Kind] = {}
@@ -119,14 +135,14 @@ def kinds_of(configs: Sequence[Config], materials: Sequence[Material]) -> list[K
             continue
         kd, own = config.kd, sweepable_names(config.kd)
         fixed = {f.name: getattr(kd, f.name) for f in dataclasses.fields(kd) if f.name not in own}
-        width = width_of(config) if kd.needs_hidden else None
-        key = repr((fixed, width, material.widths, material.regression))
+        width = material.widths[0] if kd.needs_hidden and material.widths else None
+        key = repr((fixed, material.widths, material.regression))
         kind = kinds.setdefault(key, Kind(kd, width, material.regression))
         kind.places.append(place)
         kind.methods.append(kd)
     alone = [place for place, config in enumerate(configs) if not is_taught(config)]
     if alone:
-        fitting = [kind for kind in kinds.values() if kind.width is None]
+        fitting = [kind for kind in kinds.values() if kind.width is None and not kind.maps]
         host = fitting[0] if fitting else kinds.setdefault(None, Kind(None, None, None))
         _admit(host, alone)
     return list(kinds.values())

@@ -1,9 +1,9 @@
 """The LightningModule of many students: those of a sweep that train together.
 
 The students of a group have one kind of network and differ in numbers: their seed, the numbers of
-their method and of their optimiser, the width of their layer. They share work: the images of a
-batch are gathered once per seed and meet the first layers of all its students in one wide matrix
-product, and Python's and Lightning's overhead is paid once per step.
+their method and of their optimiser, the width of an MLP's layer. They share work: the images of a
+batch are gathered once per seed, and Python's and Lightning's overhead is paid once per step. What
+a stack makes of the images is its own matter, see ``kd.sweeps.stacked``.
 """
 
 from collections import defaultdict
@@ -22,9 +22,21 @@ from kd.metrics import count_right
 from kd.models.network import Dropout, build_model, build_regressor
 from kd.outputs import Outputs
 from kd.sweeps.batches import KindBatches, Orders
-from kd.sweeps.layout import Draw, Lane, Numbered, Rows, draw_of, kinds_of, lane_of, width_of
+from kd.sweeps.layout import (
+    Draw,
+    Lane,
+    Numbered,
+    Rows,
+    draw_of,
+    kinds_of,
+    lane_of,
+    share_of,
+    width_of,
+)
+from kd.sweeps.network_stack import NetworkStack
 from kd.sweeps.optimizers import OwnNumbers
-from kd.sweeps.stack import Masks, Stack, Weights, make_gradients, outputs_of
+from kd.sweeps.stack import Stack
+from kd.sweeps.stacked import Members, Stacked
 from kd.training.book import Bookkeeper
 from kd.training.fit import ends_of
 from kd.training.material import Material
@@ -34,9 +46,9 @@ from kd.training.tracing import can_compile, optimizer_step, traced
 
 # Compiling takes up to 20 s and saves about 0.2 ms per batch and 0.01 ms more per student.
 COMPILE_FROM = 2_000_000  # batches · (20 + students)
-# A student that has ended still takes 0.1 ms per batch while it is in the stack. A new stack is
-# traced in a second, and compiled in 20.
-TRACING, COMPILING = 10_000, 200_000  # batches of a student in the same time
+# A student that has ended still takes 0.1 ms per batch while it is in a stack that is compiled, and
+# to compile a smaller one takes 20 s.
+COMPILING = 200_000  # batches of a student in the same time
 
 
 class GroupModule(Bookkeeper):
@@ -65,7 +77,7 @@ class GroupModule(Bookkeeper):
             if (lane := lane_of(config)) not in self.batches_of:
                 self.batches_of[lane] = material.data.training(config.seed)
         self.orders = Orders([*self.batches_of.values()])
-        self.dropouts: dict[Draw, Dropout] = {}
+        self.dropouts: dict[Draw, list[Dropout]] = {}
         self.passed = 0  # batches of the epoch, the one in hand included
         self.fill()
 
@@ -79,13 +91,9 @@ class GroupModule(Bookkeeper):
         for config in configs:
             if (draw := draw_of(config)) not in networks:
                 networks[draw] = build_model(config.model, config.seed, self.data.task).to(device)
-                self.dropouts.setdefault(draw, networks[draw].dropout)
-        self.draws = draws
-        self.draw_rows = Rows([draws(draw_of(config)) for config in configs], device)
-        keep = [1 - config.model.dropout for config in configs]  # pyright: ignore
-        kind = torch.float32 if device.type == "mps" else torch.float64
-        self.keep = torch.tensor(keep, dtype=kind, device=device)
-        self.drops, self.alike = min(keep) < 1, len(set(keep)) == 1
+                layers = [m for m in networks[draw].modules() if isinstance(m, Dropout)]
+                self.dropouts.setdefault(draw, layers)
+        draw_rows = Rows([draws(draw_of(config)) for config in configs], device)
         self.kinds = kinds_of(configs, materials)
         shared = configs, materials, lane_of_place, device
         self.of_kinds = [KindBatches(kind, *shared) for kind in self.kinds]
@@ -102,14 +110,22 @@ class GroupModule(Bookkeeper):
         members: list[list[int]] = [[] for _ in lanes.all()]
         for place, lane in enumerate(lane_of_place):
             members[lane].append(place)
-        width = max(map(width_of, self.configs))
         built = [networks[draw_of(config)] for config in configs]
-        self.stack = Stack(built, members, self.kinds, regressors, width)
-        self.gradients = make_gradients(self.kinds)
+        dropouts = [self.dropouts[draw] for draw in draws.all()]
+        shares = [share_of(config) for config in configs]
+        self.stack = self._stack(
+            Members(built, members, self.kinds, regressors, draw_rows, dropouts, shares)
+        )
         self.fast: Callable[..., Sequence[Tensor]] | None = None  # for batches of full size
         self.compiles: bool | None = None  # not decided
         self.threads = Threads()
         self.orders.batches = [self.batches_of[lane] for lane in lanes.all()]
+
+    def _stack(self, members: Members) -> Stacked:
+        """The stack that the network calls for."""
+        if not self.configs[0].model.stacks:
+            return NetworkStack(members, self.data.task)
+        return Stack(members, width=max(map(width_of, self.configs)))
 
     def batches(self) -> int:
         """Of the whole training."""
@@ -159,13 +175,12 @@ class GroupModule(Bookkeeper):
         labelled = size - self.orders.added
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
-        weights = self.stack.weights()
+        values = self.stack.values()
         counted = []
         for images, owns in self._batches(indices):
-            batch = size, weights, images, self._masks(size), owns
             if self.threads.free is None:
-                self.threads.free = self._is_free_of_threads(batch)
-            gradients, losses, right = self._step(*batch)
+                self.threads.free = self._is_free_of_threads(images, values, owns)
+            gradients, losses, right = self._step(values, images, owns)
             if isinstance(optimizer, OwnNumbers):
                 optimizer.take(gradients)
             else:
@@ -179,42 +194,32 @@ class GroupModule(Bookkeeper):
         self.note("train", losses, right, labelled, batches=count)
 
     def _step(
-        self,
-        size: int,
-        weights: Weights,
-        images: Tensor,
-        masks: Masks | None,
-        owns: list[dict[str, Any]],
+        self, values: Any, images: Tensor, owns: list[dict[str, Any]]
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gradients, losses and counts of a batch."""
-        arguments = self.stack.products(weights, images), *weights[1:], masks, owns
-        *found, losses, right = self._differentiate(size, arguments)
+        arguments = self.stack.arguments(values, images, owns)
+        *found, losses, right = self._differentiate(images.shape[1], arguments)
         return self.stack.gradients(images, found), losses, right
 
-    def _is_free_of_threads(self, batch: tuple) -> bool:
+    def _is_free_of_threads(self, *batch: Any) -> bool:
         """Whether one thread gives a batch the same bits; views and live teachers it may not."""
-        if self.here.type != "cpu" or self.augments.active:
+        if self.here.type != "cpu" or self.live_teachers or list(self.stack.buffers()):
             return False
-        gradients, *others = self._step(*batch)
-        with using(1):
-            same, *as_well = self._step(*batch)
-        return same_bits([*gradients, *others], [*same, *as_well])
+        drawing = self.stack.generators(self.here)
+        before = [generator.get_state() for generator in drawing]
 
-    def _masks(self, size: int) -> Masks | None:
-        """A batch's dropout masks."""
-        if not self.drops:
-            return None
-        draws = self.draws.all()
-        shape = size * (1 + self.augments.extra), self.stack.bias.shape[1]
-        drawn = torch.zeros(len(draws), *shape, dtype=self.keep.dtype, device=self.here)
-        for row, draw in zip(drawn, draws, strict=True):
-            row[:, : draw.width] = self.dropouts[draw].uniforms((len(row), draw.width), self.here)
-        drawn = drawn.mT.contiguous()
-        rows = None if self.draw_rows.each else self.draw_rows.rows
-        if self.alike:
-            kept = float(self.keep[0])
-            return Masks((drawn < kept).to(self.stack.bias.dtype).div_(kept), rows)
-        return Masks(drawn, rows, self.keep)
+        def step() -> list[Tensor]:
+            for generator, state in zip(drawing, before, strict=True):
+                generator.set_state(state)
+            gradients, *others = self._step(*batch)
+            return [*gradients, *others]
+
+        mine = step()
+        with using(1):
+            same = step()
+        for generator, state in zip(drawing, before, strict=True):
+            generator.set_state(state)
+        return same_bits(mine, same)
 
     def _batches(self, indices: Tensor) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
         """Each batch's images, (lanes, samples, pixels), and what else its losses take."""
@@ -227,7 +232,7 @@ class GroupModule(Bookkeeper):
             epochs = len(self.history) + self.passed / self.batches_per_epoch
             if views:
                 images, shares = self._view(chosen)
-                seen = {name: self._see(live, images) for name, live in self.live_teachers.items()}
+                seen = self._seen(images)
                 owns = [
                     kind.own(kind.of_lanes(shares), kind.seen_of(seen), epochs)
                     for kind in self.of_kinds
@@ -235,10 +240,12 @@ class GroupModule(Bookkeeper):
             else:
                 images, _ = self.data.pool.take(chosen.flatten())
                 images = images.view(*chosen.shape, -1)
+                seen = self._seen(images)
                 owns = [
                     kind.own(
                         shares_of(labels[at][number]),
-                        {name: part[number] for name, part in known[at].items()},
+                        {name: part[number] for name, part in known[at].items()}
+                        or kind.seen_of(seen),
                         epochs,
                     )
                     for at, kind in enumerate(self.of_kinds)
@@ -252,30 +259,31 @@ class GroupModule(Bookkeeper):
         images, shares = (torch.stack(part) for part in zip(*views, strict=True))
         return images.flatten(2), shares
 
-    def _see(self, live: FrozenTeacher, images: Tensor) -> Outputs:
-        """A teacher's outputs (lanes, samples, width) for images that it has not seen."""
-        logits, hidden, _ = live.see(images.reshape(-1, *self.data.task.shape))
-        lanes_first = images.shape[:2]
-        hidden = None if hidden is None else hidden.unflatten(0, lanes_first)
-        return Outputs(logits.unflatten(0, lanes_first), hidden)
+    def _seen(self, images: Tensor) -> dict[Any, Outputs]:
+        """The live teachers' outputs (lanes, samples, …) for a batch's (lanes, samples, pixels)."""
+        together = images.reshape(-1, *self.data.task.shape)
+        return {
+            name: live.see(together).each(lambda part: part.unflatten(0, images.shape[:2]))
+            for name, live in self.live_teachers.items()
+        }
 
     def _differentiate(self, size: int, arguments: tuple) -> Sequence[Tensor]:
         """Gradients, losses and counts; of a batch of full size by the fast function."""
-        if size != self.orders.size:
-            return self.gradients(*arguments)
+        if size != self.orders.size * (1 + self.augments.extra):
+            return self.stack.differentiate(*arguments)
         if self.fast is None:
             if self.compiles is None:  # else as the earlier attempt did
                 left = self._left(self.counted)
-                self.compiles = is_worth_compiling(left, len(self.counted)) and can_compile()
-            self.fast = traced(self.gradients, arguments, self.compiles)
+                worth = self.stack.compilable and is_worth_compiling(left, len(self.counted))
+                self.compiles = worth and can_compile()
+            self.fast = traced(self.stack.differentiate, arguments, self.compiles)
         return self.fast(*arguments)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add one batch of the validation's to its sums."""
         labels = batch.labels
         shared = batch.images.flatten(1).expand(len(self.stack.lanes), -1, -1)
-        weights = self.stack.weights()
-        logits = outputs_of(weights, self.stack.products(weights, shared), masks=None).logits
+        logits = self.stack.logits(shared)
         labels = labels.expand(len(self.counted), -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         self.note("val", losses, count_right(logits, labels, dim=1), labels.shape[1])
@@ -295,8 +303,8 @@ class GroupModule(Bookkeeper):
     def _is_worth_shrinking(self) -> bool:
         """Whether a smaller stack saves more time than it takes to make; a rule, no measurement."""
         left, stay = self._left(self.live), len(self.live)
-        costs = TRACING
-        if is_worth_compiling(left, stay):
+        costs = self.stack.remake
+        if self.stack.compilable and is_worth_compiling(left, stay):
             costs += COMPILING
         elif self.compiles:  # traced steps take longer
             costs += left * (2 + stay // 10)
@@ -327,6 +335,8 @@ class GroupModule(Bookkeeper):
         values = move([parameter.detach() for parameter in old.parameters()])
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value
+        for buffer, value in zip(self.stack.buffers(), old.buffers(), strict=True):
+            buffer.copy_(value[places])
         optimizer.state = defaultdict(dict)
         for name in states[0]:
             found = [state[name] for state in states]
@@ -347,7 +357,7 @@ class GroupModule(Bookkeeper):
         drawing = [
             generator for batches in self.orders.batches for generator in batches.generators()
         ]
-        return [*drawing, *(self.dropouts[d].generator_on(self.here) for d in self.draws.all())]
+        return [*drawing, *self.stack.generators(self.here)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add whether the step is compiled: compiled ones round differently."""

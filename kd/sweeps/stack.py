@@ -1,23 +1,21 @@
-"""Many students as tensors: their parameters stacked, the loss and its gradients for all at once.
+"""Many MLPs of one hidden layer as tensors: the loss and its gradients for all at once.
 
 Tensors of a stack have their students first and the batch last: (students, hidden, batch). That is
 the layout which the wide product gives, and in which sums over ten classes are vector instructions
 across the batch. Students of a smaller width than the widest have units that stay 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd.methods.base import cross_entropy, weighted_loss
-from kd.metrics import count_right
-from kd.models.network import Network, classify
+from kd.models.network import classify
 from kd.outputs import Outputs
 from kd.sweeps.layout import Kind
+from kd.sweeps.stacked import Members, Places, Stacked, losses_of
 from kd.training.tracing import wide_product
 
 
@@ -31,29 +29,38 @@ class Weights(NamedTuple):
     regression: list[Tensor]  # weights and biases of the regressors, kind by kind
 
 
-class Stack(nn.Module):
+class Masks(NamedTuple):
+    """A batch's dropout masks, or what they are made of."""
+
+    drawn: Tensor  # (draws, hidden, batch): masks, or with ``keep`` numbers from 0 to 1
+    # (students,), the draw of each; None where as many students side by side have each.
+    rows: Tensor | None = None
+    keep: Tensor | None = None  # (students,), shares of units kept; None where all agree
+
+
+class Stack(Stacked):
     """Students of the network ``mlp`` side by side; their outputs are those of ``kd.models``.
 
     Args:
-        networks: of the students, whose weights it begins with.
-        lanes: the places of each lane's students, one lane after another.
-        kinds: of students.
-        regressors: by kind those of its students; none where the kind needs none.
+        members: the students.
         width: of the hidden layer, at least that of the widest student.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[Network],
-        lanes: Sequence[Sequence[int]],
-        kinds: Sequence[Kind],
-        regressors: Sequence[Sequence[nn.Linear]],
-        width: int,
-    ) -> None:
-        super().__init__()
+    compilable, remake = True, 10_000
+
+    def __init__(self, members: Members, width: int) -> None:
+        super().__init__(members)
+        networks = members.networks
         self.widths = [network.dense.out_features for network in networks]
-        self.lanes, self.kinds = lanes, kinds
-        self.units = [sum(self.widths[place] for place in lane) for lane in lanes]
+        by_draw = dict(zip(self.draws.rows.tolist(), self.widths, strict=True))
+        self.widths_of_draws = [by_draw[draw] for draw in range(len(self.dropouts))]
+        self.own = make_gradients(self.kinds)
+        device = networks[0].dense.weight.device
+        keep = [1 - share for share in members.shares]
+        kind = torch.float32 if device.type == "mps" else torch.float64  # as Dropout draws
+        self.keep = torch.tensor(keep, dtype=kind, device=device)
+        self.drops, self.alike = min(keep) < 1, len(set(keep)) == 1
+        self.units = [sum(self.widths[place] for place in lane) for lane in self.lanes]
 
         def padded(values: Tensor) -> Tensor:
             return F.pad(values.detach(), (0, width - values.shape[-1]))
@@ -65,11 +72,7 @@ class Stack(nn.Module):
         self.bias = nn.Parameter(torch.stack([padded(n.dense.bias) for n in networks]))
         self.weight = nn.Parameter(torch.stack([padded(n.output.weight) for n in networks]))
         self.output_bias = nn.Parameter(torch.stack([n.output.bias.detach() for n in networks]))
-        self.regressors = nn.ParameterList()  # of each kind that has some, weights and biases
-        for of_kind in filter(None, regressors):
-            self.regressors.append(torch.stack([r.weight.detach() for r in of_kind]))
-            self.regressors.append(torch.stack([r.bias.detach() for r in of_kind]))
-        device = self.bias.device
+        self.stack_regressors(members.regressors)
         units = [range(at * width, at * width + n) for at, n in enumerate(self.widths)]
         real = [place for of_student in units for place in of_student]
         self.padded = len(real) < width * len(networks)
@@ -79,39 +82,15 @@ class Stack(nn.Module):
         self.places = torch.full((width * len(networks),), len(real), device=device)
         self.places[self.real] = torch.arange(len(real), device=device)
 
-    def slots(self) -> list[tuple[str, list[tuple[int, int]]]]:
-        """Of each of :meth:`parameters`, what it is, and whose rows it has: (place, how many)."""
-        each = [(place, 1) for place in range(len(self.widths))]
+    def slots(self) -> list[tuple[str, Places]]:
+        """See :meth:`Stacked.slots`."""
+        each = [(place, 1) for place in range(self.size)]
         found = [(name, each) for name in ("bias", "weight", "output_bias")]
         found += [("first", [(place, self.widths[place]) for place in lane]) for lane in self.lanes]
-        for kind in self.kinds:
-            if kind.regression:
-                of_kind = [(place, 1) for place in kind.places]
-                found += [("regressor.weight", of_kind), ("regressor.bias", of_kind)]
-        return found
+        return found + self.regressor_slots()
 
-    def rows(self) -> list[Tensor]:
-        """Of each of :meth:`parameters`, the place of the student of each of its rows."""
-        device = self.bias.device
-        return [
-            torch.tensor([place for place, count in owners for _ in range(count)], device=device)
-            for _, owners in self.slots()
-        ]
-
-    def taken_apart(self, tensors: Sequence[Tensor]) -> dict[tuple[str, int], Tensor]:
-        """Tensors of the shapes of :meth:`parameters` as those of each place."""
-        return {
-            (name, place): part
-            for tensor, (name, owners) in zip(tensors, self.slots(), strict=True)
-            for (place, _), part in zip(owners, tensor.split([n for _, n in owners]), strict=True)
-        }
-
-    def put_together(self, parts: Mapping[tuple[str, int], Tensor]) -> list[Tensor]:
-        """Tensors of the shapes of :meth:`parameters` from those of each place."""
-        return [torch.cat([parts[name, p] for p, _ in owners]) for name, owners in self.slots()]
-
-    def weights(self) -> Weights:
-        """All parameters: they change with those of the stack."""
+    def values(self) -> Weights:
+        """See :meth:`Stacked.values`."""
         first = [weight.detach() for weight in self.first]
         rest = self.bias.detach(), self.weight.detach(), self.output_bias.detach()
         return Weights(first, *rest, [value.detach() for value in self.regressors])
@@ -125,8 +104,34 @@ class Stack(nn.Module):
         zeros = found[0].new_zeros(1, found[0].shape[1])
         return torch.cat([*found, zeros]).index_select(0, self.places).unflatten(0, self.bias.shape)
 
+    def masks(self, batch: int) -> Masks | None:
+        """A batch's dropout masks."""
+        if not self.drops:
+            return None
+        device = self.bias.device
+        drawn = torch.zeros(
+            len(self.dropouts), batch, self.bias.shape[1], dtype=self.keep.dtype, device=device
+        )
+        for row, (layer,), width in zip(drawn, self.dropouts, self.widths_of_draws, strict=True):
+            row[:, :width] = layer.uniforms((batch, width), device)
+        drawn = drawn.mT.contiguous()
+        rows = None if self.draws.each else self.draws.rows
+        if not self.alike:
+            return Masks(drawn, rows, self.keep)
+        keep = float(self.keep[0])
+        return Masks((drawn < keep).to(self.bias.dtype).div_(keep), rows)
+
+    def arguments(self, values: Weights, images: Tensor, owns: Sequence[dict[str, Any]]) -> tuple:
+        """See :meth:`Stacked.arguments`."""
+        products = self.products(values, images)
+        return products, *values[1:], self.masks(images.shape[1]), owns
+
+    def differentiate(self, *arguments: Any) -> Sequence[Tensor]:
+        """See :meth:`Stacked.differentiate`."""
+        return self.own(*arguments)
+
     def gradients(self, images: Tensor, found: Sequence[Tensor]) -> list[Tensor]:
-        """Those of :meth:`parameters`, in their order, from what :func:`make_gradients` finds."""
+        """See :meth:`Stacked.gradients`."""
         of_products, *of_rest = found
         flat = of_products.flatten(0, 1)
         if self.padded:
@@ -137,8 +142,13 @@ class Stack(nn.Module):
         ]
         return [*of_rest[:3], *of_first, *of_rest[3:]]
 
+    def logits(self, images: Tensor) -> Tensor:
+        """See :meth:`Stacked.logits`."""
+        values = self.values()
+        return outputs_of(values, self.products(values, images), masks=None).logits
+
     def state(self, place: int) -> dict[str, Tensor]:
-        """The ``state_dict`` of one student's network."""
+        """See :meth:`Stacked.state`."""
         width = self.widths[place]
         (lane,) = (number for number, places in enumerate(self.lanes) if place in places)
         before = sum(self.widths[p] for p in self.lanes[lane] if p < place)
@@ -149,15 +159,6 @@ class Stack(nn.Module):
             "output.bias": self.output_bias[place],
         }
         return {name: value.detach().clone() for name, value in state.items()}
-
-
-class Masks(NamedTuple):
-    """A batch's dropout masks, or what they are made of."""
-
-    drawn: Tensor  # (draws, hidden, batch): masks, or with ``keep`` numbers from 0 to 1
-    # (students,), the draw of each; None where as many students side by side have each.
-    rows: Tensor | None = None
-    keep: Tensor | None = None  # (students,), shares of units kept; None where all agree
 
 
 def drop(hidden: Tensor, masks: Masks | None) -> Tensor:
@@ -196,52 +197,14 @@ def outputs_of(weights: Weights, products: Tensor, masks: Masks | None) -> Outpu
 def make_gradients(kinds: Sequence[Kind]) -> Callable[..., Sequence[Tensor]]:
     """The function that gives every student's gradients, then losses and numbers of right answers.
 
-    It takes what each of :class:`Weights` but the first layers has, the products of these, the
-    masks, and for each kind a dictionary of what its students have of their own: their places in
-    the stack, labels (students, batch) or shares (students, batch, classes) and how much these are
-    smoothed, the teacher's outputs for the batch, numbers of the method and the weights of labels
-    and term. Gradients come in the order of :meth:`Stack.gradients`, losses and numbers kind by
-    kind.
+    It takes the products of the first layers, what each of :class:`Weights` but these has, the
+    masks, and what students have of their own. Gradients come in the order of
+    :meth:`Stack.gradients`, losses and numbers kind by kind.
     """
-
-    def loss_of(kind: Kind) -> Callable[..., Tensor]:
-        def loss(logits: Tensor, hidden: Tensor, own: dict[str, Any]) -> Tensor:
-            smoothing = own.get("smoothing", 0.0)
-            if kind.kd is None:
-                return cross_entropy(logits, own["labels"], smoothing)
-            teacher = Outputs(own["logits"], own.get("hidden"))
-            method = replace(kind.kd, **own["numbers"])
-            term = method.term(Outputs(logits, hidden), teacher, own["labels"])
-            return weighted_loss(logits, own["labels"], term, own["loss_weights"], smoothing)
-
-        return loss
 
     def objective(products, bias, weight, output_bias, regression, masks, owns):
         weights = Weights([], bias, weight, output_bias, regression)
-        all_logits, all_hidden, _ = outputs_of(weights, products, masks)
-        losses, right = [], []
-        regressors = iter(regression)
-        for kind, own in zip(kinds, owns, strict=True):
-            logits, hidden = all_logits, all_hidden
-            if len(kinds) > 1:
-                logits, hidden = (
-                    every.index_select(0, own["places"]) for every in (logits, hidden)
-                )
-            if kind.width is not None:
-                hidden = hidden[:, : kind.width]
-            if kind.regression:
-                matrix, offset = next(regressors), next(regressors)
-                hidden = torch.baddbmm(offset.unsqueeze(-1), matrix, hidden)
-            own = {name: value for name, value in own.items() if name != "places"}
-            found = torch.func.vmap(loss_of(kind))
-            losses.append(found(logits.transpose(1, 2), hidden.transpose(1, 2), own))
-            right.append(count_right(logits.detach(), own["labels"], dim=1))
-        together = losses[0] if len(losses) == 1 else torch.cat(losses)
-        # No student's loss depends on another's weights: the gradient of the sum holds each one's.
-        return together.sum(), (
-            together.detach(),
-            right[0] if len(right) == 1 else torch.cat(right),
-        )
+        return losses_of(kinds, outputs_of(weights, products, masks), regression, owns)
 
     differentiate = torch.func.grad(objective, argnums=(0, 1, 2, 3, 4), has_aux=True)
 

@@ -97,7 +97,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     data = ImageDataModule(config.data, config.seed, accelerator.device, limit)
     data.prepare_data()
     data.setup()
-    refuse_too_large([config], data.task)
+    refuse_too_large([config], data.task, accelerator.device)
     check_custom(config, data.task)
     refuse_single_image(config, data)
     refuse_wide_shift(config, data.task)

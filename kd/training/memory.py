@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH
 from kd.errors import OutOfMemory
 from kd.memory import available_bytes
 from kd.models.base import Task
 from kd.models.network import build_model, count_parameters, probe
+
+OF_GPU = 0.7  # share of a GPU's free memory that a group may take
 
 
 def student_bytes(config: Config, task: Task) -> int:
@@ -38,13 +42,31 @@ def bytes_of_each(configs: Iterable[Config], task: Task) -> list[int]:
     return found
 
 
-def refuse_too_large(configs: Sequence[Config], task: Task) -> None:
+def free_bytes(device: torch.device) -> int | None:
+    """How much memory a device has left; None where nobody knows."""
+    if device.type != "cuda":
+        return available_bytes()
+    free, _ = torch.cuda.mem_get_info(device)
+    return free
+
+
+def room_for_group(config: Config, device: torch.device) -> int:
+    """How many bytes the students of a group may take.
+
+    On a GPU that is most of what is free; on a CPU ``trainer.group_mb``, for the cache's sake.
+    """
+    if device.type != "cuda":
+        return config.trainer.group_mb * 2**20
+    return int(OF_GPU * (free_bytes(device) or 0))
+
+
+def refuse_too_large(configs: Sequence[Config], task: Task, device: torch.device) -> None:
     """Make sure that students fit in the memory that is free, before any of it is taken.
 
     Raises:
         OutOfMemory: they do not.
     """
-    needed, free = sum(bytes_of_each(configs, task)), available_bytes()
+    needed, free = sum(bytes_of_each(configs, task)), free_bytes(device)
     if free is None or needed <= free:
         return
     who, advice = f"a group of {len(configs)} students", ""

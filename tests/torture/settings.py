@@ -31,6 +31,7 @@ NOT_SWEPT = {
     "print_config": NO_RESULT,
     "callbacks": "they keep runs out of groups",
     "trainer.group_mb": NO_RESULT,
+    "trainer.stack": NO_RESULT,
     "data.files": NO_RESULT,
     "data.dir": "other images are another study",
     "data.dataset": "the small digits are all there is without a network",
