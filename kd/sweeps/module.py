@@ -179,7 +179,7 @@ class GroupModule(Bookkeeper):
         counted = []
         for images, owns in self._batches(indices):
             if self.threads.free is None:
-                self.threads.free = self._is_free_of_threads(images, values, owns)
+                self.threads.free = self._is_free_of_threads(values, images, owns)
             gradients, losses, right = self._step(values, images, owns)
             if isinstance(optimizer, OwnNumbers):
                 optimizer.take(gradients)
