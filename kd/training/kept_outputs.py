@@ -66,7 +66,8 @@ def known_outputs(
         log.debug("the teacher's outputs are those of %s", path)
         return found
     outputs = teacher_outputs(teacher, data, hidden)
-    with contextlib.suppress(OSError):  # no room: the next command computes them again
+    # Without room the next command computes them again; safetensors has an error of its own.
+    with contextlib.suppress(OSError, SafetensorError):
         _write(path, key, outputs)
     return outputs
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import MINI, complete, metrics, weights
+from safetensors import SafetensorError
 
 from kd.training import kept_outputs
 
@@ -117,9 +118,10 @@ def test_another_number_of_threads_computes_its_own(cli, teacher, computed, monk
     assert len(computed) == 2
 
 
-def test_no_room_for_them_is_no_failure(cli, teacher, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error")])
+def test_no_room_for_them_is_no_failure(cli, teacher, monkeypatch, error):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(kept_outputs, "save_file", full)
     assert cli(*DISTILL).code == 0
