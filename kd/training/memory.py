@@ -1,8 +1,10 @@
 """How much memory students take."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH
@@ -24,10 +26,30 @@ def student_bytes(config: Config, task: Task) -> int:
     _, hidden, maps = probe(network, task)
     width = 0 if hidden is None else hidden.shape[1]
     each = 4 * width + 8 * task.classes + 4 * sum(found.numel() for found in maps)
-    values += max(batch, EVAL_BATCH) * each
+    of_step = 0 if config.model.stacks else 2 * batch * kept_values(network, task)
+    values += max(of_step, max(batch, EVAL_BATCH) * each)
     if config.stage == "distill":
         values += config.kd.cubes * batch**3
     return 4 * values
+
+
+def kept_values(network: Any, task: Task) -> int:
+    """How many values a network keeps of an image until it has differentiated."""
+    found: dict[int, int] = {}
+    own = {value.data_ptr() for value in network.parameters()}
+
+    def note(value: Tensor) -> Tensor:
+        if value.data_ptr() not in own:
+            found[value.data_ptr()] = value.numel()
+        return value
+
+    was_training = network.training
+    network.eval()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        outputs = network.see(torch.rand(2, *task.shape, generator=torch.Generator()))
+    network.train(was_training)
+    del outputs  # till here what is kept has addresses of its own
+    return sum(found.values()) // 2
 
 
 def bytes_of_each(configs: Iterable[Config], task: Task) -> list[int]:

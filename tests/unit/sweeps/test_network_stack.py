@@ -26,6 +26,7 @@ from kd.sweeps.module import GroupModule
 from kd.sweeps.network_stack import why_not
 from kd.sweeps.students import config_of, student_of
 from kd.training.material import Accelerator, Material
+from kd.training.memory import kept_values
 from kd.training.modules import DistillModule, StudentModule
 from kd.training.teacher import check_method, needs_live_teacher, teacher_outputs
 
@@ -296,3 +297,10 @@ def test_a_smaller_stack_goes_on_with_the_same_students(material):
 
 def test_shapes_other_than_mnists_are_stacked():
     assert why_not(CNN(channels=[3]), Task((3, 12, 10), 4)) is None
+
+
+def test_the_memory_of_a_network_without_named_maps_is_that_of_its_layers():
+    network = build_model(Custom(target="python:Own"), seed=0)
+    pixels, maps = 28 * 28, 4 * 13 * 13
+    assert pixels + 4 * maps <= kept_values(network, MNIST) <= pixels + 10 * maps
+    assert network.training
