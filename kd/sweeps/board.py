@@ -4,10 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -15,6 +14,7 @@ from rich.table import Table
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import rounded
 from kd.training.book import Bookkeeper
+from kd.training.callbacks import ShowProgress
 
 FROM = 40  # jobs; of fewer each has a line
 BEST = 10
@@ -49,12 +49,26 @@ class Board(AbstractContextManager["Board"]):
         if self.drawn:
             self.drawn.stop()
 
-    def settle(self, job: Job) -> None:
-        """Take note that a job has had its turn."""
+    def say(self, line: str) -> None:
+        """Print a line, above what is drawn."""
+        self.console.print(line, markup=False)
+
+    def settle(self, job: Job, number: int, said: str) -> None:
+        """Take note that a job has had its turn.
+
+        Args:
+            job: which has.
+            number: of the job, counted from 1.
+            said: what became of it. In a large sweep failures alone are told one by one.
+        """
         self.epochs[job] = job.config.trainer.max_epochs
         self.state[job] = "failed" if job.error else "complete"
         if not job.error:
             self.accuracy[job] = job.outcome.metrics["val/acc"]
+        if len(self.jobs) < FROM or job.error:
+            self.say(said)
+        elif not self.drawn and number in (len(self.jobs), *range(0, len(self.jobs), FROM)):
+            self.say(f"[{number}/{len(self.jobs)}] {self.counts()}")
         self.draw()
 
     def note(self, job: Job, epochs: int, accuracy: float, ended: bool) -> None:
@@ -91,8 +105,8 @@ class Board(AbstractContextManager["Board"]):
             table.add_row(job.name, f"{self.accuracy[job]:.4f}")
         self.drawn.update(Group(table, self.counts()), refresh=True)
 
-    def watch(self, members: Sequence[Job], students: Sequence[int]) -> "Watch":
-        """A callback that looks at the training of a group.
+    def watch(self, members: Sequence[Job], students: Sequence[int]) -> Callback:
+        """A callback that shows the training of a group.
 
         Args:
             members: the jobs of the group.
@@ -101,18 +115,31 @@ class Board(AbstractContextManager["Board"]):
         return Watch(self, list(zip(members, students, strict=True)))
 
 
-class Watch(Checkpoint):
-    """Tells a board of each epoch of a group."""
+class Watch(ShowProgress):
+    """Tells a board of each epoch of a group; where that draws nothing, shows the group by itself.
+
+    Args:
+        board: of the sweep.
+        members: the jobs of the group, with the numbers of their students.
+    """
 
     def __init__(self, board: Board, members: Sequence[tuple[Job, int]]) -> None:
+        super().__init__(every=1)
         self.board, self.members = board, members
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
+        """Put up the bar, where no board is drawn."""
+        if not self.board.drawn:
+            super().on_train_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Tell how each student stands."""
-        module: Bookkeeper = pl_module
-        live = set(module.live)
+        live = set(pl_module.live)
         for job, student in self.members:
-            accuracies = module.column("val/acc", student)
-            kept = accuracies[module.epoch_kept(student) - 1]
+            accuracies = pl_module.column("val/acc", student)
+            kept = accuracies[pl_module.epoch_kept(student) - 1]
             self.board.note(job, len(accuracies), kept, student not in live)
-        self.board.draw()
+        if self.board.drawn:
+            self.board.draw()
+        else:
+            super().on_train_epoch_end(trainer, pl_module)

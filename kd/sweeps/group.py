@@ -1,8 +1,10 @@
 """The training of one group of a sweep, from its plan to each job's share of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+
+from pytorch_lightning.callbacks import Callback
 
 from kd.config.schema import Config
 from kd.sweeps.grouping import Group
@@ -53,11 +55,13 @@ class Materials:
         return self.known[key]
 
 
-def train_group(group: Group) -> list[Share]:
+def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> list[Share]:
     """Train the students of one group, or go on where an earlier attempt was ended.
 
     Args:
         group: the caller holds the locks of its members' folders.
+        watch: makes a callback that shows the training of the group's jobs, whose students have
+            these numbers.
 
     Returns:
         each member's share.
@@ -88,7 +92,8 @@ def train_group(group: Group) -> list[Share]:
     methods = dict.fromkeys(config.kd.method for config in configs if is_taught(config))
     what = f"stage=distill kd={','.join(methods)}" if methods else f"stage={configs[0].stage}"
     log.info("%d students train together on %s: %s", len(configs), device, what)
-    train(lead, first.accelerator, module, [record, ShowProgress(every=1)], before)
+    shown = watch(group.members, students) if watch else ShowProgress(every=1)
+    train(lead, first.accelerator, module, [record, shown], before)
     said = f"trained together with {len(configs) - 1} other students, on {device}"
     return [
         Share(material, partial(report_training, share_of(module, student, of_run), said))

@@ -2,13 +2,11 @@
 
 import contextlib
 import logging
-import re
 import resource
 import time
 import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
 
 import torch
 from rich.console import Console
@@ -19,9 +17,10 @@ from kd.config.showing import print_config
 from kd.config.undo import keep
 from kd.errors import UserError
 from kd.sweeps import grouping, plan
+from kd.sweeps.board import Board
 from kd.sweeps.group import train_group
 from kd.sweeps.job_configs import Job
-from kd.sweeps.table import tables
+from kd.sweeps.table import rounded, tables
 from kd.training import run_folder
 from kd.training.callbacks import make_callbacks
 from kd.training.loggers import Loggers
@@ -79,21 +78,9 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
     for study in studies:
         plan.tidy(study)
     groups = form_groups(jobs, console)
-    group_of = {job: group for group in groups for job in group.members}
-    begun: set[Job] = set()
-    spent: list[float] = []  # seconds of each run that trained alone
     try:
-        for number, job in enumerate(jobs, 1):
-            if job in group_of and job not in begun:
-                begun.update(group_of[job].members)
-                groups += train_together(group_of[job], jobs, console)
-            before = time.perf_counter()
-            finish_job(job)
-            if job.apart and not job.error:
-                spent.append(time.perf_counter() - before)
-            left = sum(bool(later.apart) for later in jobs[number:])
-            said = f"[{number}/{len(jobs)}] {job.name}  {outcome_of(job, spent, left)}"
-            console.print(said, markup=False)
+        with Board(jobs, console) as board:
+            groups += train_and_finish(jobs, groups, board)
     finally:
         for job in jobs:
             if job.lock:
@@ -104,6 +91,32 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
         settled = [job.directory for job in jobs if not job.waits]
         if plan.ended(group.lead.study, group.planned, settled):
             plan.replace(group.lead.study, [group.planned], [])
+
+
+def train_and_finish(
+    jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board
+) -> list[grouping.Group]:
+    """Give each job its turn, and say what became of it.
+
+    Returns:
+        the groups that others were cut into.
+    """
+    group_of = {job: group for group in groups for job in group.members}
+    begun: set[Job] = set()
+    spent: list[float] = []  # seconds of each run that trained alone
+    parts: list[grouping.Group] = []
+    for number, job in enumerate(jobs, 1):
+        if job in group_of and job not in begun:
+            begun.update(group_of[job].members)
+            parts += train_together(group_of[job], jobs, board)
+        before = time.perf_counter()
+        finish_job(job)
+        if job.apart and not job.error:
+            spent.append(time.perf_counter() - before)
+        left = sum(bool(later.apart) for later in jobs[number:])
+        said = f"[{number}/{len(jobs)}] {job.name}  {outcome_of(job, spent, left)}"
+        board.settle(job, number, said)
+    return parts
 
 
 def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
@@ -171,14 +184,14 @@ def finish_job(job: Job) -> None:
 
 
 def train_together(
-    group: grouping.Group, jobs: Sequence[Job], console: Console, halve: bool = True
+    group: grouping.Group, jobs: Sequence[Job], board: Board, halve: bool = True
 ) -> list[grouping.Group]:
     """Train a group and give each job its share; where that fails, say why they have none.
 
     Args:
         group: to train.
         jobs: all of the sweep.
-        console: for what is to be said.
+        board: is told of each epoch.
         halve: trains two halves, one after the other, where a GPU's memory is too small for all.
 
     Returns:
@@ -195,7 +208,7 @@ def train_together(
     plan.replace(group.lead.study, [], [group.planned])
     parts: list[grouping.Group] = []
     try:
-        shares = train_group(group._replace(members=members))
+        shares = train_group(group._replace(members=members), board.watch)
     except Exception as error:
         if is_disk_full(error):
             raise
@@ -209,7 +222,7 @@ def train_together(
                 job.put_off(failed)
         else:
             let_train_apart(members, error)
-            console.print(f"{len(members)} runs train alone: {members[0].apart}", markup=False)
+            board.say(f"{len(members)} runs train alone: {members[0].apart}")
     else:
         for job, share in zip(members, shares, strict=True):
             job.share = share
@@ -219,9 +232,9 @@ def train_together(
         torch.cuda.empty_cache()
         plan.replace(group.lead.study, [group.planned], [part.planned for part in parts])
         sizes = " and ".join(str(len(part.planned.students)) for part in parts)
-        console.print(f"out of memory: {len(members)} runs train in groups of {sizes}")
+        board.say(f"out of memory: {len(members)} runs train in groups of {sizes}")
         for part in parts:
-            train_together(part, jobs, console, halve=False)
+            train_together(part, jobs, board, halve=False)
     return parts
 
 
@@ -295,8 +308,3 @@ def allow_many_files() -> None:
     with contextlib.suppress(OSError, ValueError):
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def rounded(seconds: float) -> str:
-    """A time to the second, as 1:02:03 or 2:03."""
-    return re.sub("^0:0?", "", str(timedelta(seconds=round(seconds))))

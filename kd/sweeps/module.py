@@ -274,7 +274,7 @@ class GroupModule(Bookkeeper):
         if self.fast is None:
             if self.compiles is None:  # else as the earlier attempt did
                 left = self._left(self.counted)
-                worth = self.stack.compilable and is_worth_compiling(left, len(self.counted))
+                worth = self._is_worth_compiling(left, len(self.counted))
                 self.compiles = worth and can_compile()
             self.fast = traced(self.stack.differentiate, arguments, self.compiles)
         return self.fast(*arguments)
@@ -303,12 +303,21 @@ class GroupModule(Bookkeeper):
     def _is_worth_shrinking(self) -> bool:
         """Whether a smaller stack saves more time than it takes to make; a rule, no measurement."""
         left, stay = self._left(self.live), len(self.live)
-        costs = self.stack.remake
-        if self.stack.compilable and is_worth_compiling(left, stay):
-            costs += COMPILING
+        costs = self.stack.remake * self._forms()
+        if self._is_worth_compiling(left, stay):
+            costs += COMPILING * self._forms()
         elif self.compiles:  # traced steps take longer
             costs += left * (2 + stay // 10)
         return left * (len(self.counted) - stay) >= costs
+
+    def _forms(self) -> int:
+        """How much longer tracing and compiling take than with one kind of students or a few."""
+        return 1 + len(self.kinds) // 4
+
+    def _is_worth_compiling(self, batches: int, students: int) -> bool:
+        """Whether a training of so many batches wins more than compiling takes."""
+        wins = batches * (20 + students) >= COMPILE_FROM * self._forms()
+        return self.stack.compilable and wins
 
     def _shrink(self) -> None:
         """Leave out of the stack the students that have ended."""
@@ -370,8 +379,3 @@ class GroupModule(Bookkeeper):
         if len(self.counted) < self.students:
             self.fill()
         self.compiles = checkpoint["book"]["compiles"]
-
-
-def is_worth_compiling(batches: int, students: int) -> bool:
-    """Whether a training of so many batches wins more than compiling takes."""
-    return batches * (20 + students) >= COMPILE_FROM

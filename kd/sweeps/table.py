@@ -22,7 +22,8 @@ def tables(jobs: Sequence[Job]) -> list[Table]:
     one of the best settings stands for all.
     """
     found = _all_tables(jobs)
-    if all(len(t.rows) <= MOST_ROWS and len(t.columns) <= MOST_COLUMNS for t in found):
+    rows = sum(len(table.rows) + 1 for table in found)
+    if rows <= MOST_ROWS and all(len(table.columns) <= MOST_COLUMNS for table in found):
         return found
     return [_best(jobs)]
 
