@@ -119,6 +119,17 @@ def test_students_in_a_stack_are_those_alone(study, network):
         assert metrics(run)["val/loss"] == pytest.approx(metrics(alone[name])["val/loss"], rel=1e-2)
 
 
+def test_students_of_a_stack_differ_in_rates_dropout_and_length(study):
+    own = "optim.lr=1e-3,2e-3", "model.dropout=0,0.3", "trainer.max_epochs=1,2"
+    words = ("model=cnn", "model.channels=[4,8]", *own, *STACKED)
+    together = study("together", *words)
+    assert "8 students train together" in study.out
+    alone = study("alone", *words, "hydra/launcher=basic")
+    apart = sorted(apart_by(logits(run), logits(alone[name])) for name, run in together.items())
+    assert apart[6] < 1e-4
+    assert apart[7] < 2e-2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet8", "mlp"])
 def test_a_stack_goes_on_with_the_same_bits(cli, study, teacher, interrupt, network):
