@@ -29,11 +29,12 @@ from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
 from kd.training.callbacks import make_callbacks
 from kd.training.checkpoint import save_checkpoint
-from kd.training.fit import Share, Trained, fit
+from kd.training.fit import Share, Trained, fit, threads_for
 from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging, train_log
 from kd.training.material import Material, prepare
 from kd.training.own_code import code_digests
+from kd.training.threads import using
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,8 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
     data = material.data
     network = build_model(config.model, config.seed, data.task).to(data.device)
     load_weights(network, trained.weights)
-    logits = predict(network, data.predict_dataloader()).cpu()
+    with using(threads_for(config, count_parameters(network))):
+        logits = predict(network, data.predict_dataloader()).cpu()
     figures = trained.rows[trained.epoch - 1]
     weights = torch.cat([weight.flatten() for weight in trained.weights.values()])
     refuse_diverged({"weights": weights, "test logits": logits, **figures}, trained.epoch)
