@@ -48,6 +48,7 @@ NOT_SWEPT = {
 
 # key: two values, and what else the command needs. Without a stage the students are distilled.
 ALONE = "stage=student"  # another split has another teacher
+RESNET = "model=resnet8", "optim=sgd", "optim.lr=0.001"
 SWEPT: dict[str, tuple[str, ...]] = {
     "stage": ("student,distill",),
     "seed": ("0,5",),
@@ -70,8 +71,9 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "model.dropout": ("0,0.3",),
     "model.lr": ("0.005,0.02",),
     "model.channels": ("[4],[4,8]", "model=cnn"),
-    "model.width": ("2,4", "model=resnet8"),
-    "model.init": ("module,glorot", "model=resnet8", "model.width=2"),
+    # Adam makes steps of full length of batch norm's gradients that are rounding alone.
+    "model.width": ("2,4", *RESNET),
+    "model.init": ("module,glorot", *RESNET, "model.width=2"),
     "kd.method": ("hinton,dkd",),
     "kd.T": ("1,3",),
     "kd.alpha": ("0.25,1",),
