@@ -15,6 +15,7 @@ from helpers import assert_equal_up_to_rounding, distance, metrics, runs
 from hydra.core.plugins import Plugins
 
 from kd.sweeps import module as fused
+from kd.sweeps.stack import Stack
 from kd.training.callbacks import Record
 
 DIGITS = ("data=mnist_mini", "data.batch_size=32")  # 25 batches per epoch
@@ -45,7 +46,7 @@ def shrinks(monkeypatch) -> list[int]:
         shrink(self)
         sizes.append(len(self.counted))
 
-    monkeypatch.setattr(fused, "TRACING", 0)
+    monkeypatch.setattr(Stack, "remake", 0)
     monkeypatch.setattr(fused, "COMPILING", 0)
     monkeypatch.setattr(fused.GroupModule, "_shrink", noted)
     return sizes
@@ -156,7 +157,7 @@ def test_a_smaller_stack_makes_no_difference(study, shrinks, monkeypatch):
     sweep = ("stage=distill", "kd.T=2,5", "trainer.max_epochs=2,8", "seed=0,1")
     small = study("small", *sweep)
     assert shrinks == [4]
-    monkeypatch.setattr(fused, "TRACING", 10**9)
+    monkeypatch.setattr(Stack, "remake", 10**9)
     large = study("large", *sweep)
     assert shrinks == [4]
     assert_equal_up_to_rounding(small, large)
@@ -207,7 +208,7 @@ def test_patience_stops_each_student_where_it_stops_alone(study, shrinks, schedu
 @pytest.mark.parametrize("shrink", [True, False])
 def test_a_student_that_diverges_leaves_the_others_alone(study, shrinks, monkeypatch, shrink):
     if not shrink:
-        monkeypatch.setattr(fused, "TRACING", 10**9)
+        monkeypatch.setattr(Stack, "remake", 10**9)
     sweep = ("stage=distill", "optim=sgd", "trainer.max_epochs=6", "seed=0,1", "kd.T=1,4")
     healthy = study("healthy", *sweep, "optim.lr=0.01")
     assert not shrinks
