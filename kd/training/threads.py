@@ -15,7 +15,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-TRIES = 3  # pieces with each number, of which the fastest counts
+TRIES = 2  # pieces with each number, of which the fastest counts
 EVERY = 20.0  # times what a trial takes pass until the next one, which costs a few per cent so
 
 
