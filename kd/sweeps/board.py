@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 
 from kd.sweeps.job_configs import Job
-from kd.sweeps.table import rounded
+from kd.sweeps.table import BEST, rounded
 from kd.training.book import Bookkeeper
 from kd.training.callbacks import ShowProgress
 
 FROM = 40  # jobs; of fewer each has a line
-BEST = 10
+PAUSE = 0.2  # seconds between two drawings
 
 
 class Board(AbstractContextManager["Board"]):
@@ -34,6 +34,7 @@ class Board(AbstractContextManager["Board"]):
         self.accuracy: dict[Job, float] = {}  # on validation, of the weights kept so far
         self.epochs: dict[Job, int] = dict.fromkeys(jobs, 0)
         self.trained, self.started = 0, time.perf_counter()  # epochs of this command
+        self.looked = 0.0  # when it was last drawn
         self.drawn: Live | None = None
         if console.is_terminal and len(jobs) >= FROM:
             self.drawn = Live(console=console, auto_refresh=False, transient=True)
@@ -96,9 +97,10 @@ class Board(AbstractContextManager["Board"]):
         return f"{found}; {rounded(each * left)} left"
 
     def draw(self) -> None:
-        """Draw counts and the best jobs."""
-        if not self.drawn:
+        """Draw counts and the best jobs, a few times per second at most."""
+        if not self.drawn or time.perf_counter() - self.looked < PAUSE:
             return
+        self.looked = time.perf_counter()
         table = Table("", "validation accuracy", title="best so far", title_justify="left")
         best = sorted(self.accuracy, key=lambda job: -self.accuracy[job])[:BEST]
         for job in best:
