@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kd.config.schema import Config, Data
 from kd.data.pool import Pool, fingerprint_of, load_pool, split_indices
-from kd.data.sources import fetch
+from kd.data.sources import fetch, state
 from kd.data.transfer import transfer_set
 from kd.data.views import Views
 from kd.models.base import Task
@@ -235,7 +235,14 @@ def epoch_of(config: Config) -> tuple[int, int] | None:
     """
     if config.data.train_size is None and not config.data.omit:
         return None
-    data = ImageDataModule(config.data, config.seed, limit=config.trainer.limit_batches)
-    data.setup()
-    batches = data.train_dataloader()
-    return batches.samples, batches.added
+    limit = config.trainer.limit_batches
+    key = repr((config.data, limit)), state(config.data)
+    if key not in _epochs:
+        data = ImageDataModule(config.data, config.seed, limit=limit)
+        data.setup()
+        batches = data.train_dataloader()
+        _epochs[key] = batches.samples, batches.added
+    return _epochs[key]
+
+
+_epochs: dict[Hashable, tuple[int, int]] = {}  # by settings and state of the files

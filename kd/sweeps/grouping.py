@@ -72,6 +72,27 @@ def plan_groups(
     return groups, apart
 
 
+def why_several(groups: Sequence[Group]) -> str | None:
+    """In what the students of several groups differ that those of one must have in common.
+
+    None where they could have been one group, but for its size.
+    """
+    leads = [group.lead.config for group in groups]
+    shared = [in_common(config) for config in leads]
+    keys = dict.fromkeys(key for settings in shared for key in settings)
+    found = [key for key in keys if len({repr(settings.get(key)) for settings in shared}) > 1]
+    if not found and len(set(map(epoch_of, leads))) > 1:
+        found = ["the number of images per epoch"]
+    widths = [
+        width_of(config_of(student, group.lead.config))
+        for group in groups
+        for student in group.planned.students
+    ]
+    if not found and widths and max(widths) > WIDEST * min(widths):
+        found = [f"model.hidden by a factor over {WIDEST}"]
+    return ", ".join(found) or None
+
+
 def _why_apart(config: Config) -> str | None:
     """Why the runs of these settings train apart; None where they may train together."""
     if config.trainer.stack == "never":

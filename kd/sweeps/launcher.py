@@ -156,6 +156,9 @@ def form_groups(jobs: Sequence[Job], console: Console) -> list[grouping.Group]:
         plan.replace(study, old, [g.planned for g in groups if g.lead.study == study])
     for job, reason in apart.items():
         job.apart = reason
+    if differing := grouping.why_several(groups):
+        said = f"{len(groups)} groups train one after another: their runs differ in {differing}"
+        console.print(said, markup=False)
     reasons = Counter(apart.values()) if len(missing) > 1 else {}
     for reason, count in reasons.items():
         console.print(f"{count} of {len(jobs)} runs train alone: {reason}", markup=False)

@@ -218,3 +218,20 @@ def test_a_student_that_diverges_leaves_the_others_alone(study, shrinks, monkeyp
     assert shrinks == ([4] if shrink else [])
     assert ill.keys() == healthy.keys()
     assert_equal_up_to_rounding(ill, healthy)
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        (("data.batch_size=16,32", "model.dropout=0,0.1"), "data.batch_size"),
+        (("optim=adam,sgd", "optim.lr=0.01,0.02"), "optim.name"),
+        (("model.hidden=2,3,32,33",), "model.hidden by a factor over 8"),
+        (("data.train_size=200,300", "seed=0,1"), "the number of images per epoch"),
+    ],
+)
+def test_what_keeps_groups_apart_is_said_once(cli, teacher, words, differing):
+    said = cli("-m", "stage=student", "data=mnist_mini", "trainer.max_epochs=1", *words)
+    assert said.code == 0, said.err
+    assert said.out.count(f"their runs differ in {differing}\n") == 1
+    assert "2 groups train one after another" in said.out
+    assert "train alone" not in said.out
