@@ -10,7 +10,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from kd._startup import importing
 from kd.sweeps.job_configs import compose_jobs, copying
 
 
@@ -55,8 +54,8 @@ class SweepLauncher(Launcher):
         """
         compose = self.loader.load_sweep_config
         jobs = compose_jobs(compose, self.config, job_overrides, initial_job_idx)
-        with importing():
-            from kd.sweeps.launcher import launch
+        from kd.sweeps.launcher import launch
+
         launch(jobs)
         return [
             JobReturn(words, status=JobStatus.COMPLETED, _return_value=job.outcome)

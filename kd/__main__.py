@@ -29,13 +29,13 @@ def train(cfg: DictConfig) -> object:
         config = validate(cfg)
         if hydra_node.job.get("num", 0) == 0:  # of a sweep the first job alone
             print_config(config)
-        # torch and Lightning load here: help and typos need neither
-        with importing():
-            if config.stage == "report":
+        if config.stage == "report":
+            with importing():  # help and typos need no torch
                 from kd.report.build import build_report
 
-                return build_report(config)
-            from kd.training.run import execute
+            return build_report(config)
+        from kd.training.run import execute
+
         return execute(config, Path(hydra_node.runtime.output_dir), hydra_node)
     except Exception as error:
         if hydra_node.mode == RunMode.MULTIRUN:

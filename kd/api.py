@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from kd._startup import importing
 from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
@@ -59,8 +58,8 @@ def _run(words: Sequence[str]) -> tuple[Path, dict[str, Any]]:
         print_config(config)
         if config.stage == "report":
             raise UserError("stage=report: is no run; kd.load_study reads a study")
-        with importing():
-            from kd.training.run import execute
+        from kd.training.run import execute
+
         folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))
         return folder.absolute(), execute(config, folder.absolute(), cfg.hydra).metrics
 
@@ -93,8 +92,8 @@ def _sweep(words: Sequence[str]) -> list[Job]:
         first = compose_words([word for (word,) in of_hydra])
         loader = copying(GlobalHydra.instance().config_loader())
         jobs = compose_jobs(loader, first, list(itertools.product(*of_task)))
-        with importing():
-            from kd.sweeps.launcher import launch
+        from kd.sweeps.launcher import launch
+
         launch(jobs)
     return jobs
 

@@ -1,5 +1,6 @@
 """Where things lie; files written whole or not at all; digests; locks that end with a process."""
 
+import functools
 import hashlib
 import os
 import secrets
@@ -52,6 +53,12 @@ def file_hash(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def code_hashes() -> list[str]:
+    """sha256 of each file of this package's code."""
+    return [*map(file_hash, sorted(PACKAGE.rglob("*.py")))]
 
 
 def lock(path: Path, wait: bool = True) -> BaseFileLock:

@@ -59,27 +59,34 @@ def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = (
     Raises:
         UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
     """
-    typed = _typed(schema)
-    _fill(typed, schema, tree, only)
+    typed, admitted = _typed(schema)
+    _fill(typed, admitted, schema, tree, only)
     return cast("Config", OmegaConf.to_object(typed))
 
 
-_known: dict[Hashable, DictConfig] = {}  # by the schema
+# By the schema: OmegaConf's form of it, and the values in that which are admitted, by their keys.
+_known: dict[Hashable, tuple[DictConfig, dict[str, str]]] = {}
 
 
-def _typed(schema: Config) -> DictConfig:
+def _typed(schema: Config) -> tuple[DictConfig, dict[str, str]]:
     """OmegaConf's form of a schema, whose values are to be set: for each of the jobs of a sweep.
 
-    Making it takes longer than setting and checking the values.
+    Making it takes longer than setting and checking the values. Those that the job before had are
+    there already.
     """
     key = type(schema.kd), type(schema.model), repr(schema)
     if key not in _known:
-        _known[key] = OmegaConf.structured(schema)
+        _known[key] = OmegaConf.structured(schema), {}
     return _known[key]
 
 
 def _fill(
-    typed: DictConfig, schema: Any, tree: dict[str, Any], only: Iterable[str] = (), prefix: str = ""
+    typed: DictConfig,
+    admitted: dict[str, str],
+    schema: Any,
+    tree: dict[str, Any],
+    only: Iterable[str] = (),
+    prefix: str = "",
 ) -> None:
     """Fill a group of keys, and the groups within."""
     kinds = get_type_hints(schema.__class__)
@@ -93,12 +100,18 @@ def _fill(
             within = tree.get(name, {})
             if not isinstance(within, dict):
                 raise UserError(f"{key}={shown(within)}: is a group of keys, not a value")
-            _fill(typed[name], below, cast("dict[str, Any]", within), prefix=f"{key}.")
+            group = cast("dict[str, Any]", within)
+            _fill(typed[name], admitted, below, group, prefix=f"{key}.")
         elif name not in tree:
             raise UserError(f"{key}: missing; give it as {key}=VALUE")
+        elif admitted.get(key) == (told := repr(tree[name])):  # 1, 1.0 and True differ in it
+            continue
         elif not _set(typed, specs[name], tree[name], is_flag=kinds[name] is bool):
+            admitted.pop(key, None)
             allowed = specs[name].metadata.get("allowed", ALLOWED.get(kinds[name], "a text"))
             raise UserError(f"{key}={shown(tree[name])}: must be {allowed}")
+        else:
+            admitted[key] = told
 
 
 def _set(typed: DictConfig, spec: dataclasses.Field[Any], value: Any, is_flag: bool) -> bool:

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from kd.config.schema import Config, Data
-from kd.data.pool import Pool, fingerprint_of, load_pool, split_indices
+from kd.data.pool import Pool, load_split
 from kd.data.sources import fetch, state
 from kd.data.transfer import transfer_set
 from kd.data.views import Views
@@ -188,10 +188,8 @@ class ImageDataModule(LightningDataModule):
         """Load the images and split them; a second call changes nothing."""
         if self.loaded:
             return
-        self.pool = load_pool(self.config, self.device)
+        self.pool, split, self.fingerprint = load_split(self.config, self.device)
         labels = self.pool.labels.cpu().numpy()
-        split = split_indices(labels, self.pool.train_count, self.config)
-        self.fingerprint = fingerprint_of(self.pool, split)
         transfer = transfer_set(labels, split["train"], self.config)
 
         def on_device(array: np.ndarray) -> Tensor:

@@ -1,18 +1,24 @@
-"""All images of a data set in memory: read from its files, and split."""
+"""All images of a data set in memory: read from its files, and split.
+
+torch is imported when the images are first read.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from sklearn.model_selection import train_test_split
-from torch import Tensor
 
+from kd._startup import importing
+from kd._torch import Tensor, torch
 from kd.config.schema import Data
+from kd.data import remembered
 from kd.data.sources import bytes_of, read, state, where_of
 from kd.errors import OutOfMemory, UserError
 from kd.memory import available_bytes
@@ -67,6 +73,19 @@ def load_pool(config: Data, device: torch.device) -> Pool:
     return _pool(_Place.of(config), state(config), device)
 
 
+def load_split(config: Data, device: torch.device) -> tuple[Pool, dict[str, np.ndarray], str]:
+    """Read a data set and split it: the pool, the indices of each part, and their fingerprint.
+
+    Raises:
+        UserError: see :func:`load_pool` and :func:`split_indices`.
+    """
+    key = _key(config)
+    pool = load_pool(config, device)
+    split = split_indices(pool.labels.cpu().numpy(), pool.train_count, config)
+    _fingerprints[key] = told = fingerprint_of(pool, split)
+    return pool, split, told
+
+
 def task_of(config: Data) -> Task:
     """Return what a network for a data set is made for; see :func:`load_pool`."""
     return _read(_Place.of(config), state(config)).task
@@ -82,7 +101,7 @@ class _Place(NamedTuple):
     size: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, config: Data) -> "_Place":
+    def of(cls, config: Data) -> _Place:
         size = None if config.size is None else tuple(config.size)
         return cls(config.dataset, config.dir, config.source, config.file, size)
 
@@ -164,6 +183,8 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
         UserError: the sizes leave no image, or too few for one of each class.
     """
 
+    from sklearn.model_selection import train_test_split
+
     def take(candidates: np.ndarray, key: str) -> list[np.ndarray]:
         size, strata = getattr(config, key), labels[candidates]
         try:
@@ -191,13 +212,22 @@ def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[st
     return {"train": train, "val": val, "test": test}
 
 
-_fingerprints: dict[Hashable, str | None] = {}  # by the files' state and the settings that decide
+_fingerprints: dict[Hashable, str] = {}  # by the files' state and the settings that decide
 
 
-def fingerprint(config: Data) -> str | None:
+def _key(config: Data) -> tuple[Hashable, ...]:
+    return (state(config), *(str(getattr(config, name)) for name in DECIDING))
+
+
+def fingerprint(config: Data, study: Path | None = None) -> str | None:
     """Return what tells the data split of a run with these settings from any other.
 
-    It costs a look at the files' times where they are as they were at the last call.
+    It costs a look at the files' times where they are as they were at the last call, and their
+    sha256 where the study remembers it.
+
+    Args:
+        config: the settings of ``conf/data``.
+        study: the folder of the run's study.
 
     Returns:
         the ``fingerprint`` of :class:`ImageDataModule`; None where the images are not at hand, for
@@ -206,18 +236,31 @@ def fingerprint(config: Data) -> str | None:
     Raises:
         UserError: the images are at hand and damaged, or the split's sizes do not suit them.
     """
-    files = state(config)
-    key = (files, *(str(getattr(config, name)) for name in DECIDING))
+    key = _key(config)
     if key not in _fingerprints:
-        try:
-            pool = _read(_Place.of(config), files)
-        except UserError:
-            if files and config.source != "verified":
-                raise  # damaged; verified ones are MNIST's, or fetched again
-            return None
-        split = split_indices(pool.labels.numpy(), pool.train_count, config)
-        _fingerprints[key] = fingerprint_of(pool, split)
+        found = study and remembered.read(study).get(remembered.name_of(config, key) or "")
+        if not found:
+            try:
+                with importing():
+                    pool = _read(_Place.of(config), key[0])
+            except UserError:
+                if key[0] and config.source != "verified":
+                    raise  # damaged; verified ones are MNIST's, or fetched again
+                return None
+            found = fingerprint_of(
+                pool, split_indices(pool.labels.numpy(), pool.train_count, config)
+            )
+        _fingerprints[key] = found
     return _fingerprints[key]
+
+
+def remember(configs: Iterable[Data], study: Path) -> None:
+    """Keep the fingerprints that are known of these settings, for the study's next commands."""
+    found = {}
+    for key, config in {_key(config): config for config in configs}.items():
+        if key in _fingerprints and (name := remembered.name_of(config, key)):
+            found[name] = _fingerprints[key]
+    remembered.add(study, found)
 
 
 def fingerprint_of(pool: Pool, split: dict[str, np.ndarray]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kd.config.schema import Data
 from kd.data import mnist_files as mnist
-from kd.data.idx import read_parts
+from kd.data.idx import NAMES, read_parts
 from kd.data.image_folder import image_folder_bytes, read_image_folder
 from kd.data.npz_file import npz_bytes, read_npz
 from kd.data.parts import Parts
@@ -111,6 +111,15 @@ def files_of(config: Data) -> Iterator[Path]:
     yield from (
         root / name for pattern in patterns for name in glob(pattern, root_dir=root, recursive=True)
     )
+
+
+def whole_files(config: Data) -> list[Path]:
+    """List the files whose bytes alone decide the images; none where that is not known."""
+    if config.source == "npz":
+        return [file_of(config)]
+    if config.source in ("images", "sklearn") or config.dataset not in LIKE_MNIST:
+        return []
+    return [Path(config.dir, config.dataset, "raw", name) for name in NAMES]
 
 
 def stat(path: Path) -> tuple[int, ...]:

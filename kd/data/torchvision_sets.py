@@ -4,8 +4,8 @@ import inspect
 from typing import Any
 
 import numpy as np
-import torch
 
+from kd._torch import torch
 from kd.data.mnist_files import patience
 from kd.data.parts import Part, Parts
 from kd.errors import UserError, reason

@@ -5,16 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import BEST, rounded
-from kd.training.book import Bookkeeper
-from kd.training.callbacks import ShowProgress
 
 FROM = 40  # jobs; of fewer each has a line
 PAUSE = 0.2  # seconds between two drawings
@@ -106,42 +102,3 @@ class Board(AbstractContextManager["Board"]):
         for job in best:
             table.add_row(job.name, f"{self.accuracy[job]:.4f}")
         self.drawn.update(Group(table, self.counts()), refresh=True)
-
-    def watch(self, members: Sequence[Job], students: Sequence[int]) -> Callback:
-        """A callback that shows the training of a group.
-
-        Args:
-            members: the jobs of the group.
-            students: the number of each one's student.
-        """
-        return Watch(self, list(zip(members, students, strict=True)))
-
-
-class Watch(ShowProgress):
-    """Tells a board of each epoch of a group; where that draws nothing, shows the group by itself.
-
-    Args:
-        board: of the sweep.
-        members: the jobs of the group, with the numbers of their students.
-    """
-
-    def __init__(self, board: Board, members: Sequence[tuple[Job, int]]) -> None:
-        super().__init__(every=1)
-        self.board, self.members = board, members
-
-    def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Put up the bar, where no board is drawn."""
-        if not self.board.drawn:
-            super().on_train_start(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
-        """Tell how each student stands."""
-        live = set(pl_module.live)
-        for job, student in self.members:
-            accuracies = pl_module.column("val/acc", student)
-            kept = accuracies[pl_module.epoch_kept(student) - 1]
-            self.board.note(job, len(accuracies), kept, student not in live)
-        if self.board.drawn:
-            self.board.draw()
-        else:
-            super().on_train_epoch_end(trainer, pl_module)

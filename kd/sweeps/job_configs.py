@@ -4,8 +4,8 @@ Hydra composes every job's anew from all files, which takes ten times as long as
 as long as an epoch of their students.
 """
 
-import copy
 import functools
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ def copying(loader: ConfigLoader) -> Compose:
     again give the same object.
     """
     compose, parser = loader.load_sweep_config, OverridesParser.create()
-    first: dict[tuple[str, ...], DictConfig] = {}
+    first: dict[tuple[str, ...], bytes] = {}  # pickled: a fifth of the time that deepcopy takes
     known: dict[tuple[str, ...], DictConfig] = {}
 
     @functools.cache
@@ -139,9 +139,9 @@ def copying(loader: ConfigLoader) -> Compose:
         if kind not in first:
             composed = compose(master_config, words)
             if not any(key in composed.hydra.runtime.choices for key in keys):
-                first[kind] = copy.deepcopy(composed)  # whoever gets the other may change it
+                first[kind] = pickle.dumps(composed)  # whoever gets it may change it
             return composed
-        return _with_values(copy.deepcopy(first[kind]), readings)
+        return _with_values(pickle.loads(first[kind]), readings)
 
     def load_sweep_config(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         words = tuple(sweep_overrides)

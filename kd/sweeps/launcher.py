@@ -1,33 +1,44 @@
-"""The jobs of a sweep: checked, trained together where they can be, then a line for each."""
+"""The jobs of a sweep: checked, trained together where they can be, then a line for each.
+
+torch and Lightning are imported when a job is to be trained.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import resource
 import time
 import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
+from kd._startup import importing, lazy
+from kd._torch import torch
 from kd.config.messages import explain, is_disk_full, is_out_of_memory
 from kd.config.schema import relevant
 from kd.config.showing import print_config
 from kd.config.undo import keep
+from kd.data.pool import remember
 from kd.errors import UserError
-from kd.sweeps import grouping, plan
+from kd.sweeps import plan
 from kd.sweeps.board import Board
-from kd.sweeps.group import train_group
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import rounded, tables
 from kd.training import run_folder
-from kd.training.callbacks import make_callbacks
-from kd.training.loggers import Loggers
 from kd.training.logging import set_up_logging
-from kd.training.material import find_material
 from kd.training.run import execute
 from kd.training.unfinished import has_state
+
+if TYPE_CHECKING:
+    from kd.sweeps import grouping
+else:
+    grouping = lazy("kd.sweeps.grouping")
 
 MOST_CAUSES = 3  # that the last line tells
 
@@ -72,12 +83,16 @@ def launch(wanted: Sequence[Job]) -> None:
 
 def run_jobs(jobs: Sequence[Job], console: Console) -> None:
     """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
+    missing = {j for j in jobs if j.config.overwrite or not run_folder.is_complete(j.directory)}
+    if missing:  # else neither torch nor Lightning is needed
+        with importing():
+            importlib.import_module("kd.sweeps.group")
     set_up_logging(logging.INFO)
     allow_many_files()
     studies = {job.study for job in jobs}
     for study in studies:
         plan.tidy(study)
-    groups = form_groups(jobs, console)
+    groups = form_groups(jobs, missing, console) if missing else []
     try:
         with Board(jobs, console) as board:
             groups += train_and_finish(jobs, groups, board)
@@ -86,6 +101,7 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
             if job.lock:
                 job.lock.release()
         for study in filter(run_folder.has_runs, studies):
+            remember([job.config.data for job in jobs if job.study == study], study)
             run_folder.write_results(study)
     for group in groups:
         settled = [job.directory for job in jobs if not job.waits]
@@ -137,13 +153,12 @@ def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
     return f"{said}  {spent[-1]:.1f} s, {rounded(sum(spent) / len(spent) * left)} left"
 
 
-def form_groups(jobs: Sequence[Job], console: Console) -> list[grouping.Group]:
+def form_groups(jobs: Sequence[Job], missing: set[Job], console: Console) -> list[grouping.Group]:
     """Decide which jobs train together, and list the groups in their study's plan.
 
     Raises:
         UserError: no job can be trained, or another process trains one.
     """
-    missing = {j for j in jobs if j.config.overwrite or not run_folder.is_complete(j.directory)}
     refuse_untrainable(jobs, missing)
     missing = {job for job in missing if not job.failure}
     for job in missing:
@@ -204,6 +219,9 @@ def train_together(
         OSError: no room is left to write.
         UserError: the memory has no room for all of the sweep.
     """
+    from kd.sweeps.group import train_group
+    from kd.sweeps.watch import Watch
+
     members = lock_members(group.members)
     if not members:
         return []
@@ -211,7 +229,7 @@ def train_together(
     plan.replace(group.lead.study, [], [group.planned])
     parts: list[grouping.Group] = []
     try:
-        shares = train_group(group._replace(members=members), board.watch)
+        shares = train_group(group._replace(members=members), partial(Watch, board))
     except Exception as error:
         if is_disk_full(error):
             raise
@@ -274,6 +292,10 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     Raises:
         UserError: it is all of the sweep.
     """
+    from kd.training.callbacks import make_callbacks
+    from kd.training.loggers import Loggers
+    from kd.training.material import find_material
+
     deciding = (
         *("stage", "data.", "teacher.", "model.", "kd.method"),
         *("trainer.accelerator", "trainer.precision"),

@@ -1,56 +1,26 @@
 """One run, from configuration to ``metrics.json``."""
 
-import contextlib
-import functools
-import json
 import logging
-import os
-import platform
-import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pytorch_lightning as pl
-import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
-from kd import metrics as measures
-from kd.config.messages import explain
-from kd.config.schema import Config, relevant
-from kd.data.module import Batches, ImageDataModule
-from kd.data.pool import fingerprint
-from kd.errors import as_typed
-from kd.files import INSTALLED, PROJECT, file_hash, replacing
-from kd.models.network import build_model, count_parameters, load_weights
-from kd.training import run_folder, unfinished
-from kd.training.book import refuse_diverged
-from kd.training.callbacks import make_callbacks
-from kd.training.checkpoint import save_checkpoint
-from kd.training.fit import Share, Trained, fit, threads_for
-from kd.training.loggers import Loggers
-from kd.training.logging import set_up_logging, train_log
-from kd.training.material import Material, prepare
-from kd.training.own_code import code_digests
-from kd.training.threads import using
+from kd._startup import importing
+from kd.config.schema import Config
+from kd.data.pool import remember
+from kd.training.complete import Outcome, find_complete, skip
+from kd.training.logging import set_up_logging
 
-log = logging.getLogger(__name__)
-
-
-class Outcome(NamedTuple):
-    """What a run gives back: its metrics, and whether they were there already."""
-
-    metrics: dict[str, Any]
-    skipped: bool
+if TYPE_CHECKING:
+    from kd.training.fit import Share
 
 
 def execute(
     config: Config,
     directory: Path,
     hydra: DictConfig | None = None,
-    share: Share | None = None,
+    share: "Share | None" = None,
     note: str = "",
     quiet: bool = False,
 ) -> Outcome:
@@ -67,187 +37,13 @@ def execute(
     Raises:
         UserError: the settings, the data, the teacher or the folder do not allow it.
     """
-    set_up_logging(logging.WARNING if quiet else logging.INFO)
-    shown = directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
-    words = hydra.overrides.task if hydra else ()
+    level = logging.WARNING if quiet else logging.INFO
+    set_up_logging(level)
     if (before := find_complete(config, directory)) is not None:
-        return skip(before, shown, quiet)
-    with contextlib.ExitStack() as held, train_log() as write_log:
-        try:  # a run that is refused leaves nothing behind
-            if share is None:
-                loggers, callbacks = Loggers(config, directory), make_callbacks(config, directory)
-                material = prepare(config, words)
-                held.callback(run_folder.hold(directory).release)
-                held.enter_context(loggers)
-                parts = config, material, directory, loggers, callbacks, quiet
-                share = Share(material, functools.partial(fit, *parts))
-            if (before := find_complete(config, directory)) is not None:
-                return skip(before, shown, quiet)  # another process has been faster
-        finally:
-            run_folder.remove_empty(directory)
-        write_log(directory)
-        if note:
-            log.info("%s", note)
-        try:
-            run_folder.save_hydra(config, hydra, directory / ".hydra")
-            metrics = finish(config, share.material, share.train(), directory)
-        except Exception as error:
-            log.debug("failed: %s", explain(error) or error, exc_info=error)
-            raise
         if not quiet:
-            run_folder.write_results(directory.parents[1])
-        log.info("test accuracy %.4f", metrics["test/acc"])
-    drawn = f"  (to look at it: tensorboard --logdir {config.output_dir})"
-    log.info("results: %s%s", shown, drawn if "tensorboard" in config.logger else "")
-    return Outcome(metrics, skipped=False)
-
-
-def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
-    """The metrics of the run if it is complete and need not be trained again.
-
-    Raises:
-        UserError: it is a run of other settings, data or teacher, or ``data.files`` is wrong.
-    """
-    if config.overwrite:
-        return None
-    before = run_folder.read_metrics(directory)
-    if before is not None:
-        if config.data.files is not None:  # they are checked whether they are needed or not
-            ImageDataModule(config.data, config.seed).prepare_data()
-        now = fingerprint(config.data), code_digests(config)
-        run_folder.refuse_other_settings(config, directory, before, *now)
-    return before
-
-
-def skip(before: dict[str, Any], shown: Path, quiet: bool) -> Outcome:
-    """Say that the run is complete, and do what its own attempt left undone if it was killed."""
-    with contextlib.suppress(run_folder.Busy):  # another process that trains it anew has its state
-        if unfinished.has_state(shown.parents[1], name := unfinished.name_of(shown)):
-            with run_folder.hold(shown.absolute()):
-                if run_folder.is_complete(shown):
-                    unfinished.forget(shown.parents[1], name)
-    table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
-    if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
-        run_folder.write_results(table.parent)
-    log.info(
-        "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
-    )
-    return Outcome(before, skipped=True)
-
-
-def finish(config: Config, material: Material, trained: Trained, directory: Path) -> dict[str, Any]:
-    """Test the trained network once, save all, ``metrics.json`` last, and return its content."""
-    data = material.data
-    network = build_model(config.model, config.seed, data.task).to(data.device)
-    load_weights(network, trained.weights)
-    with using(threads_for(config, count_parameters(network))):
-        logits = predict(network, data.predict_dataloader()).cpu()
-    figures = trained.rows[trained.epoch - 1]
-    weights = torch.cat([weight.flatten() for weight in trained.weights.values()])
-    refuse_diverged({"weights": weights, "test logits": logits, **figures}, trained.epoch)
-    save_checkpoint(
-        directory / "model.ckpt",
-        trained.weights,
-        config,
-        data.fingerprint,
-        trained.epoch,
-        data.task,
-    )
-    test = data.indices["test"]
-    labels = data.pool.labels[test].cpu()
-    with replacing(directory / "predictions.npz") as beside:
-        with beside.open("wb") as file:
-            np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
-        predictions = file_hash(beside)
-
-    tested = evaluate(logits, labels) | {"time/fit_s": trained.seconds}
-    if material.teacher_outputs is not None:
-        tested |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
-    trained.loggers.finish(trained.rows, tested)
-    named = data.pool.names != (*map(str, range(data.task.classes)),)
-    known = {
-        "epochs": trained.epoch,
-        "history/sha256": run_folder.write_history(directory, trained.rows),
-        "data/fingerprint": data.fingerprint,
-        "images/shape": "x".join(map(str, data.task.shape)),
-        "images/classes": data.task.classes,
-        "images/names": json.dumps(data.pool.names, ensure_ascii=False) if named else None,
-        "device": material.accelerator.device.type,
-        **code_digests(config),
-        "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
-        "teacher/split": material.teacher_split,
-        "teacher/sha256": run_folder.hashes(material.teachers) or None,
-        "predictions/sha256": predictions,
-    }
-    found = {**tags_of(config, network), **known, **figures, **tested, **versions()}
-    run_folder.write_metrics(directory, found)
-    unfinished.forget(directory.parents[1], unfinished.name_of(directory))
-    return found
-
-
-@torch.no_grad()
-def predict(network: nn.Module, batches: Batches) -> Tensor:
-    """The logits (samples, classes) of all batches, in evaluation mode."""
-    network.eval()
-    return torch.cat([network(batch.images) for batch in batches])
-
-
-def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """``test/acc`` in [0, 1], ``test/loss`` (cross-entropy in nats) and ``test/ece`` in [0, 1]."""
-    logits = logits.double()
-    return {
-        "test/acc": float(measures.accuracy(logits, labels)),
-        "test/loss": float(F.cross_entropy(logits, labels)),
-        "test/ece": float(measures.expected_calibration_error(logits, labels)),
-    }
-
-
-def fidelity(logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """Fidelity to the teacher on the test images."""
-    student, teacher = logits.double(), teacher_logits.double()
-    return {
-        "fidelity/agreement": float(measures.agreement(student, teacher)),
-        "fidelity/kl": float(measures.predictive_kl(student, teacher)),
-    }
-
-
-def tags_of(config: Config, network: nn.Module) -> dict[str, Any]:
-    """What the run was, by TensorBoard's tags (``kd/T`` for ``kd.T``); null where it had none."""
-    first = {
-        **{"stage": config.stage, "study": config.study, "seed": config.seed},
-        "tags": ",".join(config.tags) or None,
-        "data/seed": config.data.seed,
-        **dict.fromkeys(("kd/method", "kd/T", "kd/alpha")),
-        "model/params": count_parameters(network),
-    }
-    settings = {key.replace(".", "/"): value for key, value in relevant(config).items()}
-    settings.pop("teacher/checkpoint", None)
-    settings["callbacks"] = as_typed(config.callbacks) if config.callbacks else None
-    return first | {
-        key: (str(value) if value else None) if isinstance(value, list | dict) else value
-        for key, value in settings.items()
-    }
-
-
-@functools.cache
-def versions() -> dict[str, str | bool | None]:
-    """Versions of what computed; and, in a git checkout, its commit and whether it was changed."""
-
-    def git(*words: str) -> str | None:
-        if INSTALLED:
-            return None
-        command = ["git", "-C", str(PROJECT), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "version/python": platform.python_version(),
-        "version/torch": torch.__version__,
-        "version/lightning": pl.__version__,
-        "git/commit": git("rev-parse", "HEAD"),
-        "git/dirty": None if changes is None else bool(changes),
-    }
+            remember([config.data], directory.parents[1])
+        return skip(before, directory, quiet)
+    with importing():  # torch and Lightning: what is complete needs neither
+        from kd.training.train_run import train_run
+    set_up_logging(level)  # Lightning has set up its own
+    return train_run(config, directory, hydra, share, note, quiet)

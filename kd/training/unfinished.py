@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from kd.files import PACKAGE, file_hash, replacing
+from kd._torch import torch
+from kd.files import code_hashes, file_hash, replacing
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ def digest(value: Any) -> str:
 @functools.cache
 def version() -> str:
     """A digest of what rounding depends on besides the settings: this package's code, and torch."""
-    return digest([[*map(file_hash, sorted(PACKAGE.rglob("*.py")))], torch.__version__])
+    return digest([code_hashes(), torch.__version__])
 
 
 def below_study(directory: Path) -> str:

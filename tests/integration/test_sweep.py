@@ -97,9 +97,9 @@ def test_a_failing_job_fails_alone(cli, teacher):
 
 def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch):
     """Not a user's mistake: a bug in one cell must not take the others along."""
-    import kd.training.run
+    import kd.training.train_run
 
-    healthy = kd.training.run.evaluate
+    healthy = kd.training.train_run.evaluate
 
     def broken(logits, labels):
         if broken.calls == 1:
@@ -109,7 +109,7 @@ def test_an_unexpected_failure_is_in_its_own_log_only(cli, teacher, monkeypatch)
         return healthy(logits, labels)
 
     broken.calls = 0
-    monkeypatch.setattr(kd.training.run, "evaluate", broken)
+    monkeypatch.setattr(kd.training.train_run, "evaluate", broken)
     said = cli("-m", "stage=distill", *MINI, "kd.T=1,2,3")
     assert said.code == 1
     assert "FAILED: ZeroDivisionError: a bug of ours" in said.out
@@ -180,7 +180,7 @@ def test_students_alone_train_where_the_teacher_is_missing(cli):
 
 def stop_at(monkeypatch, count: int) -> None:
     """Have Ctrl-C come when the ``count``-th run of the process is about to be complete."""
-    import kd.training.run
+    import kd.training.train_run
 
     calls = iter(range(1, 10_000))
 

@@ -1,0 +1,63 @@
+"""Runs that are complete: found, compared with what is asked for, and skipped.
+
+Neither torch nor Lightning is imported here.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kd.config.schema import Config
+from kd.data.pool import fingerprint
+from kd.data.sources import fetch
+from kd.training import run_folder, unfinished
+from kd.training.own_code import code_digests
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a run gives back: its metrics, and whether they were there already."""
+
+    metrics: dict[str, Any]
+    skipped: bool
+
+
+def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
+    """The metrics of the run if it is complete and need not be trained again.
+
+    Raises:
+        UserError: it is a run of other settings, data or teacher, or ``data.files`` is wrong.
+    """
+    if config.overwrite:
+        return None
+    before = run_folder.read_metrics(directory)
+    if before is not None:
+        if config.data.files is not None:  # they are checked whether they are needed or not
+            fetch(config.data)
+        now = fingerprint(config.data, directory.parents[1]), code_digests(config)
+        run_folder.refuse_other_settings(config, directory, before, *now)
+    return before
+
+
+def skip(before: dict[str, Any], directory: Path, quiet: bool) -> Outcome:
+    """Say that the run is complete, and do what its own attempt left undone if it was killed."""
+    shown = as_shown(directory)
+    with contextlib.suppress(run_folder.Busy):  # another process that trains it anew has its state
+        if unfinished.has_state(shown.parents[1], name := unfinished.name_of(shown)):
+            with run_folder.hold(shown.absolute()):
+                if run_folder.is_complete(shown):
+                    unfinished.forget(shown.parents[1], name)
+    table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
+    if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
+        run_folder.write_results(table.parent)
+    log.info(
+        "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
+    )
+    return Outcome(before, skipped=True)
+
+
+def as_shown(directory: Path) -> Path:
+    """A run's folder as messages name it: below the working directory where it is there."""
+    return directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
