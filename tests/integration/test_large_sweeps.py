@@ -13,6 +13,7 @@ from kd.sweeps.board import Board
 WORDS = ("-m", "data=mnist_mini", "trainer.max_epochs=1")
 
 
+@pytest.mark.slow
 def test_runs_are_counted_and_the_best_settings_listed(cli, teacher):
     rates = ",".join(f"{0.001 * k:.3f}" for k in range(1, 43))
     said = cli(*WORDS, "stage=student", f"optim.lr={rates}")

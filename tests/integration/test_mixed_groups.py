@@ -220,6 +220,7 @@ def test_a_student_that_diverges_leaves_the_others_alone(study, shrinks, monkeyp
     assert_equal_up_to_rounding(ill, healthy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "differing"),
     [

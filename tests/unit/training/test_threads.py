@@ -46,6 +46,7 @@ def test_where_results_depend_on_the_number_it_stays(two_threads):
     assert set(seen(chooser, 2 * TRIES + 1, slow=2)) == {2}
 
 
+@pytest.mark.slow
 def test_a_group_has_the_same_bits_whatever_is_chosen(cli, teacher, two_threads, monkeypatch):
     words = ("-m", "stage=distill", "data=mnist_mini", "trainer.max_epochs=3", "kd.T=1,3")
     words += ("kd.alpha=0,0.5",)
