@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,3 +117,32 @@ def assert_equal_up_to_rounding(these: dict[str, Path], others: dict[str, Path])
             within = {"abs": 5e-3} if key.endswith("/acc") else {"rel": rel, "abs": 1e-5}
             number = isinstance(its[key], float)
             assert mine[key] == (pytest.approx(its[key], **within) if number else its[key]), key
+
+
+@contextmanager
+def interrupting(epoch: int = 1) -> Generator[None]:
+    """Have Ctrl-C come when a training has recorded this epoch."""
+    from kd.training.callbacks import Record
+
+    def press(self, trainer, pl_module):
+        healthy(self, trainer, pl_module)
+        if len(pl_module.history) == epoch:
+            raise KeyboardInterrupt
+
+    healthy = Record.on_train_epoch_end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "on_train_epoch_end", press)
+        yield
+
+
+def one_group(configs: list[Config]) -> tuple[list[str], list[Config]]:
+    """The students of the one group that these configurations make, and what each trains by."""
+    from kd.sweeps.grouping import plan_groups
+    from kd.sweeps.students import config_of
+
+    jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
+    groups, lonely = plan_groups(jobs, jobs, {})
+    assert not lonely
+    (group,) = groups
+    students = list(group.planned.students)
+    return students, [config_of(student, group.lead.config) for student in students]

@@ -13,7 +13,8 @@ from kd.config.schema import Config
 from kd.report import figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section
-from kd.report.study import Cell, Method, Study, hash_if_readable, teacher_checkpoints, views_of
+from kd.report.study import Cell, Method, Study, views_of
+from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
 
 # The beginnings of the words of a distillation's command that its student alone does not share.

@@ -13,7 +13,7 @@ from kd.data.module import epoch_of
 from kd.data.pool import task_of
 from kd.sweeps import choice
 from kd.sweeps.job_configs import Job
-from kd.sweeps.layout import width_of
+from kd.sweeps.layout import share_of, width_of
 from kd.sweeps.plan import Planned
 from kd.sweeps.students import Student, config_of, in_common, student_of
 from kd.training.material import choose_accelerator
@@ -197,8 +197,7 @@ def _parts(configs: Mapping[Student, Config], lead: Config) -> Iterator[tuple[St
 def _place(config: Config) -> tuple[Any, ...]:
     """Where a student stands: those that share images and dropout masks stand side by side."""
     transfer = config.data.train_size or 0, config.data.omit, config.data.label_noise
-    dropout = getattr(config.model, "dropout", 0.0)
-    return config.seed, *transfer, dropout, -width_of(config)
+    return config.seed, *transfer, share_of(config), -width_of(config)
 
 
 def _shared(config: Config) -> str:

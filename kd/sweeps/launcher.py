@@ -248,15 +248,26 @@ def train_together(
         for job, share in zip(members, shares, strict=True):
             job.share = share
     if parts:  # here the error no longer holds the memory
-        for job in members:
-            job.lock.release()
-        torch.cuda.empty_cache()
-        plan.replace(group.lead.study, [group.planned], [part.planned for part in parts])
-        sizes = " and ".join(str(len(part.planned.students)) for part in parts)
-        board.say(f"out of memory: {len(members)} runs train in groups of {sizes}")
-        for part in parts:
-            train_together(part, jobs, board, halve=False)
+        train_parts(group, members, parts, jobs, board)
     return parts
+
+
+def train_parts(
+    group: grouping.Group,
+    members: Sequence[Job],
+    parts: Sequence[grouping.Group],
+    jobs: Sequence[Job],
+    board: Board,
+) -> None:
+    """Train the parts of a group, whose members are locked, in its place."""
+    for job in members:
+        job.lock.release()
+    torch.cuda.empty_cache()
+    plan.replace(group.lead.study, [group.planned], [part.planned for part in parts])
+    sizes = " and ".join(str(len(part.planned.students)) for part in parts)
+    board.say(f"out of memory: {len(members)} runs train in groups of {sizes}")
+    for part in parts:
+        train_together(part, jobs, board, halve=False)
 
 
 def lock_members(jobs: Iterable[Job]) -> list[Job]:
@@ -297,13 +308,14 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     from kd.training.material import find_material
 
     deciding = (
-        *("stage", "data.", "teacher.", "model.", "kd.method"),
+        *("stage", "data.", "teacher.", "kd.method"),
         *("trainer.accelerator", "trainer.precision"),
     )
     errors: dict[str, Exception | None] = {}
     for job in filter(missing.__contains__, jobs):
-        settings = {k: v for k, v in relevant(job.config).items() if k.startswith(deciding)}
-        key = f"{job.study} {settings} {job.config.logger} {job.config.callbacks}"
+        config = job.config
+        settings = {k: v for k, v in relevant(config).items() if k.startswith(deciding)}
+        key = f"{job.study} {settings} {config.model.shape()} {config.logger} {config.callbacks}"
         if key not in errors:
             errors[key] = None
             try:

@@ -47,9 +47,11 @@ def _best(jobs: Sequence[Job]) -> Table:
 
 
 def _without_seed(job: Job) -> str:
-    """A run's name, as if its seed were that of all."""
+    """A run's study and name, as if its seed were that of all."""
     name = run_name(replace(job.config, seed=0), list(job.hydra.overrides.task))
-    return f"{job.config.study} {name}".replace("seed=0,", "").replace(",seed=0", "")
+    stage, _, words = name.partition("/")
+    told = [word for word in words.split(",") if not word.startswith("seed=")]
+    return f"{job.config.study} {stage}/{','.join(told)}"
 
 
 def _all_tables(jobs: Sequence[Job]) -> list[Table]:
@@ -105,9 +107,9 @@ def over_seeds(jobs: Sequence[Job]) -> str:
 def mean_accuracy(jobs: Sequence[Job]) -> str:
     """Mean test accuracy of a cell's seeds; failures are counted, not averaged away."""
     good = [job.accuracy for job in jobs if not job.error]
-    mean = f"{sum(good) / len(good):.4f}" if good else ""
+    found = f"{mean(good):.4f}" if good else ""
     failed = len(jobs) - len(good)
-    return f"{mean} {failed} failed".strip() if failed else mean
+    return f"{found} {failed} failed".strip() if failed else found
 
 
 def rounded(seconds: float) -> str:

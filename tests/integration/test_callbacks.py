@@ -5,9 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import MINI, complete, metrics, weights
-
-from kd.training.callbacks import Record
+from helpers import MINI, complete, interrupting, metrics, weights
 
 STUDENT = ("stage=student", "data=mnist_mini", "trainer.max_epochs=4")
 AVERAGE = ("callbacks=weight_averaging", "callbacks.weight_averaging.decay=0.9")
@@ -50,15 +48,8 @@ def test_a_training_without_an_epoch_is_no_run(cli):
 
 
 @pytest.mark.parametrize("words", [AVERAGE, ("callbacks=timer",)], ids=["average", "timer"])
-def test_a_run_with_callbacks_resumes(cli, monkeypatch, words):
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        if len(pl_module.history) == 2:
-            raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+def test_a_run_with_callbacks_resumes(cli, words):
+    with interrupting(2):
         assert cli(*STUDENT, *words, "study=cut").code == 1
     said = cli(*STUDENT, *words, "study=cut")
     assert "an earlier attempt ended after epoch 2" in said.out, said.err

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from helpers import MINI, complete, metrics, weights
+from helpers import MINI, complete, interrupting, metrics, weights
 from torch import nn
 
 from kd.training import fit, tracing
-from kd.training.callbacks import Record
 
 UNLABELLED = ("data.unlabelled=true", "data.train_size=150")
 VIEWS = ("data.augment.shift=2", "data.augment.mixup=0.3", "data.augment.extra=1")
@@ -52,14 +51,8 @@ def test_chunks_give_what_single_batches_give(cli, teacher, monkeypatch, words):
 
 
 @pytest.mark.parametrize("words", [RUNS[0], (*RUNS[2], *VIEWS)], ids=" ".join)
-def test_a_chunked_run_that_was_killed_ends_with_the_same_bits(cli, monkeypatch, words):
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+def test_a_chunked_run_that_was_killed_ends_with_the_same_bits(cli, words):
+    with interrupting():
         assert cli(*words, *MINI, "study=cut").code == 1
     same(run_of(cli, *words, *MINI, "study=cut"), run_of(cli, *words, *MINI, "study=whole"))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import assert_equal_up_to_rounding, distance, metrics, runs
+from helpers import assert_equal_up_to_rounding, distance, interrupting, metrics, runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.methods.hinton import Hinton
@@ -207,18 +207,11 @@ INTERRUPTED = ("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0,0.5")
 
 
 @pytest.fixture
-def interrupt(cli, teacher, monkeypatch):
+def interrupt(cli, teacher):
     """Ends a sweep by Ctrl-C after 3 epochs."""
 
     def run(*words: str) -> None:
-        def press(self, trainer, pl_module):
-            on_train_epoch_end(self, trainer, pl_module)
-            if len(pl_module.history) == 3:
-                raise KeyboardInterrupt
-
-        on_train_epoch_end = Record.on_train_epoch_end
-        with monkeypatch.context() as patch:
-            patch.setattr(Record, "on_train_epoch_end", press)
+        with interrupting(3):
             said = cli(*words)
         assert said.code == 1
         assert "interrupted after 3 epochs; the same command goes on there" in said.out

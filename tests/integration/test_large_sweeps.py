@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from helpers import as_job, config
@@ -35,7 +36,8 @@ def shown(monkeypatch) -> tuple[Board, io.StringIO]:
     monkeypatch.setattr(board, "PAUSE", 0)
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, color_system=None)
-    jobs = [as_job(config("stage=student", f"seed={seed}"), f"run {seed}") for seed in range(50)]
+    one = config("stage=student")
+    jobs = [as_job(replace(one, seed=seed), f"run {seed}") for seed in range(50)]
     return Board(jobs, console), file
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import assert_equal_up_to_rounding, distance, metrics, runs
+from helpers import assert_equal_up_to_rounding, distance, interrupting, metrics, runs
 from hydra.core.plugins import Plugins
 
 from kd.sweeps import module as fused
 from kd.sweeps.stack import Stack
-from kd.training.callbacks import Record
 
 DIGITS = ("data=mnist_mini", "data.batch_size=32")  # 25 batches per epoch
 
@@ -167,19 +166,11 @@ def test_a_smaller_stack_makes_no_difference(study, shrinks, monkeypatch):
 @pytest.mark.parametrize("epoch", [2, 3, 5, 7])
 @pytest.mark.parametrize("words", LEAVING[1:3])
 def test_an_interrupted_sweep_goes_on_with_those_that_stay(
-    cli, teacher, study, shrinks, monkeypatch, epoch, words
+    cli, teacher, study, shrinks, epoch, words
 ):
     sweep = (*words.split(), "trainer.max_epochs=2,5,8")
     whole = study("whole", *sweep)
-
-    def press(self, trainer, pl_module):
-        on_train_epoch_end(self, trainer, pl_module)
-        if len(pl_module.history) == epoch:
-            raise KeyboardInterrupt
-
-    on_train_epoch_end = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+    with interrupting(epoch):
         assert not study("cut", *sweep, code=1)
     again = study("cut", *sweep)
     assert f"an earlier attempt ended after epoch {epoch}: going on" in study.out

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import MINI, metrics
+from helpers import MINI, interrupting, metrics
 
 from kd.training import own_code
-from kd.training.callbacks import Record
 
 METHOD = '''
 from dataclasses import dataclass
@@ -53,6 +52,7 @@ def logits(study: str) -> dict[str, np.ndarray]:
     return {run.parent.name: np.load(run.parent / "predictions.npz")["logits"] for run in runs}
 
 
+@pytest.mark.slow
 def test_it_is_swept_together_as_one_by_one(cli, teacher, package):
     keys = ("kd.power=1,2", "kd.squared=true,false", f"teacher.checkpoint={teacher}")
     said = cli(*SWEEP, *keys, "study=together")
@@ -119,13 +119,7 @@ def test_its_own_bounds_hold(cli, package):
 def test_a_method_that_was_changed_is_not_gone_on_with(cli, teacher, package, monkeypatch, sweep):
     words = (*sweep, "stage=distill", *MINI, "kd.method=my_package.powered")
 
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+    with interrupting():
         cli(*words)
     (package / "powered.py").write_text(METHOD.replace("self.times *", "7 * self.times *"))
     for name in [name for name in sys.modules if name.startswith("my_package")]:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import MINI, metrics, one_line, weights
+from helpers import MINI, interrupting, metrics, one_line, weights
 
 from kd.training import own_code
-from kd.training.callbacks import Record
 
 NETS = '''
 import random
@@ -185,19 +184,11 @@ def test_the_same_command_twice_gives_the_same_weights(cli, nets):
 
 
 @pytest.mark.parametrize("target", ["small", "Noisy"])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(cli, nets, monkeypatch, target):
+def test_an_interrupted_training_ends_as_if_it_had_not_been(cli, nets, target):
     network = ("model=custom", f"model.target=my_nets.{target}")
     words = ("stage=student", *MINI, *network, "trainer.max_epochs=3")
     assert cli(*words, "study=whole").code == 0
-    after = Record.on_train_epoch_end
-
-    def cut(self, trainer, module):
-        after(self, trainer, module)
-        if len(module.history) == 2:
-            raise RuntimeError("cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", cut)
+    with interrupting(2):
         assert cli(*words, "study=cut").code == 1
     random.seed(8)  # whatever comes between
     np.random.seed(8)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import DIGITS, MINI, complete, metrics, one_line, tree, weights
+from helpers import DIGITS, MINI, complete, interrupting, metrics, one_line, tree, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import metrics as fidelity
@@ -21,7 +21,6 @@ from kd.config.schema import Data
 from kd.data.pool import load_pool
 from kd.files import PROJECT, file_hash
 from kd.training import material, unfinished
-from kd.training.callbacks import Record
 from kd.training.checkpoint import load_checkpoint
 
 FILES = {
@@ -410,21 +409,14 @@ INTERRUPTED = [
 
 
 @pytest.mark.parametrize("given", INTERRUPTED)
-def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, given):
+def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, given):
     """Views, dropout and the order of batches go on too: it ends as if undisturbed."""
     views = ("data.augment.shift=2", "data.augment.mixup=0.5")
     words = ("stage=student", "data=mnist_mini", "trainer.max_epochs=4", *views)
     words += (*given.split(), "keep_epochs=true")
     assert cli(*words, "study=whole").code == 0
 
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        if len(pl_module.history) == 2:
-            raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+    with interrupting(2):
         said = cli(*words, "study=cut")
     assert said.code == 1
     assert "interrupted after 2 epochs; the same command goes on there" in said.out
@@ -443,16 +435,10 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, monkeypatch, given)
     assert undisturbed == resumed
 
 
-def test_a_state_of_other_settings_is_not_gone_on_with(cli, monkeypatch):
+def test_a_state_of_other_settings_is_not_gone_on_with(cli):
     words = ("stage=student", *MINI)
 
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+    with interrupting():
         cli(*words)
         assert "an earlier attempt" not in cli(*words, "overwrite=true").out
     said = cli("+experiment=talk", "study=main", *words)  # of the same folder
@@ -498,21 +484,14 @@ def test_patience_keeps_the_best_epochs_weights_if_these_are_wanted(cli):
 
 
 @pytest.mark.parametrize("after", ["an epoch", "the last epoch"])
-def test_patience_goes_on_where_it_was(cli, monkeypatch, after):
+def test_patience_goes_on_where_it_was(cli, after):
     words = (*IMPATIENT, "trainer.patience=2", "keep_epochs=true")
     assert cli(*words, "study=whole").code == 0
     (whole,) = complete("whole")
     epochs = metrics(whole)["epochs"]
     cut_at = epochs if after == "the last epoch" else epochs - 1
 
-    def press(self, trainer, pl_module):
-        healthy(self, trainer, pl_module)
-        if len(pl_module.history) == cut_at:
-            raise KeyboardInterrupt
-
-    healthy = Record.on_train_epoch_end
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_train_epoch_end", press)
+    with interrupting(cut_at):
         assert cli(*words, "study=cut").code == 1
     said = cli(*words, "study=cut")
     assert f"an earlier attempt ended after epoch {cut_at}: going on" in said.out

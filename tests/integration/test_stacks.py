@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import complete, config, metrics, weights
+from helpers import complete, config, distance, metrics
 
 from kd.models.base import MNIST
 from kd.sweeps import choice
@@ -70,14 +70,6 @@ def measured(monkeypatch):
     return made_up
 
 
-def distance(one: Path, other: Path) -> float:
-    """The largest relative difference of two runs' weights."""
-    mine, its = weights(one), weights(other)
-    assert mine.keys() == its.keys()
-    apart = [(mine[k].double() - its[k].double()).norm() / its[k].double().norm() for k in mine]
-    return max(map(float, apart))
-
-
 def logits(run: Path) -> np.ndarray:
     """What a run's network makes of the test images."""
     return np.load(run / "predictions.npz")["logits"]
@@ -119,6 +111,7 @@ def test_students_in_a_stack_are_those_alone(study, network):
         assert metrics(run)["val/loss"] == pytest.approx(metrics(alone[name])["val/loss"], rel=1e-2)
 
 
+@pytest.mark.slow
 def test_students_of_a_stack_differ_in_rates_dropout_and_length(study):
     own = "optim.lr=1e-3,2e-3", "model.dropout=0,0.3", "trainer.max_epochs=1,2"
     words = ("model=cnn", "model.channels=[4,8]", *own, *STACKED)
@@ -156,6 +149,7 @@ def test_a_smaller_stack_goes_on(study, monkeypatch):
         assert apart_by(logits(run), logits(smaller[name])) < 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_faster_is_measured_once_and_recorded(study, measured):
     asked = measured(together=1.0, alone=2.0)
     words = ("model=cnn", "seed=0,1", "kd.T=2")

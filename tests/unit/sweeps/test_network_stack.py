@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import DIGITS, as_job
+from helpers import DIGITS, as_job, one_group
 from torch import Tensor, nn
 
 from kd.config.schema import Augment, Config, Data, Optim, Trainer
@@ -24,7 +24,7 @@ from kd.sweeps import choice
 from kd.sweeps.grouping import plan_groups
 from kd.sweeps.module import GroupModule
 from kd.sweeps.network_stack import why_not
-from kd.sweeps.students import config_of, student_of
+from kd.sweeps.students import student_of
 from kd.training.material import Accelerator, Material
 from kd.training.memory import kept_values
 from kd.training.modules import DistillModule, StudentModule
@@ -185,12 +185,7 @@ def assert_close(mine: Tensor, its: Tensor, said: str) -> None:
 
 def compare(configs: list[Config], material: Callable[[Config], Material]) -> None:
     """Take a step of students in one group, and of each alone."""
-    jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
-    groups, lonely = plan_groups(jobs, jobs, {})
-    assert not lonely
-    (group,) = groups
-    students = group.planned.students
-    trained = [config_of(student, group.lead.config) for student in students]
+    students, trained = one_group(configs)
     gradients, after = together(GroupModule(trained, [material(config) for config in trained]))
     for config in configs:
         number = students.index(student_of(config))

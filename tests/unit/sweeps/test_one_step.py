@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import DIGITS, as_job
+from helpers import DIGITS, one_group
 from torch import Tensor
 from torture.settings import two_values
 
@@ -26,9 +26,8 @@ from kd.models.mlp import MLP
 from kd.models.network import build_model, build_regressor
 from kd.outputs import Outputs
 from kd.sweeps import stack
-from kd.sweeps.grouping import plan_groups
 from kd.sweeps.module import GroupModule
-from kd.sweeps.students import config_of, student_of
+from kd.sweeps.students import student_of
 from kd.training.material import Accelerator, Material
 from kd.training.modules import DistillModule, StudentModule
 from kd.training.teacher import check_method, needs_live_teacher, teacher_outputs
@@ -151,12 +150,7 @@ def compare_all(configs: list[Config], material: Callable[[Config], Material]) -
     """Take a step of these students in one group, and of each by itself."""
     whole = Trainer(group_mb=10_000)  # one group has room for all
     configs = [dataclasses.replace(config, trainer=whole) for config in configs]
-    jobs = [as_job(config, str(number)) for number, config in enumerate(configs)]
-    groups, lonely = plan_groups(jobs, jobs, {})
-    assert not lonely
-    (group,) = groups
-    students = group.planned.students
-    trained = [config_of(student, group.lead.config) for student in students]
+    students, trained = one_group(configs)
     module = GroupModule(trained, [material(config) for config in trained])
     mine = together(module)
     for config in configs:
