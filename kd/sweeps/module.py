@@ -204,7 +204,8 @@ class GroupModule(Bookkeeper):
 
     def _is_free_of_threads(self, *batch: Any) -> bool:
         """Whether one thread gives a batch the same bits; views and live teachers it may not."""
-        if self.here.type != "cpu" or self.live_teachers or list(self.stack.buffers()):
+        drawn = self.augments.active or self.live_teachers  # outside of what is compared
+        if self.here.type != "cpu" or drawn or list(self.stack.buffers()):
             return False
         drawing = self.stack.generators(self.here)
         before = [generator.get_state() for generator in drawing]

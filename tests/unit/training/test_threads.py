@@ -53,29 +53,43 @@ def test_a_group_has_the_same_bits_whatever_is_chosen(cli, teacher, two_threads,
     made = []
 
     class Turns(Threads):
-        """Tries for ever: every other piece has one thread."""
+        """Tries for ever: every other piece has one thread, and the validation too."""
 
         def __init__(self) -> None:
             super().__init__()
             made.append(self)
 
         def _choose(self) -> None:
+            self.chosen = 1
             self.trial.clear()
 
     monkeypatch.setattr(fused, "Threads", Turns)
     monkeypatch.setattr("kd.sweeps.batches.CHUNK", 2)
-    assert cli(*words, "study=turns", *_taught(teacher)).code == 0
+    taught = f'teacher.checkpoint="{teacher}"'
+    assert cli(*words, "study=turns", taught).code == 0
     assert made[0].free
     monkeypatch.setattr(threads.Threads, "piece", lambda self, size: threads.using(2))
     monkeypatch.setattr(fused, "Threads", Threads)
-    assert cli(*words, "study=two", *_taught(teacher)).code == 0
+    assert cli(*words, "study=two", taught).code == 0
     runs = sorted(path.parent for path in teacher.parents[2].glob("turns/distill/*/model.ckpt"))
     assert len(runs) == 4
     for run in runs:
-        mine = weights(run)
-        its = weights(teacher.parents[2] / "two" / "distill" / run.name)
+        same = teacher.parents[2] / "two" / "distill" / run.name
+        mine, its = weights(run), weights(same)
         assert all(mine[name].equal(its[name]) for name in its)
+        assert (run / "history.csv").read_bytes() == (same / "history.csv").read_bytes()
 
 
-def _taught(teacher) -> tuple[str, ...]:
-    return (f"'teacher.checkpoint=\"{teacher}\"'".strip("'"),)
+def test_views_keep_their_number_of_threads(cli, two_threads, monkeypatch):
+    """Whether they have the same bits with another is not looked at."""
+    made = []
+
+    class Seen(Threads):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(fused, "Threads", Seen)
+    words = ("-m", "stage=student", "data=mnist_mini", "trainer.max_epochs=1", "seed=0,1")
+    assert cli(*words, "data.augment.shift=1").code == 0
+    assert made[0].free is False
