@@ -2,6 +2,7 @@
 
 import sqlite3
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ STUDENT = ("stage=student", *MINI)
 class Told(Logger):
     """Notes what it is told, in the order of the calls; of each object a list."""
 
-    all: list["Told"] = []  # noqa: RUF012
+    all: ClassVar[list["Told"]] = []
     name, version = "told", "0"
 
     def __init__(self, run="", fails=""):
@@ -179,7 +180,10 @@ def test_mlflow_in_a_local_database(cli, many):
     said = cli(*STUDENT, *words, "logger=mlflow")
     assert said.code == 0, said.err
     with sqlite3.connect("outputs/mlflow.db") as database:
-        ask = lambda words: database.execute(words).fetchall()  # noqa: E731
+
+        def ask(words: str) -> list[tuple]:
+            return database.execute(words).fetchall()
+
         assert ask("select name, status from runs") == [
             (f"student/{run.name}", "FINISHED") for run in complete()
         ]
