@@ -118,6 +118,11 @@ def copying(loader: ConfigLoader) -> Compose:
     known: dict[tuple[str, ...], DictConfig] = {}
 
     @functools.cache
+    def is_choice(key: str) -> bool:
+        """Whether a word of this key chooses a file."""
+        return bool(loader.get_group_options(key))
+
+    @functools.cache
     def read(word: str) -> tuple[Override, str]:
         """What a word overrides, and whether it gives a key a value, makes a choice, or other."""
         override = parser.parse_override(word)
@@ -125,7 +130,7 @@ def copying(loader: ConfigLoader) -> Compose:
         composite = isinstance(override.value(), dict | list)
         if changes or composite or override.package is not None or override.is_hydra_override():
             return override, "other"
-        return override, "choice" if loader.get_group_options(override.key_or_group) else "value"
+        return override, "choice" if is_choice(override.key_or_group) else "value"
 
     def load(master_config: DictConfig, words: list[str]) -> DictConfig:
         readings = [read(word) for word in words]

@@ -1,12 +1,13 @@
 """The optimiser of a stack whose students differ in rate, decay and the like.
 
 Each student's update is that of ``torch.optim``; its numbers are rows of tensors. Where all
-students agree in these, torch's own optimiser serves, in one pass over memory.
+students agree in these, torch's own optimiser serves, in one pass over memory. Else torch's kernel
+makes Adam's moves at a rate of 1, and the students' own rates scale them.
 """
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from kd.config.schema import Optim
+from kd.sweeps.layout import Numbered
 from kd.training.book import make_optimizer, make_schedule
+
+BLOCK = 2**20  # values that Adam's kernel moves at a time: what it takes of them stays in the cache
 
 
 @functools.lru_cache(maxsize=256)
@@ -36,6 +40,14 @@ def course_of(
         if scheduler and len(found) < steps:
             scheduler.step()
     return torch.tensor(found, dtype=torch.float64)
+
+
+class Piece(NamedTuple):
+    """Rows of a parameter whose students have the same betas and eps."""
+
+    parameter: int
+    rows: slice
+    student: int  # one of these
 
 
 class OwnNumbers(Optimizer):
@@ -75,7 +87,35 @@ class OwnNumbers(Optimizer):
             column(getattr(optim, name) for optim in optims)
             for name in ("lr", "eps", "weight_decay")
         )
-        self.decays = bool(self.decay.any())
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Lay the students' constants out, and cut the parameters for calls of Adam's kernel."""
+        self.decays = self._of_rows(self.decay) if self.decay.any() else None
+        betas = torch.unique(self.courses[:, :, 1:], dim=0, return_inverse=True)[1]
+        agree = Numbered()
+        pairs = zip(betas[self.course].tolist(), self.eps.tolist(), strict=True)
+        alike = torch.tensor([agree(pair) for pair in pairs])
+        self.pieces: list[Piece] = []
+        parameters = self.param_groups[0]["params"]
+        for at, (parameter, rows) in enumerate(zip(parameters, self.rows, strict=True)):
+            students, first = rows.cpu(), 0
+            _, counts = alike[students].unique_consecutive(return_counts=True)
+            most = max(1, BLOCK * len(parameter) // parameter.numel())
+            for end in counts.cumsum(0).tolist():
+                for row in range(first, end, most):
+                    part = slice(row, min(row + most, end))
+                    self.pieces.append(Piece(at, part, int(students[row])))
+                first = end
+        longest = max(parameters[at][rows].numel() for at, rows, _ in self.pieces)
+        self.moves = torch.empty(longest, device=parameters[0].device)
+
+    def _of_rows(self, values: Tensor) -> list[Tensor]:
+        """Numbers of the students, shaped to be multiplied with the parameters."""
+        return [
+            values.to(parameter).index_select(0, rows).view(-1, *[1] * (parameter.ndim - 1))
+            for parameter, rows in zip(self.param_groups[0]["params"], self.rows, strict=True)
+        ]
 
     def _now(self) -> tuple[Tensor, Tensor, Tensor]:
         """The students' rates, first and second numbers at the step to come."""
@@ -89,53 +129,70 @@ class OwnNumbers(Optimizer):
 
     def keep(self, places: Sequence[int], rows: Sequence[Tensor]) -> None:
         """Go on with the students of these places; ``rows`` is of the new parameters."""
-        self.rows, these = list(rows), torch.tensor(places)
+        these, self.rows = torch.tensor(places), list(rows)
         self.course, self.lr = self.course[these], self.lr[these]
         self.eps, self.decay = self.eps[these], self.decay[these]
-        self.decays = bool(self.decay.any())  # as an optimiser that is made of these has it
+        self._lay_out()
 
     @torch.no_grad()
     def take(self, gradients: Sequence[Tensor]) -> None:
         """A step by gradients in the order of the parameters, whose memory it uses up."""
-        (group,) = self.param_groups
         rate, first, second = self._now()
-        group["taken"] += 1
-        numbers = {"decay": self.decay, "keep": 1 - rate * self.decay, "first": first}
+        self.param_groups[0]["taken"] += 1
+        rates = self._of_rows(rate)
         if self.kind == "sgd":
-            numbers |= {"rate": -rate}
-        else:  # bias corrections, as torch has them
-            taken = group["taken"]
-            root = (1 - second**taken).sqrt()
-            numbers |= {"rate": -rate * root / (1 - first**taken), "eps": self.eps * root}
-            numbers |= {"to_first": 1 - first, "to_second": 1 - second}
-        for parameter, gradient, rows in zip(group["params"], gradients, self.rows, strict=True):
-            shape = -1, *[1] * (parameter.ndim - 1)
-            own = {
-                name: values.to(parameter).index_select(0, rows).view(shape)
-                for name, values in numbers.items()
-            }
+            self._sgd(gradients, rates, self._of_rows(first))
+            return
+        decoupled = self.decays is not None and self.kind == "adamw"
+        keeps = self._of_rows(1 - rate * self.decay) if decoupled else None
+        self._adam(gradients, rates, keeps, first.tolist(), second.tolist())
+
+    def _state(self, parameter: Tensor, *names: str) -> list[Tensor]:
+        """What is kept of a parameter, 0 at first."""
+        state = self.state[parameter]
+        if not state:
+            state |= {name: torch.zeros_like(parameter) for name in names}
+        return [state[name] for name in names]
+
+    def _sgd(
+        self, gradients: Sequence[Tensor], rates: Sequence[Tensor], momenta: Sequence[Tensor]
+    ) -> None:
+        for at, parameter in enumerate(self.param_groups[0]["params"]):
             if self.decays:
-                if self.kind == "adamw":
-                    parameter.mul_(own["keep"])
-                else:
-                    gradient.addcmul_(parameter, own["decay"])
-            state = self.state[parameter]
-            update = self._sgd if self.kind == "sgd" else self._adam
-            parameter.addcmul_(update(state, gradient, own), own["rate"])
+                gradients[at].addcmul_(parameter, self.decays[at])
+            (mean,) = self._state(parameter, "momentum_buffer")
+            mean.mul_(momenta[at]).add_(gradients[at])
+            parameter.addcmul_(mean, rates[at], value=-1)
 
-    @staticmethod
-    def _sgd(state: dict[str, Any], gradient: Tensor, own: dict[str, Tensor]) -> Tensor:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        mean = state["momentum_buffer"]
-        return mean.mul_(own["first"]).add_(gradient)
-
-    @staticmethod
-    def _adam(state: dict[str, Any], gradient: Tensor, own: dict[str, Tensor]) -> Tensor:
-        if not state:
-            state |= {name: torch.zeros_like(gradient) for name in ("exp_avg", "exp_avg_sq")}
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, own["to_first"])
-        square.lerp_(gradient.square_(), own["to_second"])
-        spread = torch.sqrt(square, out=gradient).add_(own["eps"])
-        return torch.div(mean, spread, out=spread)
+    def _adam(
+        self,
+        gradients: Sequence[Tensor],
+        rates: Sequence[Tensor],
+        keeps: Sequence[Tensor] | None,
+        first: Sequence[float],
+        second: Sequence[float],
+    ) -> None:
+        """Adam's steps, or AdamW's, which multiplies the parameters with what it keeps of them."""
+        parameters, eps = self.param_groups[0]["params"], self.eps.tolist()
+        states = [self._state(parameter, "exp_avg", "exp_avg_sq") for parameter in parameters]
+        taken = torch.tensor(float(self.param_groups[0]["taken"]), device=self.moves.device)
+        for at, rows, student in self.pieces:
+            parameter, gradient, mean, square = (
+                tensor[rows] for tensor in (parameters[at], gradients[at], *states[at])
+            )
+            if keeps:
+                parameter.mul_(keeps[at][rows])
+            elif self.decays:
+                gradient.addcmul_(parameter, self.decays[at][rows])
+            move = self.moves[: parameter.numel()].view_as(parameter).zero_()
+            torch._fused_adam_(
+                *([move], [gradient], [mean], [square], [], [taken]),
+                lr=1.0,
+                beta1=first[student],
+                beta2=second[student],
+                eps=eps[student],
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
+            parameter.addcmul_(move, rates[at][rows])

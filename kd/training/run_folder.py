@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import BaseFileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 from yaml import YAMLError
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
@@ -267,12 +268,15 @@ def clear(directory: Path, resumed: bool = False) -> None:
 
 def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
     """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
-    contents = [OmegaConf.structured(config)]
+    contents: list[Any] = [asdict(config)]
     if hydra is not None:
-        contents += [OmegaConf.create({"hydra": hydra}), hydra.overrides.task]
+        contents.append({"hydra": OmegaConf.to_container(hydra, enum_to_str=True)})
+        contents.append(OmegaConf.to_container(hydra.overrides.task))
+    # As OmegaConf.to_yaml, without making a configuration of each first, which takes as long again.
+    style = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
     for name, content in zip(HYDRA_FILES, contents, strict=False):
-        with replacing(folder / name) as beside:
-            beside.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+        with replacing(folder / name) as beside, beside.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file, get_omega_conf_dumper(), **style)
 
 
 def scan(
