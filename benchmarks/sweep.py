@@ -413,7 +413,8 @@ def against_jax(n: int) -> None:
 
 def networks(n: int) -> None:
     """Steps of other networks, one by one and stacked, as ``trainer.stack=auto`` times them."""
-    digits, cpu = Task((1, 8, 8), 10), torch.device("cpu")
+    digits = Task((1, 8, 8), 10)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cases = [
         *((CNN(), MNIST_TASK), (CNN(), digits), (ResNet8(), MNIST_TASK), (ResNet8(), digits)),
         (MLP(hidden=[32, 32]), MNIST_TASK),
@@ -421,9 +422,9 @@ def networks(n: int) -> None:
     print("| network | images | students | alone, ms | together, ms | alone / together |")
     print("|---|---|---|---|---|---|")
     for model, task in cases:
-        for students in (1, 5, 20):
+        for students in (1, 5, 20, 110) if device.type == "cuda" else (1, 5, 20):
             config = Config(model=model)
-            found = [choice.measure(config, task, cpu, students) for _ in range(n)]
+            found = [choice.measure(config, task, device, students) for _ in range(n)]
             alone, together = ([getattr(f, name) for f in found] for name in ("alone", "together"))
             ratios = [f.alone / f.together for f in found]
             side = f"{task.shape[1]} × {task.shape[2]}"
@@ -479,8 +480,9 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=3, help="measurements (default: 3)")
     given = parser.parse_args()
     choose_accelerator("cpu")
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with "
+        f"{gpu}{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with "
         f"{torch.get_num_threads()} threads, n = {given.n}"
     )
     parts[given.part](given.n)

@@ -13,11 +13,13 @@ import train
 
 pytest.register_assert_rewrite("helpers", "golden_cases")
 
-from helpers import MINI  # noqa: E402
-
 # Before torch is imported, here and in the commands that tests start: the networks are too small
 # for two threads, which would only wait for each other beside the tests of the other core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+from helpers import MINI  # noqa: E402
+from pytorch_lightning.accelerators import CUDAAccelerator  # noqa: E402
 
 
 class Result(NamedTuple):
@@ -26,6 +28,19 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def hide_gpu(patch: pytest.MonkeyPatch) -> None:
+    """Have a machine's GPU count as missing: tests are of a CPU, whose bits repeat."""
+    patch.setenv("CUDA_VISIBLE_DEVICES", "")
+    patch.setattr(CUDAAccelerator, "is_available", lambda: False)
+    patch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _on_cpu(request, monkeypatch) -> None:
+    if request.node.get_closest_marker("gpu") is None:
+        hide_gpu(monkeypatch)
 
 
 @pytest.fixture
@@ -54,6 +69,7 @@ def _trained(tmp_path_factory) -> Path:
     """The outputs of ``stage=teacher`` on the small digits, made once."""
     folder = tmp_path_factory.mktemp("teacher")
     with pytest.MonkeyPatch.context() as patch:
+        hide_gpu(patch)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", "stage=teacher", *MINI])
         train.main()

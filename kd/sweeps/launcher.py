@@ -333,10 +333,15 @@ def out_of_memory(error: Exception, members: Sequence[Job], group: grouping.Grou
     """What to say of a group that the memory has no room for, and how to go on."""
     said = f"out of memory in a group of {len(members)} students"
     what = str(error) if isinstance(error, UserError) else said
-    size = f"trainer.group_mb (it is {members[0].config.trainer.group_mb})"
-    how = f"give a smaller {size}"
+    from kd.training.material import choose_accelerator
+
+    trainer = members[0].config.trainer
+    smaller = f"a smaller trainer.group_mb (it is {trainer.group_mb})"
+    if choose_accelerator(trainer.accelerator).device.type == "cuda":  # halved before
+        smaller = "hydra/launcher=basic, which trains one run after another"
+    how = f"give {smaller}"
     if has_state(members[0].study, group.planned.name):  # which has its size
-        how = f"free some and give the same command, or overwrite=true with a smaller {size}"
+        how = f"free some and give the same command, or overwrite=true with {smaller}"
     return UserError(f"{what}; {how}")
 
 

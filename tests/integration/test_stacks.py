@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import complete, config, distance, metrics
+from helpers import complete, config, distance, metrics, runs
 
 from kd.models.base import MNIST
 from kd.sweeps import choice
@@ -264,3 +264,17 @@ def test_a_gpus_free_memory_is_the_size_of_its_groups(monkeypatch):
     with pytest.raises(memory.OutOfMemory, match="1 MB are free"):
         memory.refuse_too_large([given] * 100, MNIST, cuda)
     assert asked
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_networks_in_a_stack(cli):
+    words = ("-m", "stage=student", *MINI, "model=cnn", "optim.lr=1e-3,2e-3", "seed=0,1")
+    for stack in ("always", "never"):
+        said = cli(*words, "trainer=gpu", f"trainer.stack={stack}", f"study={stack}")
+        assert said.code == 0, said.err
+        assert ("4 students train together on cuda" in said.out) == (stack == "always")
+    together, alone = (runs(study, "student") for study in ("always", "never"))
+    assert len(together) == 4
+    for name, run in together.items():
+        assert metrics(run)["val/loss"] == pytest.approx(metrics(alone[name])["val/loss"], rel=0.05)

@@ -20,7 +20,6 @@ from kd.files import PROJECT
 from kd.training.run_folder import write_metrics
 
 GRID = ("kd.T=1,2,5,10", "kd.alpha=0,0.25,0.5,0.75,1")
-NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 def table(out: str) -> list[list[str]]:
@@ -79,7 +78,6 @@ def test_tables_of_one_cell_are_rows_of_one_table(cli, teacher):
         assert float(row) == mean_accuracy(2.0, direction)
 
 
-@NO_GPU
 def test_a_failing_job_fails_alone(cli, teacher):
     said = cli("-m", "stage=student", *MINI, "trainer=cpu,gpu", "seed=0,1")
     assert said.code == 1
