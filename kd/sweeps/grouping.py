@@ -170,14 +170,15 @@ def _limit(config: Config) -> str:
 
 
 def _alike(configs: Mapping[Student, Config]) -> Iterator[dict[Student, Config]]:
-    """Cut students, the widest first, where widths are too far apart to train together."""
+    """Cut students, the narrowest first, where widths are too far apart to train together."""
     found: dict[Student, Config] = {}
-    widest = 0
-    for student in sorted(configs, key=lambda s: (-width_of(configs[s]), *_place(configs[s]), s)):
-        if (width := width_of(configs[student])) * WIDEST < widest:
+    narrowest = 0
+    for student in sorted(configs, key=lambda s: (width_of(configs[s]), *_place(configs[s]), s)):
+        width = width_of(configs[student])
+        if found and width > WIDEST * narrowest:
             yield found
             found = {}
-        widest = widest if found else width
+        narrowest = narrowest if found else width
         found[student] = configs[student]
     if found:
         yield found

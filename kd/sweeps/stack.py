@@ -108,18 +108,15 @@ class Stack(Stacked):
         """A batch's dropout masks."""
         if not self.drops:
             return None
-        device = self.bias.device
-        drawn = torch.zeros(
-            len(self.dropouts), batch, self.bias.shape[1], dtype=self.keep.dtype, device=device
-        )
-        for row, (layer,), width in zip(drawn, self.dropouts, self.widths_of_draws, strict=True):
-            row[:, :width] = layer.uniforms((batch, width), device)
-        drawn = drawn.mT.contiguous()
         rows = None if self.draws.each else self.draws.rows
-        if not self.alike:
-            return Masks(drawn, rows, self.keep)
-        keep = float(self.keep[0])
-        return Masks((drawn < keep).to(self.bias.dtype).div_(keep), rows)
+        shape = len(self.dropouts), self.bias.shape[1], batch
+        keep = float(self.keep[0]) if self.alike else None
+        # Numbers are compared before they are turned: they are doubles.
+        found = self.bias.new_ones(shape) if keep else self.keep.new_ones(shape)
+        for row, (layer,), width in zip(found, self.dropouts, self.widths_of_draws, strict=True):
+            drawn = layer.uniforms((batch, width), self.bias.device)
+            row[:width] = (drawn < keep).mT if keep else drawn.mT
+        return Masks(found.div_(keep), rows) if keep else Masks(found, rows, self.keep)
 
     def arguments(self, values: Weights, images: Tensor, owns: Sequence[dict[str, Any]]) -> tuple:
         """See :meth:`Stacked.arguments`."""
