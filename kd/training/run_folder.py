@@ -273,7 +273,11 @@ def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
         contents.append({"hydra": OmegaConf.to_container(hydra, enum_to_str=True)})
         contents.append(OmegaConf.to_container(hydra.overrides.task))
     # As OmegaConf.to_yaml, without making a configuration of each first, which takes as long again.
-    style = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    style: dict[str, Any] = {
+        "default_flow_style": False,
+        "allow_unicode": True,
+        "sort_keys": False,
+    }
     for name, content in zip(HYDRA_FILES, contents, strict=False):
         with replacing(folder / name) as beside, beside.open("w", encoding="utf-8") as file:
             yaml.dump(content, file, get_omega_conf_dumper(), **style)
