@@ -48,7 +48,7 @@ def suggest_temperature(study: Study, about: Cell) -> str | None:
     found = stats.estimate([accuracy(hot.runs[s]) - accuracy(cold.runs[s]) for s in seeds])
     ways = []
     mildest, hottest = MILD
-    if hot.T > hottest and not any(mildest <= cell.T <= hottest for cell in cells):
+    if hottest < hot.T and not any(mildest <= cell.T <= hottest for cell in cells):
         ways.append(f"T from {mildest} to {hottest}")
     widths = values_of(study, "model/hidden")
     if len(widths) == 1:
