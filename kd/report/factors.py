@@ -31,8 +31,6 @@ from kd.report.study import (
 )
 
 MOST_CELLS = 3  # that are shown
-# A choice's own name stands for the other settings that it brings along.
-CHOICES = ("data/dataset", "kd/method", "model/name", "optim/name")
 
 Levels = tuple[str, ...]  # a combination: its level of every factor, as it is shown
 Place = tuple[float, float]  # a cell's T and alpha
@@ -108,12 +106,12 @@ def find_crossing(distilled: Iterable[Run]) -> Crossing | None:
         levels = ((pattern, level) for pattern in patterns for level in counts[pattern])
         pattern, rarest = min(levels, key=lambda found: counts[found[0]][found[1]])
         parts = [part for part, own in zip(parts, pattern, strict=True) if own != rarest]
-    keys = [shown_keys(bundle) for bundle in patterns.values()]
-    runs = {
-        tuple(level_label(part[0], own) for own in keys): partition_by_teacher(part)[0]
-        for part in parts
-    }
-    return Crossing(tuple(map(factor_label, keys)), runs, there - len(parts))
+    firsts = [part[0] for part in parts]
+    named = [name_factor(firsts, *found) for found in patterns.items()]
+    levels = zip(*(levels for _, levels in named), strict=True)
+    runs = [partition_by_teacher(part)[0] for part in parts]
+    factors = tuple(name for name, _ in named)
+    return Crossing(factors, dict(zip(levels, runs, strict=True)), there - len(parts))
 
 
 def combined_settings(run: Run) -> dict[str, Any]:
@@ -136,24 +134,39 @@ def find_patterns(settings: list[dict[str, Any]]) -> dict[tuple[int, ...], list[
     return found
 
 
-def shown_keys(bundle: list[str]) -> list[str]:
-    """The settings that name a factor."""
-    return [key for key in bundle if key in CHOICES] or bundle
+def name_factor(
+    firsts: list[Run], pattern: tuple[int, ...], keys: list[str]
+) -> tuple[str, list[str]]:
+    """Name a factor, and its level for every combination.
+
+    Settings that a choice on the command line brought along, as ``optim=keras`` did, are called by
+    that choice; others by their keys.
+
+    Args:
+        firsts: of every combination a run.
+        pattern: in which the settings differ.
+        keys: of the settings.
+    """
+    (group, *others) = {key.split("/")[0] for key in keys}
+    chosen = [choice_of(run, group) for run in firsts]
+    if len(keys) > 1 and not others and tuple(map(chosen.index, chosen)) == pattern:
+        return group, [one_line(str(choice)) for choice in chosen]
+    own = [", ".join(shown_value((OLDER | run.metrics).get(key)) for key in keys) for run in firsts]
+    return one_line(", ".join(keys).replace("/", ".")), [*map(one_line, own)]
 
 
-def factor_label(keys: list[str]) -> str:
-    """Name a factor by its settings, as the command line has them."""
-    return one_line(", ".join(key.replace("/", ".") for key in keys))
-
-
-def level_label(run: Run, keys: list[str]) -> str:
-    """A run's level of a factor."""
-    values = [(OLDER | run.metrics).get(key) for key in keys]
-    return one_line(", ".join("null" if v is None else shown_value(v) for v in values))
+def choice_of(run: Run, group: str) -> str | None:
+    """The choice from a config group that a run's command names; None if it names none."""
+    words = run.read_hydra("overrides.yaml")
+    known = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
+    chosen = [word.partition("=")[2] for word in known if word.partition("=")[0] == group]
+    return chosen[-1] if chosen else None
 
 
 def shown_value(value: Any) -> str:
     """A setting's value as the command line takes it."""
+    if value is None:
+        return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
