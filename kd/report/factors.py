@@ -7,7 +7,7 @@ factor.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, combinations
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from kd.report.study import (
 
 MOST_CELLS = 3  # that are shown
 
-Levels = tuple[str, ...]  # a combination: its level of every factor, as it is shown
+Levels = tuple[int, ...]  # a combination: its level of every factor, by number
 Place = tuple[float, float]  # a cell's T and alpha
 Gains = dict[int, float]  # by seed
 
@@ -40,7 +40,7 @@ Gains = dict[int, float]  # by seed
 class Crossing(NamedTuple):
     """Distilled runs that have every combination of two or more factors."""
 
-    factors: tuple[str, ...]  # names
+    factors: dict[str, dict[int, str]]  # by name: what its levels are called
     runs: dict[Levels, list[Run]]  # by combination
     others: int  # combinations of the study that take no part
 
@@ -72,19 +72,13 @@ def show_factors(study: Study, config: Config) -> list[Section]:
     if not accounts:
         return [Section("factors", title, explain_lack(crossing, measured))]
     shown = accounts[:MOST_CELLS]
-    tables = {place_label(each.place): tabulate(crossing.factors, each) for each in shown}
-    columns = {"gain": "mean", "gain_low": "low", "gain_high": "high"}
-    drawn = {
-        f"Gain at {name}": table.rename(columns=columns).assign(
-            **{new: 100 * table[old] for old, new in columns.items()}
-        )
-        for name, table in tables.items()
-    }
-    figure = figures.draw_shares(drawn, "points of test accuracy")
-    said = [line for each in shown for line in list_lines(crossing.factors, each)]
+    parts = {place_label(each.place): name_parts(crossing, each) for each in shown}
+    drawn = {f"Gain at {name}": pd.DataFrame(own.values(), [*own]) for name, own in parts.items()}
+    figure = figures.draw_shares(drawn)
     text = describe(crossing, shown[0], len(accounts) - len(shown))
-    alt = f"Bars of the gain's parts: {'; '.join(tables)}. Their numbers are in the table below"
-    table = pd.concat(tables.values(), ignore_index=True)
+    alt = f"Bars of the gain's parts at {'; '.join(parts)}: their numbers are in the table below"
+    table = pd.concat([tabulate(crossing, each) for each in shown], ignore_index=True)
+    said = [line for name, own in parts.items() for line in list_lines(name, own)]
     return [Section("factors", title, text, figure, alt, table, said=said)]
 
 
@@ -106,12 +100,10 @@ def find_crossing(distilled: Iterable[Run]) -> Crossing | None:
         levels = ((pattern, level) for pattern in patterns for level in counts[pattern])
         pattern, rarest = min(levels, key=lambda found: counts[found[0]][found[1]])
         parts = [part for part, own in zip(parts, pattern, strict=True) if own != rarest]
-    firsts = [part[0] for part in parts]
-    named = [name_factor(firsts, *found) for found in patterns.items()]
-    levels = zip(*(levels for _, levels in named), strict=True)
+    named = [name_factor([part[0] for part in parts], *found) for found in patterns.items()]
     runs = [partition_by_teacher(part)[0] for part in parts]
-    factors = tuple(name for name, _ in named)
-    return Crossing(factors, dict(zip(levels, runs, strict=True)), there - len(parts))
+    combined = dict(zip(zip(*patterns, strict=True), runs, strict=True))
+    return Crossing(dict(named), combined, there - len(parts))
 
 
 def combined_settings(run: Run) -> dict[str, Any]:
@@ -136,8 +128,8 @@ def find_patterns(settings: list[dict[str, Any]]) -> dict[tuple[int, ...], list[
 
 def name_factor(
     firsts: list[Run], pattern: tuple[int, ...], keys: list[str]
-) -> tuple[str, list[str]]:
-    """Name a factor, and its level for every combination.
+) -> tuple[str, dict[int, str]]:
+    """Name a factor and its levels.
 
     Settings that a choice on the command line brought along, as ``optim=keras`` did, are called by
     that choice; others by their keys.
@@ -148,26 +140,29 @@ def name_factor(
         keys: of the settings.
     """
     (group, *others) = {key.split("/")[0] for key in keys}
-    chosen = [choice_of(run, group) for run in firsts]
-    if len(keys) > 1 and not others and tuple(map(chosen.index, chosen)) == pattern:
-        return group, [one_line(str(choice)) for choice in chosen]
-    own = [", ".join(shown_value((OLDER | run.metrics).get(key)) for key in keys) for run in firsts]
-    return one_line(", ".join(keys).replace("/", ".")), [*map(one_line, own)]
+    values = [choice_of(run, group) for run in firsts]
+    if len(keys) > 1 and not others and tuple(map(values.index, values)) == pattern:
+        name = group
+    else:
+        name = ", ".join(keys).replace("/", ".")
+        own = [OLDER | run.metrics for run in firsts]
+        values = [", ".join(shown_value(each.get(key)) for key in keys) for each in own]
+    return one_line(name), {level: one_line(values[level]) for level in pattern}
 
 
-def choice_of(run: Run, group: str) -> str | None:
-    """The choice from a config group that a run's command names; None if it names none."""
+def choice_of(run: Run, group: str) -> str:
+    """The choice from a config group that a run's command names; "default" if it names none."""
     words = run.read_hydra("overrides.yaml")
     known = [word for word in words if isinstance(word, str)] if isinstance(words, list) else []
     chosen = [word.partition("=")[2] for word in known if word.partition("=")[0] == group]
-    return chosen[-1] if chosen else None
+    return chosen[-1] if chosen else "default"
 
 
 def shown_value(value: Any) -> str:
     """A setting's value as the command line takes it."""
     if value is None:
         return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def measure_gains(crossing: Crossing, students: Iterable[Run]) -> dict[Levels, dict[Place, Gains]]:
@@ -193,7 +188,7 @@ def measure_gains(crossing: Crossing, students: Iterable[Run]) -> dict[Levels, d
 
 
 def account(
-    factors: tuple[str, ...], place: Place, gains: Mapping[Levels, Gains]
+    factors: Collection[str], place: Place, gains: Mapping[Levels, Gains]
 ) -> Account | None:
     """Compute what each factor accounts for in a cell; None if no seed has every combination."""
     seeds = sorted(set.intersection(*map(set, gains.values())))
@@ -226,7 +221,7 @@ def explain_lack(crossing: Crossing, measured: Mapping[Levels, dict[Place, Gains
     """Say what is missing where the gains of the combinations cannot be set side by side."""
     lacking = [levels for levels, own in measured.items() if not own]
     if lacking:
-        listed = "; ".join(combination_label(crossing.factors, levels) for levels in lacking)
+        listed = "; ".join(combination_label(crossing, levels) for levels in lacking)
         return f"Needs the student alone of the same seeds and settings. It lacks for: {listed}."
     return (
         f"Needs a seed, T and alpha that all {len(measured)} combinations of "
@@ -239,20 +234,21 @@ def place_label(place: Place) -> str:
     return f"T = {place[0]:g}, alpha = {place[1]:g}"
 
 
-def combination_label(factors: Iterable[str], levels: Levels) -> str:
+def combination_label(crossing: Crossing, levels: Levels) -> str:
     """Name a combination, in the words of its command where its factors are single settings."""
-    pairs = zip(factors, levels, strict=True)
-    return " ".join(f"{f'({name})' if ', ' in name else name}={level}" for name, level in pairs)
+    pairs = zip(crossing.factors.items(), levels, strict=True)
+    return "; ".join(f"{name}={labels[level]}" for (name, labels), level in pairs)
 
 
-def tabulate(factors: tuple[str, ...], found: Account) -> pd.DataFrame:
+def tabulate(crossing: Crossing, found: Account) -> pd.DataFrame:
     """Tabulate the parts of the gain: what is there at first, every factor's, the remainder."""
-    steps = zip(factors, found.base, found.changed, strict=True)
+    steps = zip(crossing.factors.items(), found.base, found.changed, strict=True)
     rows = [
         {"part": "lowest gain", "from": None, "to": None} | part_columns(found.before),
         *(
-            {"part": name, "from": old, "to": new} | part_columns(found.shares[name])
-            for name, old, new in steps
+            {"part": name, "from": labels[old], "to": labels[new]}
+            | part_columns(found.shares[name])
+            for (name, labels), old, new in steps
         ),
         {"part": "remainder", "from": None, "to": None} | part_columns(found.after),
     ]
@@ -270,8 +266,8 @@ def describe(crossing: Crossing, first: Account, further: int) -> str:
     parts = [
         "Gain is test accuracy over the student alone of the same seed.",
         f"At {place_label(first.place)} it is lowest with "
-        f"{combination_label(crossing.factors, first.base)}: {format_points(first.before)}.",
-        f"With every factor changed ({combination_label(crossing.factors, first.changed)}) it is "
+        f"{combination_label(crossing, first.base)}: {format_points(first.before)}.",
+        f"With every factor changed ({combination_label(crossing, first.changed)}) it is "
         f"{format_points(first.after)}, the remainder that no factor accounts for.",
         "A factor's Shapley value (Shapley 1953) is what changing it adds, on average over all "
         "orders in which the factors can be changed; the values sum to the whole change.",
@@ -299,17 +295,23 @@ def format_points(part: stats.Estimate) -> str:
     return f"{mean} points ({100 * part.low + 0.0:+.2f} to {100 * part.high + 0.0:+.2f})"
 
 
-def list_lines(factors: tuple[str, ...], found: Account) -> list[str]:
-    """The table as lines for the terminal."""
-    steps = zip(factors, found.base, found.changed, strict=True)
-    rows = [
-        ("lowest gain", found.before),
-        *((f"{name}: {old} → {new}", found.shares[name]) for name, old, new in steps),
-        ("remainder", found.after),
-    ]
-    width = max(len(words) for words, _ in rows)
-    head = f"what each factor accounts for at {place_label(found.place)}"
+def name_parts(crossing: Crossing, found: Account) -> dict[str, stats.Estimate]:
+    """The parts of the gain by their names, levels included."""
+    steps = zip(crossing.factors.items(), found.base, found.changed, strict=True)
+    return {
+        "lowest gain": found.before,
+        **{
+            f"{name}: {labels[old]} → {labels[new]}": found.shares[name]
+            for (name, labels), old, new in steps
+        },
+        "remainder": found.after,
+    }
+
+
+def list_lines(place: str, parts: Mapping[str, stats.Estimate]) -> list[str]:
+    """The parts of the gain as lines for the terminal."""
+    width = max(map(len, parts))
     return [
-        f"{head} ({count_seeds(found.before.n)}):",
-        *(f"  {words:<{width}}  {format_points(part)}" for words, part in rows),
+        f"what each factor accounts for at {place} ({count_seeds(parts['remainder'].n)}):",
+        *(f"  {name:<{width}}  {format_points(part)}" for name, part in parts.items()),
     ]

@@ -105,30 +105,28 @@ def draw_reliability_diagrams(tables: Mapping[str, DataFrame]) -> Figure:
     return figure
 
 
-def draw_shares(tables: Mapping[str, DataFrame], unit: str) -> Figure:
-    """Draw the parts of a whole as bars with their intervals, one panel below the other.
+def draw_shares(tables: Mapping[str, DataFrame]) -> Figure:
+    """Draw the parts of a gain as bars with their intervals, one panel below the other.
 
     Args:
-        tables: by the panel's title: ``part``, ``mean``, ``low`` and ``high``; the first and the
-            last part are what is there before and after the others. Infinite intervals are not
-            drawn.
-        unit: of the numbers.
+        tables: by the panel's title: ``mean``, ``low`` and ``high`` of every part, as shares of the
+            images. The first and the last part are the gain before and after the others. Infinite
+            intervals are not drawn.
     """
-    longest = max(len(table) for table in tables.values())
-    size = 7.5, len(tables) * (0.4 * longest + 1.1)
-    figure = Figure(figsize=size, layout="constrained")
+    rows = max(len(table) for table in tables.values())
+    figure = Figure(figsize=(8, len(tables) * (0.45 * rows + 1.1)), layout="constrained")
     panels = figure.subplots(len(tables), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (title, table) in zip(panels, tables.items(), strict=True):
-        mean, limits = table["mean"].to_numpy(), table[["low", "high"]].to_numpy()
-        reach = np.abs(limits.T - mean)
-        reach[~np.isfinite(reach)] = np.nan
+        mean, *limits = 100 * table[["mean", "low", "high"]].to_numpy().T
+        reach = np.abs(limits - mean)
+        reach[np.isinf(reach)] = np.nan
         colours = [GREY, *[BLUE] * (len(table) - 2), ORANGE]
         axes.barh(range(len(table)), mean, xerr=reach, color=colours, ecolor="black", capsize=3)
-        axes.set_yticks(range(len(table)), table["part"])
+        axes.set_yticks(range(len(table)), [name.replace(", ", ",\n") for name in table.index])
         axes.invert_yaxis()
         axes.axvline(0, color="black", lw=0.8)
         axes.set(title=title)
-    panels[-1].set(xlabel=unit)
+    panels[-1].set(xlabel="points of test accuracy")
     return figure
 
 

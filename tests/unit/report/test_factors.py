@@ -106,7 +106,7 @@ def test_a_crossing_is_accounted_for(tmp_path):
     assert (table["seeds"] == 3).all()
     assert (table["T"] == 10).all()
     assert (table["alpha"] == 0).all()
-    assert "lowest with model.dropout=0.1 optim.lr=0.001: -1.27 points" in section.text
+    assert "lowest with model.dropout=0.1; optim.lr=0.001: -1.27 points" in section.text
     assert "over the 3 seeds that every combination has." in section.text
     assert section.figure is not None
     assert section.said[0] == "what each factor accounts for at T = 10, alpha = 0 (3 seeds):"
@@ -233,13 +233,23 @@ def test_a_factor_may_be_of_distillation_alone(tmp_path):
     assert table.loc["kd.direction", "gain"] == pytest.approx(0.002)
 
 
+def test_runs_that_are_older_than_a_setting_have_its_zero(tmp_path):
+    factors = {"data__label_noise": (0.0, 0.2), "model__dropout": (0.1, 0.0)}
+    make_up(tmp_path, factors, lambda own, seed, T: NOISE[seed] - own[0] / 10 - own[1] / 100)
+    for path in tmp_path.glob("*/*noise=0.0,*dropout=0.1*/metrics.json"):
+        path.write_text(path.read_text().replace('"data/label_noise": 0.0,', ""))
+    table = factors_of(tmp_path)[0].table.set_index("part")
+    assert table.loc["data.label_noise", "gain"] == pytest.approx(0.02)
+    assert table.loc["model.dropout", "gain"] == pytest.approx(0.001)
+
+
 def test_what_is_missing_is_said(tmp_path):
     make_up(tmp_path, DROPOUT | LR, loss)
     for path in tmp_path.glob("student/*dropout=0.0*lr=0.01*/metrics.json"):
         path.unlink()
     (section,) = factors_of(tmp_path)
     assert section.table is None
-    assert "It lacks for: model.dropout=0 optim.lr=0.01." in section.text
+    assert "It lacks for: model.dropout=0; optim.lr=0.01." in section.text
 
 
 def test_without_a_cell_in_common_that_is_said(tmp_path):
