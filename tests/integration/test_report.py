@@ -691,7 +691,11 @@ def test_what_each_factor_accounts_for(cli, teacher):
     assert said.code == 0, said.err
     rows = pd.read_csv(PAGE.parent / "factors.csv").set_index("part")
     assert [*rows.index] == ["lowest gain", "model.dropout", "optim", "remainder"]
-    assert {*rows.loc["optim", ["from", "to"]]} == {"adam", "keras"}
+    schedules = {"adam": "cosine", "keras": "constant"}
+    (old, new), (first, last) = (
+        [float(level) for level in rows.loc["model.dropout", ["from", "to"]]],
+        [schedules[choice] for choice in rows.loc["optim", ["from", "to"]]],
+    )
     accuracy = {
         (r["stage"], r["model/dropout"], r["optim/schedule"], r["seed"]): r["test/acc"]
         for r in map(read_metrics, [*runs_of("student"), *runs_of("distill")])
@@ -700,12 +704,11 @@ def test_what_each_factor_accounts_for(cli, teacher):
         own: np.mean([accuracy["distill", *own, s] - accuracy["student", *own, s] for s in (0, 1)])
         for own in {(dropout, schedule) for _, dropout, schedule, _ in accuracy}
     }
-    (old, first), before = min(gains.items(), key=lambda item: item[1]), min(gains.values())
-    (dropout, schedule), *_ = [own for own in gains if own[0] != old and own[1] != first]
-    after = gains[dropout, schedule]
+    before, after = gains[old, first], gains[new, last]
+    assert before == min(gains.values())
     assert rows.loc["lowest gain", "gain"] == pytest.approx(before)
     assert rows.loc["remainder", "gain"] == pytest.approx(after)
-    of_dropout = (gains[dropout, first] - before + after - gains[old, schedule]) / 2
+    of_dropout = (gains[new, first] - before + after - gains[old, last]) / 2
     assert rows.loc["model.dropout", "gain"] == pytest.approx(of_dropout)
     part = sections(PAGE.read_text())["factors"]
     assert "data:image/png;base64," in part

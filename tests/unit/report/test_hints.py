@@ -68,7 +68,7 @@ def test_dropout_that_was_left_out_already_is_not_mentioned(tmp_path):
     assert hints(tmp_path) == []
 
 
-def test_a_teacher_that_has_little_to_add(tmp_path, monkeypatch):
+def test_a_teacher_that_has_little_to_add(tmp_path):
     make_up(tmp_path, {2.0: 0.0}, teacher=0.9615)
     study = load_study(tmp_path)
     assert study.teacher is None, "its network is not there"
@@ -98,7 +98,7 @@ def test_a_better_teacher_or_one_that_helps_is_not_doubted(tmp_path, accuracy, g
     (folder,) = tmp_path.glob("teacher/*")
     (folder / "model.ckpt").write_text("a network")
     teach(tmp_path, folder)
-    assert load_study(tmp_path).verdict.word == ("works" if gain else "cannot tell")
+    assert load_study(tmp_path).verdict.word == ("works" if gain else "does not work")
     assert hints(tmp_path) == []
 
 
