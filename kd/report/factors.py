@@ -107,8 +107,8 @@ def find_crossing(distilled: Iterable[Run]) -> Crossing | None:
 
 
 def combined_settings(run: Run) -> dict[str, Any]:
-    """The settings that may be factors; the number of parameters follows from others."""
-    return comparable_settings(run, without=("model/params",))
+    """The settings that may be factors, without what follows from others."""
+    return comparable_settings(run, without=("data/fingerprint", "model/params"))
 
 
 def find_patterns(settings: list[dict[str, Any]]) -> dict[tuple[int, ...], list[str]]:
@@ -173,8 +173,7 @@ def measure_gains(crossing: Crossing, students: Iterable[Run]) -> dict[Levels, d
     """
 
     def pairing(run: Run) -> str:
-        images, seed = run.metrics["data/fingerprint"], run.metrics["seed"]
-        return repr((student_settings(run), views_of(run), images, seed))
+        return repr((student_settings(run), views_of(run), run.metrics["seed"]))
 
     alone = {pairing(run): run.metrics["test/acc"] for run in students}
     found: dict[Levels, dict[Place, Gains]] = {}
