@@ -288,10 +288,9 @@ def count_seeds(n: int) -> str:
 
 def format_points(part: stats.Estimate) -> str:
     """A part of the gain in points, with its interval where there is one."""
-    mean = f"{100 * part.mean + 0.0:+.2f}"
-    if math.isinf(part.high):
-        return f"{mean} points"
-    return f"{mean} points ({100 * part.low + 0.0:+.2f} to {100 * part.high + 0.0:+.2f})"
+    # Rounded before 0 is added, which makes -0 a 0: shares that cancel leave as little behind.
+    mean, low, high = (f"{round(100 * value, 2) + 0.0:+.2f}" for value in part[:3])
+    return f"{mean} points" + ("" if math.isinf(part.high) else f" ({low} to {high})")
 
 
 def name_parts(crossing: Crossing, found: Account) -> dict[str, stats.Estimate]:
