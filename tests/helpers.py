@@ -120,6 +120,39 @@ def assert_equal_up_to_rounding(these: dict[str, Path], others: dict[str, Path])
             assert mine[key] == (pytest.approx(its[key], **within) if number else its[key]), key
 
 
+def make_up_run(study: Path, stage: str, accuracy: float, seed: int = 0, **settings) -> None:
+    """Write what the report reads of a run that never was.
+
+    Args:
+        study: the folder of its study.
+        stage: "teacher", "student" or "distill".
+        accuracy: on test and on validation.
+        seed: of the run.
+        settings: in which it differs from others, as ``model__dropout`` for ``model.dropout``; and
+            ``images``, the fingerprint of its data split.
+    """
+    import numpy as np
+
+    from kd.training.run_folder import write_metrics
+
+    images = settings.pop("images", "split")
+    own = {key.replace("__", "/"): value for key, value in settings.items()}
+    taught = {"teacher/checkpoint": None, "teacher/sha256": None}
+    if stage == "distill":
+        taught = {"teacher/checkpoint": f"teacher/{images}/model.ckpt", "teacher/sha256": "a" * 64}
+        taught |= {"kd/method": "hinton", "fidelity/kl": 0.1, "fidelity/agreement": 0.9}
+    words = [f"{key.replace('/', '.')}={value}" for key, value in {**own, "seed": seed}.items()]
+    folder = study / stage / ",".join([*words, f"of={images}"])
+    folder.mkdir(parents=True)
+    labels = np.arange(20) % 10
+    logits = np.eye(10, dtype=np.float32)[labels]
+    np.savez(folder / "predictions.npz", logits=logits, labels=labels, indices=np.arange(20))
+    figures = {"test/loss": 0.1, "test/ece": 0.01, "time/fit_s": 1.0}
+    accuracies = {"val/acc": accuracy, "test/acc": accuracy}
+    first = {"stage": stage, "seed": seed, "epochs": 1, "data/fingerprint": images}
+    write_metrics(folder, first | taught | accuracies | figures | own)
+
+
 @contextmanager
 def interrupting(epoch: int = 1) -> Generator[None]:
     """Have Ctrl-C come when a training has recorded this epoch."""

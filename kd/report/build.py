@@ -5,8 +5,8 @@ from pathlib import Path
 
 from kd.config.schema import Config
 from kd.errors import UserError
-from kd.report import comparison, sections
-from kd.report.page import one_line, write_page
+from kd.report import comparison, factors, hints, sections
+from kd.report.page import write_page
 from kd.report.study import load_study
 from kd.training.logging import set_up_logging
 from kd.training.run_folder import remove_empty, write_results
@@ -15,9 +15,10 @@ log = logging.getLogger(__name__)
 
 # In the order of the page. Each takes the study and the configuration of the report.
 SECTIONS = [
-    comparison.show_verdict, comparison.show_left_out, sections.show_talk, comparison.show_methods,
-    comparison.show_maps, sections.show_curves, sections.show_classes, sections.show_calibration,
-    sections.show_disagreements, sections.show_costs, sections.show_runs,
+    comparison.show_verdict, hints.show_hints, comparison.show_left_out, sections.show_talk,
+    factors.show_factors, comparison.show_methods, comparison.show_maps, sections.show_curves,
+    sections.show_classes, sections.show_calibration, sections.show_disagreements,
+    sections.show_costs, sections.show_runs,
 ]  # fmt: skip
 
 
@@ -44,8 +45,7 @@ def build_report(config: Config) -> Path:
     shown = [section for show in SECTIONS for section in show(study, config)]
     target = study.folder / "report"
     write_page(shown, target, config.study)
-    log.info("%s", shown[0].text)
-    for name, reason in study.refused.items():
-        log.info("left out: %s", one_line(f"{name}: {reason}"))
+    for line in (line for section in shown for line in section.said):
+        log.info("%s", line)
     log.info("report: %s", target / "index.html")
     return target / "index.html"

@@ -12,7 +12,7 @@ import pandas as pd
 from kd.config.schema import Config
 from kd.report import figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
-from kd.report.page import Section
+from kd.report.page import Section, one_line
 from kd.report.study import Cell, Method, Study, views_of
 from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
@@ -41,7 +41,8 @@ def show_verdict(study: Study, config: Config) -> list[Section]:
             (seed,) = runs.keys() & controls.keys()
             parts.append(compare_networks(runs[seed], controls[seed]))
         parts += qualify_choice(study, verdict.chosen)
-    return [Section("verdict", "Verdict", " ".join([*parts, *list_notes(study, config)]))]
+    text = one_line(" ".join([*parts, *list_notes(study, config)]))
+    return [Section("verdict", "Verdict", text, said=[text])]
 
 
 def cell_label(study: Study, cell: Cell) -> str:
@@ -152,7 +153,10 @@ def show_left_out(study: Study, config: Config) -> list[Section]:
         return []
     table = pd.DataFrame(study.refused.items(), columns=["run", "reason"])
     text = "No number in this report counts these runs."
-    return [Section("left_out", "Left out", text, table=table)]
+    if any(run.metrics["stage"] == "distill" for run in study.other_splits):
+        text += " Only what each factor accounts for may, where just their data split is another."
+    said = [f"left out: {one_line(f'{name}: {why}')}" for name, why in study.refused.items()]
+    return [Section("left_out", "Left out", text, table=table, said=said)]
 
 
 def chosen_student(study: Study) -> dict[str, Run]:

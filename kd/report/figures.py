@@ -105,6 +105,31 @@ def draw_reliability_diagrams(tables: Mapping[str, DataFrame]) -> Figure:
     return figure
 
 
+def draw_shares(tables: Mapping[str, DataFrame]) -> Figure:
+    """Draw the parts of a gain as bars with their intervals, one panel below the other.
+
+    Args:
+        tables: by the panel's title: ``mean``, ``low`` and ``high`` of every part, as shares of the
+            images. The first and the last part are the gain before and after the others. Infinite
+            intervals are not drawn.
+    """
+    rows = max(len(table) for table in tables.values())
+    figure = Figure(figsize=(8, len(tables) * (0.45 * rows + 1.1)), layout="constrained")
+    panels = figure.subplots(len(tables), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (title, table) in zip(panels, tables.items(), strict=True):
+        mean, *limits = 100 * table[["mean", "low", "high"]].to_numpy().T
+        reach = np.abs(limits - mean)
+        reach[np.isinf(reach)] = np.nan
+        colours = [GREY, *[BLUE] * (len(table) - 2), ORANGE]
+        axes.barh(range(len(table)), mean, xerr=reach, color=colours, ecolor="black", capsize=3)
+        axes.set_yticks(range(len(table)), [name.replace(", ", ",\n") for name in table.index])
+        axes.invert_yaxis()
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set(title=title)
+    panels[-1].set(xlabel="points of test accuracy")
+    return figure
+
+
 def _row(count: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width * count, height), layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False)[0]

@@ -28,6 +28,7 @@ class Section:
     alt: str = ""  # what the figure shows, in words
     table: pd.DataFrame | None = None
     files: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables beside the page
+    said: list[str] = field(default_factory=list)  # lines for the terminal
     image: str = ""  # the figure as base64 PNG, once drawn
 
     def __post_init__(self) -> None:

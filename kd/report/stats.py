@@ -151,6 +151,32 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, alpha: float = 1 - 
     return bisect_left(range(MOST_SEEDS), True, lo=2, key=suffice)
 
 
+def shapley(values: Mapping[frozenset[str], float]) -> dict[str, float]:
+    """Compute every factor's share of the change from no factor changed to all changed.
+
+    Shapley 1953, "A Value for n-Person Games": the mean, over all orders in which the factors can
+    be changed one after another, of what changing this one adds. The shares sum to the whole
+    change, equal factors have equal shares, and a factor that never adds anything has 0.
+
+    Args:
+        values: of every set of factors, the empty one too: the value where just these are changed.
+
+    >>> nothing, a, b, both = map(frozenset, ("", "a", "b", "ab"))
+    >>> shapley({nothing: 0.0, a: 1.0, b: 3.0, both: 8.0})
+    {'a': 3.0, 'b': 5.0}
+    """
+    factors = sorted(frozenset[str]().union(*values))
+    n = len(factors)
+    return {
+        factor: math.fsum(
+            (values[others | {factor}] - value) / (n * math.comb(n - 1, len(others)))
+            for others, value in values.items()
+            if factor not in others
+        )
+        for factor in factors
+    }
+
+
 def compare_cells(
     test: ByCell[C], validation: ByCell[C], controls: ByCell[C], control_cells: Collection[C] = ()
 ) -> dict[C, Comparison]:

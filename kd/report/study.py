@@ -74,6 +74,7 @@ class Study:
     cells: list[Cell]  # by method, then temperature, then alpha
     not_compared: dict[str, int]  # by what differs: distilled runs of other settings
     refused: dict[str, str]  # by name: why a run is left out of everything
+    other_splits: list[Run]  # of those left out: usable, but of another data split than ``runs``
 
     def __repr__(self) -> str:
         """Folder and number of runs: the runs themselves would fill pages."""
@@ -149,6 +150,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
             f"{list_refused(refused)}"
         )
     runs = select_split(usable, refused)
+    other_splits = [run for run in usable if run.name in refused]
     teachers, students, distilled = by_stage(runs)
     methods = partition_by_method(distilled)
     cells = [cell for part in methods for cell in build_cells(part, methods, students)]
@@ -172,6 +174,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
         cells=cells,
         not_compared=describe_others(distilled, methods),
         refused=refused,
+        other_splits=other_splits,
     )
 
 

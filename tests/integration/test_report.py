@@ -71,7 +71,10 @@ def test_the_report_is_whole(study):
     assert said.out.strip().splitlines()[-1] == f"report: {PAGE}"
     page = PAGE.read_text()
     parts = sections(page)
-    assert next(iter(parts)) == "verdict"
+    assert [*parts][:2] == ["verdict", "try"]
+    assert "factors" not in parts, "T and alpha are all that it crosses"
+    assert "to try: The student drops 10 % of its hidden units" in said.out
+    assert "try model.dropout=0." in parts["try"]
     assert re.search(r"Distillation here: (works|does not work|cannot tell)\.", parts["verdict"])
     assert "Validation chooses T = " in parts["verdict"]
     for slug in PARTS:
@@ -678,6 +681,40 @@ def test_two_reports_at_once_both_work(study):
     assert "stale" not in {path.name for path in PAGE.parent.iterdir()}
     assert len(list(PAGE.parent.glob("events.out.tfevents*"))) == 1
     assert not list(Path("outputs/main").glob(".report*"))
+
+
+@pytest.mark.slow
+def test_what_each_factor_accounts_for(cli, teacher):
+    crossed = ("model.dropout=0,0.1", "optim=adam,keras", "kd.T=4", "kd.alpha=0", "seed=0,1")
+    assert cli("-m", "stage=student,distill", *MINI, *crossed).code == 0
+    said = cli("stage=report")
+    assert said.code == 0, said.err
+    rows = pd.read_csv(PAGE.parent / "factors.csv").set_index("part")
+    assert [*rows.index] == ["lowest gain", "model.dropout", "optim", "remainder"]
+    schedules = {"adam": "cosine", "keras": "constant"}
+    (old, new), (first, last) = (
+        [float(level) for level in rows.loc["model.dropout", ["from", "to"]]],
+        [schedules[choice] for choice in rows.loc["optim", ["from", "to"]]],
+    )
+    accuracy = {
+        (r["stage"], r["model/dropout"], r["optim/schedule"], r["seed"]): r["test/acc"]
+        for r in map(read_metrics, [*runs_of("student"), *runs_of("distill")])
+    }
+    gains = {
+        own: np.mean([accuracy["distill", *own, s] - accuracy["student", *own, s] for s in (0, 1)])
+        for own in {(dropout, schedule) for _, dropout, schedule, _ in accuracy}
+    }
+    before, after = gains[old, first], gains[new, last]
+    assert before == min(gains.values())
+    assert rows.loc["lowest gain", "gain"] == pytest.approx(before)
+    assert rows.loc["remainder", "gain"] == pytest.approx(after)
+    of_dropout = (gains[new, first] - before + after - gains[old, last]) / 2
+    assert rows.loc["model.dropout", "gain"] == pytest.approx(of_dropout)
+    part = sections(PAGE.read_text())["factors"]
+    assert "data:image/png;base64," in part
+    assert "Shapley 1953" in part
+    assert "what each factor accounts for at T = 4, alpha = 0 (2 seeds):" in said.out
+    assert re.search(r"^  model.dropout: 0(\.1)? → 0(\.1)?  +[+-]\d", said.out, re.M)
 
 
 @pytest.mark.slow
