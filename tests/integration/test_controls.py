@@ -101,7 +101,7 @@ REFUSED = [
     ),
     ("teacher.control=shuffled", "must be none or permuted or confidence"),
     ("teacher.clip=0", "teacher.clip=0: must be null or a number above 0"),
-    ("teacher.clip=.nan", "must be null or a number above 0"),
+    ("teacher.clip=nan", "must be null or a number above 0"),
 ]
 
 
