@@ -1,5 +1,6 @@
 """Students that are taught other logits than the teacher's own."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ def test_controls_make_one_group_and_other_students(swept, teacher):
     found, said = swept
     assert "6 students train together" in said
     assert len({metrics(run)["train/loss"] for run in found.values()}) == 6
-    name = "T=2.0,alpha=0.0,seed=0,teacher.clip=3.0,teacher.control=permuted"
-    assert metrics(found[name])["teacher/control"] == "permuted"
-    assert metrics(found[name])["teacher/clip"] == 3
+    (both,) = (r for name, r in found.items() if "clip=3.0,teacher.control=permuted" in name)
+    assert metrics(both)["teacher/control"] == "permuted"
+    assert metrics(both)["teacher/clip"] == 3
 
 
 def test_fidelity_is_to_the_teacher_itself(swept, teacher):
@@ -63,13 +64,10 @@ def test_the_report_keeps_them_apart(swept, teacher, cli):
 
 @pytest.mark.slow
 def test_controls_together_as_one_by_one(swept, cli):
+    shutil.copytree("outputs/main/teacher", "outputs/alone/teacher")
     words = ("-m", *DISTILL, *SWEPT, "kd.alpha=0", "study=alone", "hydra/launcher=basic")
-    given = f"teacher.checkpoint={next(Path('outputs/main/teacher').iterdir())}"
-    assert cli(*words, given).code == 0
-    alone = {
-        name.replace(f",{given.replace('/', '_')}", ""): r for name, r in runs("alone").items()
-    }
-    assert_equal_up_to_rounding(swept[0], alone)
+    assert cli(*words).code == 0
+    assert_equal_up_to_rounding(swept[0], runs("alone"))
 
 
 def test_without_a_teachers_part_a_control_is_nothing(cli, teacher):

@@ -38,7 +38,7 @@ def test_centred_mse_is_the_divergence_at_a_high_temperature(batch, direction):
     for T in (1e3, 1e5):  # what is left shrinks as 1 / T
         soft = kd_loss(student, teacher, T, direction)
         assert mine.item() == pytest.approx(soft.item(), rel=1 / T)
-        assert (gradient(soft, student) - limit).norm() < limit.norm() / T
+        assert (gradient(soft, student) - limit).norm() < 10 * limit.norm() / T
 
 
 def test_raw_logits_ask_for_the_mean_too(batch):
