@@ -4,6 +4,7 @@ The settings of a network are in its file in ``kd.models``, those of a method in
 """
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -135,11 +136,20 @@ class Trainer:
 
 @dataclass
 class Teacher:
-    """Which teacher a distillation learns from."""
+    """Which teacher a distillation learns from, and what of its logits (kd.training.controls)."""
 
     checkpoint: Any = setting(None, "null, a file or a list of files", is_checkpoint_choice)
     seed: int = seed()
+    control: str = choice("none", "permuted", "confidence")
+    clip: float | None = setting(
+        None, "null or a number above 0", lambda v: v is None or 0 < v < math.inf
+    )
     model: Source = field(default_factory=Source)
+
+    @property
+    def alters(self) -> bool:
+        """Whether a student is taught other logits than the teacher's own."""
+        return self.control != "none" or self.clip is not None
 
 
 def are_targets(value: dict[str, Value]) -> bool:

@@ -166,6 +166,30 @@ def _check_together(config: Config) -> None:
             f"data.augment.extra={config.data.augment.extra}: would repeat the images; say how "
             "views differ by data.augment.shift, rotate or mixup"
         )
+    if config.stage == "distill" and config.teacher.alters:
+        _check_lessons(config)
+
+
+def _check_lessons(config: Config) -> None:
+    """Refuse to alter a teacher's logits where none are taught, or not those of known images."""
+    teacher, data = config.teacher, config.data
+    controls = teacher.control != "none"
+    said = f"teacher.control={teacher.control}" if controls else f"teacher.clip={teacher.clip:g}"
+    if not config.kd.uses_logits:
+        raise UserError(
+            f"{said}: alters the teacher's logits, which kd.method={config.kd.method} does not "
+            "compare; leave it out"
+        )
+    if data.augment.active:
+        raise UserError(
+            f"{said}: alters what the teacher makes of the images, and data.augment has it see "
+            "views instead; leave one of them out"
+        )
+    if controls and data.unlabelled:
+        raise UserError(
+            f"{said}: needs the label of every image, which data.unlabelled=true withholds; leave "
+            "one of them out"
+        )
 
 
 def unknown_key(key: str, known: list[str]) -> str:

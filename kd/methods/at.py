@@ -15,6 +15,11 @@ class AT(Distillation):
     term_weight: float = weight(1000.0)
     needs_maps: ClassVar[bool] = True
 
+    @property
+    def uses_logits(self) -> bool:
+        """Not at all."""
+        return False
+
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """``term_weight`` times the sum over the blocks."""
         pairs = zip(student.maps, teacher.maps, strict=True)

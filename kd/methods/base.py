@@ -63,6 +63,11 @@ class Distillation(ABC):
         """Name the method after its module."""
         self.method = self.method or type(self).__module__.removeprefix(f"{__package__}.")
 
+    @property
+    def uses_logits(self) -> bool:
+        """Whether the term depends on the teacher's logits."""
+        return True
+
     @abstractmethod
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Return the method's term, a scalar that differentiates in the student alone.
@@ -80,6 +85,11 @@ class HiddenDistillation(Distillation):
 
     term_weight: float = weight(1.0)
     needs_hidden: ClassVar[bool] = True
+
+    @property
+    def uses_logits(self) -> bool:
+        """Not at all."""
+        return False
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ class RKD(Distillation):
     needs_hidden: ClassVar[bool] = True
     cubes: ClassVar[int] = 6
 
+    @property
+    def uses_logits(self) -> bool:
+        """Where ``kd_loss`` has a weight."""
+        return self.kd_weight > 0
+
     def term(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """``distance_weight · distance + angle_weight · angle + kd_weight · kd_loss``."""
         hidden = hidden_of(student, teacher)

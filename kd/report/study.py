@@ -27,7 +27,9 @@ from kd.training.run_folder import METRICS, STAGES, scan, shortened
 VIEWS = "data/augment/"
 # What names layers of a network for methods to compare, and changes nothing of it.
 LAYERS = ("model/hidden_layer", "model/map_layers")
-OLDER = {"optim/name": "adam", "trainer/precision": "32"}  # of runs older than these settings
+# Of runs older than these settings.
+OLDER = {"optim/name": "adam", "teacher/control": "none", "trainer/precision": "32"}
+LESSONS = ("teacher/control", "teacher/clip")  # what is taught of a teacher's logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +252,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
         without: prefixes of further settings to leave out.
     """
     groups = ("callbacks", "checkpoint", "code/m", "data/", "device", "kd/", "model/", "optim/")
-    groups += ("trainer/",)
+    groups += ("trainer/", *LESSONS)
     free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
     known = sorted((OLDER | run.metrics).items())
     return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
@@ -258,7 +260,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
 
 def student_settings(run: Run) -> dict[str, Any]:
     """The settings that a distilled run shares with its student alone, views aside."""
-    return comparable_settings(run, without=("kd/", "code/method", *LAYERS, VIEWS))
+    return comparable_settings(run, without=("kd/", "code/method", *LAYERS, *LESSONS, VIEWS))
 
 
 def views_of(run: Run) -> dict[str, float]:

@@ -11,6 +11,7 @@ from kd.data.module import CHUNK, Batches, ImageDataModule
 from kd.methods.base import loss_weights_at
 from kd.outputs import Outputs
 from kd.sweeps.layout import Kind, Numbered, Rows
+from kd.training.controls import lessons
 from kd.training.material import Material
 
 
@@ -65,17 +66,19 @@ class KindBatches:
         labels, teachers = Numbered(), Numbered()
         label_rows, teacher_rows = [], []
         self.data: list[tuple[int, ImageDataModule]] = []  # with labels, by lane
-        self.outputs: dict[Any, Outputs] = {}
-        taught = [materials[place] for place in kind.places if materials[place].teachers]
+        self.outputs: dict[Any, Outputs] = {}  # by checkpoints and by what is taught of them
+        taught = [place for place in kind.places if materials[place].teachers]
         for place in kind.places:
             material, lane = materials[place], lanes[place]
             label_rows.append(labels((lane, configs[place].data.label_noise)))
             if label_rows[-1] == len(self.data):
                 self.data.append((lane, material.data))
             if kind.kd is not None:  # at alpha = 1 any teacher serves
-                teacher = material if material.teachers else taught[0]
-                name = tuple(teacher.teachers)
-                self.outputs[name] = teacher.teacher_outputs
+                which = place if material.teachers else taught[0]
+                checkpoints, settings = materials[which].teachers, configs[which].teacher
+                name = tuple(checkpoints), settings.control, settings.clip
+                if name not in self.outputs:
+                    self.outputs[name] = lessons(configs[which], materials[which])
                 teacher_rows.append(teachers((lane, name)))
         self.pairs = teachers.all()  # of lanes and teachers
         self.label_rows = Rows(label_rows, device)
@@ -111,7 +114,8 @@ class KindBatches:
 
     def seen_of(self, seen: Mapping[Any, Outputs]) -> dict[str, Any]:
         """The outputs of live teachers (lanes, batch, width) → those of a batch's students."""
-        return self._compared([seen[name].at(lane) for lane, name in self.pairs], dim=0)
+        live = [seen[checkpoints].at(lane) for lane, (checkpoints, *_) in self.pairs]
+        return self._compared(live, dim=0)
 
     def _compared(self, teachers: Sequence[Outputs], dim: int) -> dict[str, Any]:
         """What the method compares of the teachers' outputs, in the layout of a stack."""

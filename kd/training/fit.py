@@ -19,6 +19,7 @@ from kd.seeding import generator, isolated
 from kd.training.book import Bookkeeper, Ends, refuse_diverged
 from kd.training.callbacks import Record, ShowProgress
 from kd.training.checkpoint import save_checkpoint
+from kd.training.controls import lessons
 from kd.training.loggers import Loggers
 from kd.training.material import Accelerator, Material
 from kd.training.modules import Classifier, DistillModule, StudentModule, TeacherModule
@@ -179,6 +180,6 @@ def make_module(config: Config, material: Material) -> Classifier:
         return module(network, config.optim, ends, task)
     widths = material.regression
     regressor = build_regressor(*widths, config.seed) if widths else None
-    outputs = None if needs_live_teacher(config) else material.teacher_outputs
+    outputs = None if needs_live_teacher(config) else lessons(config, material)
     taught = material.teacher, config.kd, outputs
     return DistillModule(network, config.optim, *taught, regressor, ends, task)

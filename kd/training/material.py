@@ -103,6 +103,7 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     refuse_wide_shift(config, data.task)
     if config.stage != "distill":
         return Material(accelerator, data, [])
+    refuse_two_classes(config, data.task)
     shared = ("data", "output_dir=", "study=", "trainer.max_epochs=", "debug=")
     if not config.data.augment.active:  # views are the student's matter, and who brings them
         shared += ("+experiment=",)
@@ -173,6 +174,19 @@ def refuse_wide_shift(config: Config, task: Task) -> None:
         raise UserError(
             f"data.augment.shift={shift:g}: moves images of {height} × {width} out of sight; give "
             f"at most {most:g}"
+        )
+
+
+def refuse_two_classes(config: Config, task: Task) -> None:
+    """Make sure that there are wrong classes to tell from each other.
+
+    Raises:
+        UserError: there is only one, and the teacher's logits would stay as they are.
+    """
+    if (control := config.teacher.control) != "none" and task.classes == 2:
+        raise UserError(
+            f"teacher.control={control}: is about the wrong classes of an image, and with two "
+            "classes there is one; leave it out"
         )
 
 

@@ -93,6 +93,8 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "trainer.patience": ("null,1", "trainer.max_epochs=15", "optim.lr=0.1"),
     "trainer.precision": ("32,bf16",),
     "teacher.seed": ("0,1",),
+    "teacher.control": ("permuted,confidence",),
+    "teacher.clip": ("null,1",),
     "teacher.checkpoint": ("one.ckpt,two.ckpt",),
 }
 GROUPS = {"kd.method": "kd", "model.name": "model"}

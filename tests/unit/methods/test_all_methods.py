@@ -68,6 +68,18 @@ def test_the_student_learns_and_the_teacher_is_a_constant(both, method):
 
 
 @every_method
+def test_a_method_knows_whether_it_uses_the_teachers_logits(both, method):
+    student, teacher, labels = both
+    other = teacher._replace(logits=teacher.logits.flip(-1))
+    variants = [METHODS[method]()]
+    if hasattr(variants[0], "kd_weight"):
+        variants.append(dataclasses.replace(variants[0], kd_weight=1.0))
+    for kd in variants:
+        mine, changed = (term(student, seen, labels, kd).item() for seen in (teacher, other))
+        assert (mine != changed) == kd.uses_logits
+
+
+@every_method
 def test_labels_and_term_enter_by_their_weights(both, method):
     student, teacher, labels = both
     kd = METHODS[method]()

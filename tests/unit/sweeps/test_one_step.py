@@ -28,6 +28,7 @@ from kd.outputs import Outputs
 from kd.sweeps import stack
 from kd.sweeps.module import GroupModule
 from kd.sweeps.students import student_of
+from kd.training.controls import lessons
 from kd.training.material import Accelerator, Material
 from kd.training.modules import DistillModule, StudentModule
 from kd.training.teacher import check_method, needs_live_teacher, teacher_outputs
@@ -129,7 +130,7 @@ def alone(config: Config, material: Material) -> dict[str, Tensor]:
         regressor = None
         if material.regression:
             regressor = build_regressor(*material.regression, config.seed)
-        outputs = None if needs_live_teacher(config) else material.teacher_outputs
+        outputs = None if needs_live_teacher(config) else lessons(config, material)
         module = DistillModule(
             network, config.optim, material.teacher, config.kd, outputs, regressor
         )
@@ -275,6 +276,17 @@ def test_gradients_on_other_images_in_a_group_are_those_alone(material, augment,
     if unlabelled:  # fewer of these are left where classes are omitted as well
         configs = [config for config in configs if not config.data.omit]
     compare_all(configs, material)
+
+
+def test_gradients_of_other_lessons_in_a_group_are_those_alone(material):
+    """What is taught of two teachers' logits, students alone among them."""
+    taught = [{}, {"control": "permuted"}, {"control": "confidence"}, {"clip": 2.0}]
+    configs = [student(None, data(), seed) for seed in SEEDS]
+    for kd, own in itertools.product((METHODS["hinton"](), METHODS["dkd"]()), taught):
+        for number, seed in itertools.product((0, 1), SEEDS):
+            one = student(kd, data(), seed)
+            configs.append(dataclasses.replace(one, teacher=Teacher(seed=number, **own)))
+    assert len(compare_all(configs, material).of_kinds[0].outputs) == 8
 
 
 @MIXED
