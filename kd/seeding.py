@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "order", "dropout", "views", "regressor")
+PURPOSES = ("weights", "order", "dropout", "views", "regressor", "shifts")
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -21,7 +21,8 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     Args:
         seed: the run's seed, 0 or more.
         purpose: ``weights`` (initial values), ``order`` (of the batches), ``dropout`` (masks),
-            ``views`` (of the images) or ``regressor`` (initial values).
+            ``views`` (of the images), ``regressor`` (initial values) or ``shifts`` (which views of
+            a bank).
         device: where the numbers are drawn; the CPU and a GPU draw different ones.
     """
     stream = np.random.SeedSequence([seed, PURPOSES.index(purpose)])

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH, Batches, ImageDataModule
-from kd.errors import UserError, as_typed
+from kd.errors import OutOfMemory, UserError, as_typed
 from kd.files import COMMAND
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source
 from kd.models.network import Ensemble, Observed, build_model, probe
 from kd.outputs import Outputs
 from kd.training.checkpoint import UNKNOWN, Loaded, read_checkpoint
+from kd.training.memory import free_bytes
 from kd.training.run_folder import scan
 
 log = logging.getLogger(__name__)
@@ -179,16 +180,37 @@ def teacher_outputs(teacher: nn.Module, data: ImageDataModule, hidden: bool) -> 
         hidden: whether the hidden representations are wanted too.
 
     Raises:
-        UserError: it makes no finite numbers of them.
+        UserError: it makes no finite numbers of them, or there is no room for these.
     """
     everything = torch.arange(len(data.pool.labels), device=data.device)
-    frozen = FrozenTeacher(teacher).to(data.device)
-    seen = [frozen.see(batch.images) for batch in Batches(data.pool, everything, EVAL_BATCH)]
-    representations = torch.cat([outputs.hidden for outputs in seen]) if hidden else None
-    outputs = Outputs(torch.cat([outputs.logits for outputs in seen]), representations)
-    if not outputs.logits.isfinite().all():
+    frozen, outputs = FrozenTeacher(teacher).to(data.device), None
+    for batch in Batches(data.pool, everything, EVAL_BATCH):
+        seen = frozen.see(batch.images)._replace(maps=())
+        seen = seen if hidden else seen._replace(hidden=None)
+        if outputs is None:
+            outputs = _room_for(seen, len(everything))
+        for part, found in zip(outputs, seen, strict=True):
+            if found is not None and len(found):
+                part[batch.indices] = found
+    if outputs is None or not outputs.logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; train it again")
     return outputs
+
+
+def _room_for(seen: Outputs, samples: int) -> Outputs:
+    """Room for the outputs for so many samples, of which some have been ``seen``.
+
+    Raises:
+        OutOfMemory: there is none.
+    """
+    needed = samples * sum(part.nbytes // len(part) for part in seen[:2] if part is not None)
+    free = free_bytes(seen.logits.device)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"the teacher's outputs for {samples:,} images take about {needed / 2**20:,.0f} MB, "
+            f"and {free / 2**20:,.0f} MB are free; give fewer images, or data.views=none"
+        )
+    return seen.each(lambda part: part.new_empty(samples, *part.shape[1:]))
 
 
 def needs_live_teacher(config: Config) -> bool:
