@@ -185,32 +185,31 @@ def teacher_outputs(teacher: nn.Module, data: ImageDataModule, hidden: bool) -> 
     everything = torch.arange(len(data.pool.labels), device=data.device)
     frozen, outputs = FrozenTeacher(teacher).to(data.device), None
     for batch in Batches(data.pool, everything, EVAL_BATCH):
-        seen = frozen.see(batch.images)._replace(maps=())
-        seen = seen if hidden else seen._replace(hidden=None)
-        if outputs is None:
-            outputs = _room_for(seen, len(everything))
-        for part, found in zip(outputs, seen, strict=True):
-            if found is not None and len(found):
-                part[batch.indices] = found
+        logits, representations, _ = frozen.see(batch.images)
+        seen = Outputs(logits, representations if hidden else None)
+        outputs = outputs or room_for(seen, len(everything))
+        outputs.logits[batch.indices] = seen.logits
+        if hidden:
+            outputs.hidden[batch.indices] = seen.hidden
     if outputs is None or not outputs.logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; train it again")
     return outputs
 
 
-def _room_for(seen: Outputs, samples: int) -> Outputs:
-    """Room for the outputs for so many samples, of which some have been ``seen``.
+def room_for(seen: Outputs, samples: int) -> Outputs:
+    """Room for a teacher's outputs for so many samples, of which some have been seen.
 
     Raises:
         OutOfMemory: there is none.
     """
-    needed = samples * sum(part.nbytes // len(part) for part in seen[:2] if part is not None)
-    free = free_bytes(seen.logits.device)
+    width = seen.logits.shape[1] + (0 if seen.hidden is None else seen.hidden.shape[1])
+    needed, free = samples * width * seen.logits.element_size(), free_bytes(seen.logits.device)
     if free is not None and needed > free:
         raise OutOfMemory(
             f"the teacher's outputs for {samples:,} images take about {needed / 2**20:,.0f} MB, "
             f"and {free / 2**20:,.0f} MB are free; give fewer images, or data.views=none"
         )
-    return seen.each(lambda part: part.new_empty(samples, *part.shape[1:]))
+    return seen.each(lambda part: part.new_empty(samples, part.shape[1]))
 
 
 def needs_live_teacher(config: Config) -> bool:
