@@ -1,4 +1,4 @@
-"""Students on a bank of views: repeated, interrupted, in a group and alone; and who teaches them."""
+"""Students on a bank of views: repeated, interrupted, in a group and alone; their teachers."""
 
 from pathlib import Path
 
