@@ -98,6 +98,7 @@ class Data:
     )
     batch_size: int = count(128)
     views: str = choice("none", "shift1", "shift2")
+    centre: bool = False
     augment: Augment = field(default_factory=Augment)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.config.schema import Config, Data
 from kd.data.bank import SHIFTS
@@ -20,6 +20,7 @@ from kd.data.sources import fetch, state
 from kd.data.transfer import transfer_set
 from kd.data.views import Views
 from kd.models.base import Task
+from kd.models.network import Centred
 from kd.seeding import generator
 
 EVAL_BATCH = 500
@@ -173,6 +174,7 @@ class ImageDataModule(LightningDataModule):
     taught: Pool  # the same images, with the labels that are taught
     indices: dict[str, Tensor]
     unlabelled: Tensor | None
+    mean: Tensor | None  # (channels, height, width), of the training images; None centres nothing
     fingerprint: str
 
     def __init__(
@@ -213,12 +215,25 @@ class ImageDataModule(LightningDataModule):
         }
         self.unlabelled = on_device(transfer.unlabelled) if len(transfer.unlabelled) else None
         self.pool, taught = self.plain, on_device(transfer.labels)
+        train = on_device(split["train"])
+        self.mean = self._mean(train) if self.config.centre else None
         if most := SHIFTS[self.config.views]:
-            self.pool = self.plain.with_views(on_device(split["train"]), most)
+            self.pool = self.plain.with_views(train, most)
         bank = self.pool.bank
         taught = taught[bank.images] if bank else taught
         self.taught = dataclasses.replace(self.pool, labels=taught)
         self.loaded = True
+
+    def _mean(self, train: Tensor) -> Tensor:
+        """Return the mean of these images; added up on the CPU, so that it is the same for all."""
+        total = torch.zeros(self.plain.task.shape, dtype=torch.float64)
+        for part in train.split(EVAL_BATCH):
+            total += self.plain.take(part)[0].cpu().double().sum(0)
+        return (total / len(train)).float().to(self.device)
+
+    def centred(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes plain images and sees them as ``data.centre`` says."""
+        return network if self.mean is None else Centred(network, self.mean)
 
     def without_views(self) -> "ImageDataModule":
         """Return the same with the images alone in its pool."""

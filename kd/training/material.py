@@ -26,7 +26,7 @@ from kd.training.unfinished import digest
 
 # How the words of a distillation begin that are about what its student alone trains on.
 STUDENTS = ("data.augment", "data.views", "data.train_size", "data.unlabelled", "data.label_noise")
-STUDENTS += ("data.omit",)
+STUDENTS += ("data.omit", "data.centre")
 
 
 class Accelerator(NamedTuple):

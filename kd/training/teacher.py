@@ -83,7 +83,8 @@ def load_teacher(
                 "test images",
                 path,
             )
-    if source and source.target and not any(isinstance(f.network, Observed) for f in found):
+    parts = [part for loaded in found for part in loaded.network.modules()]
+    if source and source.target and not any(isinstance(part, Observed) for part in parts):
         raise UserError(
             f"teacher.model.target={source.target}: {paths[0]} holds a network of kd's own, which "
             "needs none; leave it out"
