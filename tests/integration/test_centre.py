@@ -109,7 +109,7 @@ TOGETHER = {
     "alone": ("stage=student", "seed=0,1,2"),
     "distilled": ("stage=distill", "seed=0,1", "kd.T=1,4", "data.views=shift1"),
     "live": ("stage=distill", "seed=0,1", "kd.T=1,4", "data.augment.shift=1"),
-    "stack": ("stage=distill", "seed=0,1", "model.hidden=[16,8]", "kd.T=1,4"),
+    "stack": ("stage=distill", "seed=0,1", "model.hidden=[16,8]", "optim.lr=0.001", "kd.T=1,4"),
 }
 
 
@@ -117,6 +117,7 @@ TOGETHER = {
 @pytest.mark.parametrize("which", TOGETHER)
 def test_students_together_are_those_alone(cli, teacher, which):
     words = (*LONGER, f"teacher.checkpoint={teacher}", "trainer.stack=always", *TOGETHER[which])
+    words += ("trainer.group_mb=500",)
     said = cli("-m", *words, "study=together")
     assert said.code == 0, said.err
     assert "students train together" in said.out

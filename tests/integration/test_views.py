@@ -60,9 +60,9 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(cli, teacher, sweep)
 TOGETHER = {
     "alone": ("stage=student", "seed=0,1,2", "data.label_noise=0,0.2"),
     "distilled": ("stage=distill", "seed=0,1", "kd.T=1,4", "kd.alpha=0,0.5"),
-    "hidden": ("stage=distill", "seed=0,1", "kd=hint", "kd.alpha=0,0.5", "model.hidden=16"),
+    "hidden": ("stage=distill", "seed=0,1", "kd=hint", "model.hidden=16", "optim.lr=0.001"),
     "unlabelled": ("stage=distill", "seed=0,1", "data.train_size=300", "data.unlabelled=true"),
-    "stack": ("stage=distill", "seed=0,1", "model.hidden=[16,8]", "kd.T=1,4"),
+    "stack": ("stage=distill", "seed=0,1", "model.hidden=[16,8]", "optim.lr=0.001", "kd.alpha=0,1"),
 }
 
 
@@ -70,6 +70,7 @@ TOGETHER = {
 @pytest.mark.parametrize("which", TOGETHER)
 def test_students_together_are_those_alone(cli, teacher, which):
     words = (*DISTILL[1:], f"teacher.checkpoint={teacher}", "trainer.stack=always")
+    words += ("trainer.group_mb=500",)
     sweep = ("-m", *words, *TOGETHER[which])
     said = cli(*sweep, "study=together")
     assert said.code == 0, said.err
