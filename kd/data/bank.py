@@ -41,7 +41,9 @@ class Bank:
     The views of one shift have their numbers side by side.
     """
 
-    windows: Tensor  # (places, channels, height, width): what begins at each place of the memory
+    strips: Tensor  # (places, values): what follows each place of the memory, an image in it
+    shape: tuple[int, ...]  # of an image
+    strides: tuple[int, ...]  # of it in its strip
     places: Tensor  # (samples,), where each begins
     images: Tensor  # (samples,), which image each is a view of
     ranks: Tensor  # (images,), the place of each among the training images; -1 of the others
@@ -50,7 +52,10 @@ class Bank:
 
     def take(self, samples: Tensor) -> Tensor:
         """(batch,) samples → (batch, channels, height, width), as they are stored."""
-        return self.windows.index_select(0, self.places[samples])
+        # Strips without gaps are copied in half the time that the windows in them take.
+        found = self.strips.index_select(0, self.places[samples])
+        strides = found.shape[1], *self.strides
+        return found.as_strided((len(found), *self.shape), strides).contiguous()
 
     def drawn(self, images: Tensor, views: Tensor) -> Tensor:
         """Return the samples that are these views, 0 being the image itself, of training images."""
@@ -66,10 +71,10 @@ def make_bank(images: Tensor, train: Tensor, most: int) -> Bank:
         train: (training images,), which these are.
         most: how many pixels they are shifted at most, within the margin.
     """
-    of_image, *strides = images.stride()
+    (of_image, *strides), shape = images.stride(), images.shape[1:]
     memory = images.untyped_storage().nbytes() // images.element_size()
-    reach = sum((n - 1) * stride for n, stride in zip(images.shape[1:], strides, strict=True))
-    windows = images.as_strided((memory - reach, *images.shape[1:]), (1, *strides), 0)
+    length = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    strips = images.as_strided((1 + memory - length, length), (1, 1), 0)
     own = torch.arange(len(images), device=images.device)
     places = own * of_image + images.storage_offset()
     steps = [
@@ -80,13 +85,8 @@ def make_bank(images: Tensor, train: Tensor, most: int) -> Bank:
     ]
     # An image that is moved down begins in the rows above it.
     places = torch.cat([places, *(places[train] - step for step in steps)])
+    sources = torch.cat([own, train.repeat(len(steps))])
     ranks = torch.full_like(own, -1)
     ranks[train] = own[: len(train)]
-    return Bank(
-        windows,
-        places,
-        torch.cat([own, train.repeat(len(steps))]),
-        ranks,
-        len(train),
-        1 + len(steps),
-    )
+    layout = tuple(shape), tuple(strides)
+    return Bank(strips, *layout, places, sources, ranks, len(train), 1 + len(steps))

@@ -66,10 +66,10 @@ def teachers(exact) -> list[torch.nn.Module]:
 def doubled(pool: Pool) -> Pool:
     """A pool whose images are in double precision."""
     if (bank := pool.bank) is not None:
-        places = bank.windows
-        memory = places.as_strided((places.untyped_storage().nbytes() // 4,), (1,), 0).double()
-        windows = memory.as_strided(places.shape, places.stride())
-        bank = dataclasses.replace(bank, windows=windows)
+        size = bank.strips.untyped_storage().nbytes() // 4
+        memory = bank.strips.as_strided((size,), (1,), 0).double()
+        strips = memory.as_strided(bank.strips.shape, (1, 1))
+        bank = dataclasses.replace(bank, strips=strips)
     return dataclasses.replace(pool, images=pool.images.double(), bank=bank)
 
 
