@@ -112,9 +112,11 @@ class Trained(NamedTuple):
 
     def network(self) -> Any:
         """Load the trained network, an ``nn.Module`` in evaluation mode."""
+        from kd.models.network import Centred
         from kd.training.checkpoint import load_checkpoint
 
-        return load_checkpoint(self.folder / "model.ckpt", trusted=True).body
+        found = load_checkpoint(self.folder / "model.ckpt", trusted=True)
+        return found if isinstance(found, Centred) else found.body
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "order", "dropout", "views", "regressor", "permutation")
+PURPOSES = ("weights", "order", "dropout", "views", "regressor", "permutation", "shifts")
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -21,8 +21,8 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     Args:
         seed: the run's seed, 0 or more.
         purpose: ``weights`` (initial values), ``order`` (of the batches), ``dropout`` (masks),
-            ``views`` (of the images), ``regressor`` (initial values) or ``permutation`` (of a
-            teacher's logits; the seed is that of the data).
+            ``views`` (of the images), ``regressor`` (initial values), ``permutation`` (of a
+            teacher's logits; the seed is that of the data) or ``shifts`` (which views of a bank).
         device: where the numbers are drawn; the CPU and a GPU draw different ones.
     """
     stream = np.random.SeedSequence([seed, PURPOSES.index(purpose)])

@@ -38,7 +38,8 @@ def run_name(config: Config, overrides: list[str]) -> str:
         if key not in told and key.split(".")[0] not in unused:
             extra[key] = value if key in TARGETS else as_typed(flat.get(key, value))
     # A method may bring views along: they are named like those that one asks for.
-    views = {key: flat[key] for key in flat if key.startswith("data.augment.") and flat[key]}
+    own = ("data.augment.", "data.views")
+    views = {k: v for k, v in flat.items() if k.startswith(own) and v and v != "none"}
     # A run of a few batches, as debug=fast makes, never lies where the whole one would.
     views |= {key: flat[key] for key in ("trainer.limit_batches",) if flat[key] is not None}
     words = [f"{k}={v}" for k, v in [*named.items(), *sorted((views | extra).items())]]

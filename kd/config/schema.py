@@ -98,6 +98,8 @@ class Data:
         setting([], "a list of class numbers, as in [3]", lambda v: all(0 <= c <= 10**6 for c in v))
     )
     batch_size: int = count(128)
+    views: str = choice("none", "shift1", "shift2")
+    centre: bool = False
     augment: Augment = field(default_factory=Augment)
 
 

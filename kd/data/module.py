@@ -1,5 +1,6 @@
 """The splits of a data set, handed out a batch at a time from memory."""
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterator
@@ -10,14 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.config.schema import Config, Data
+from kd.data.bank import SHIFTS
 from kd.data.pool import Pool, load_split
 from kd.data.sources import fetch, state
 from kd.data.transfer import transfer_set
 from kd.data.views import Views
 from kd.models.base import Task
+from kd.models.network import Centred
 from kd.seeding import generator
 
 EVAL_BATCH = 500
@@ -31,7 +34,7 @@ class Batch(NamedTuple):
     # (batch,) class numbers; or shares (batch, classes), 0 for images without a label: views are
     # shared between classes, and some images have no label.
     labels: Tensor
-    indices: Tensor  # into the pool: (batch,), without the views beside the images
+    indices: Tensor  # of the pool's samples: (batch,), without the views beside the images
     labelled: int  # how many images count in a mean over labels
 
 
@@ -49,6 +52,7 @@ class Batches:
             batch. An epoch passes once over the larger of the two sets, and again and again over
             the other.
         limit: most batches of an epoch; None gives all.
+        shifts: draws which view of the pool's bank stands for each image; None takes the image.
     """
 
     pool: Pool
@@ -58,6 +62,7 @@ class Batches:
     views: Views | None = None
     unlabelled: Tensor | None = None
     limit: int | None = None
+    shifts: torch.Generator | None = None
 
     @property
     def samples(self) -> int:
@@ -79,14 +84,14 @@ class Batches:
 
     def generators(self) -> list[torch.Generator]:
         """Return what draws random numbers: the order, and the views."""
-        return [*filter(None, (self.order, self.views and self.views.generator))]
+        return [*filter(None, (self.order, self.views and self.views.generator, self.shifts))]
 
     def epoch(self) -> Tensor:
-        """Return the indices of the next epoch, batch after batch, each ``added`` ones longer."""
+        """Return the samples of the next epoch, batch after batch, each ``added`` ones longer."""
         if self.unlabelled is None:
-            return self._shuffled(self.indices)[: self.samples]
+            return self._shifted(self._shuffled(self.indices)[: self.samples])
         parts = [self._again_and_again(these) for these in (self.indices, self.unlabelled)]
-        return torch.stack([part.view(len(self), -1) for part in parts], dim=1).flatten()
+        return self._shifted(torch.stack([p.view(len(self), -1) for p in parts], dim=1).flatten())
 
     def _again_and_again(self, indices: Tensor) -> Tensor:
         """Return as many indices as an epoch has samples, each pass in an order of its own."""
@@ -100,13 +105,21 @@ class Batches:
         shuffled = torch.randperm(len(indices), generator=self.order)
         return indices[shuffled.to(indices.device)]
 
+    def _shifted(self, images: Tensor) -> Tensor:
+        """Draw a view for each image, on the CPU too."""
+        bank = self.pool.bank
+        if bank is None or self.shifts is None:
+            return images
+        views = torch.randint(bank.views, images.shape, generator=self.shifts)
+        return bank.drawn(images, views.to(images.device))
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         for chosen in self.epoch().split(self.batch_size + self.added):
             yield Batch(*self.take(chosen), chosen, len(chosen) - self.added)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images and labels of these (batch,) indices, or views of them."""
+        """Return images and labels of these (batch,) samples, or views of them."""
         images, labels = self.pool.take(indices)
         if self.views is None:
             return images, self.shares(labels)
@@ -156,10 +169,12 @@ class ImageDataModule(LightningDataModule):
     """
 
     # From `setup` on; the indices by the name of their part, all that is taught being `train`.
-    pool: Pool
+    plain: Pool  # the images alone
+    pool: Pool  # and, by ``data.views``, views of those that are for training
     taught: Pool  # the same images, with the labels that are taught
     indices: dict[str, Tensor]
     unlabelled: Tensor | None
+    mean: Tensor | None  # (channels, height, width), of the training images; None centres nothing
     fingerprint: str
 
     def __init__(
@@ -188,8 +203,8 @@ class ImageDataModule(LightningDataModule):
         """Load the images and split them; a second call changes nothing."""
         if self.loaded:
             return
-        self.pool, split, self.fingerprint = load_split(self.config, self.device)
-        labels = self.pool.labels.cpu().numpy()
+        self.plain, split, self.fingerprint = load_split(self.config, self.device)
+        labels = self.plain.labels.cpu().numpy()
         transfer = transfer_set(labels, split["train"], self.config)
 
         def on_device(array: np.ndarray) -> Tensor:
@@ -199,8 +214,32 @@ class ImageDataModule(LightningDataModule):
             "train": on_device(transfer.labelled)
         }
         self.unlabelled = on_device(transfer.unlabelled) if len(transfer.unlabelled) else None
-        self.taught = dataclasses.replace(self.pool, labels=on_device(transfer.labels))
+        self.pool, taught = self.plain, on_device(transfer.labels)
+        train = on_device(split["train"])
+        self.mean = self._mean(train) if self.config.centre else None
+        if most := SHIFTS[self.config.views]:
+            self.pool = self.plain.with_views(train, most)
+        bank = self.pool.bank
+        taught = taught[bank.images] if bank else taught
+        self.taught = dataclasses.replace(self.pool, labels=taught)
         self.loaded = True
+
+    def _mean(self, train: Tensor) -> Tensor:
+        """Return the mean of these images; added up on the CPU, so that it is the same for all."""
+        total = torch.zeros(self.plain.task.shape, dtype=torch.float64)
+        for part in train.split(EVAL_BATCH):
+            total += self.plain.take(part)[0].cpu().double().sum(0)
+        return (total / len(train)).float().to(self.device)
+
+    def centred(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes plain images and sees them as ``data.centre`` says."""
+        return network if self.mean is None else Centred(network, self.mean)
+
+    def without_views(self) -> "ImageDataModule":
+        """Return the same with the images alone in its pool."""
+        found = copy.copy(self)
+        found.pool = self.plain
+        return found
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, index: int) -> Batch:
         """Return the batch as it is: the images are on the device already."""
@@ -214,8 +253,9 @@ class ImageDataModule(LightningDataModule):
         """Return the training images, or views of them, in the order of any ``seed``."""
         config, order = self.config, generator(seed, "order")
         views = Views(config.augment, seed, self.device) if config.augment.active else None
+        shifts = generator(seed, "shifts") if self.taught.bank else None
         images = self.taught, self.indices["train"], config.batch_size
-        return Batches(*images, order, views, self.unlabelled, self.limit)
+        return Batches(*images, order, views, self.unlabelled, self.limit, shifts)
 
     def val_dataloader(self) -> Batches:
         """Return the validation images, in their own order."""

@@ -19,6 +19,7 @@ from kd._startup import importing
 from kd._torch import Tensor, torch
 from kd.config.schema import Data
 from kd.data import remembered
+from kd.data.bank import SHIFTS, Bank, make_bank, with_margin
 from kd.data.sources import bytes_of, read, state, where_of
 from kd.errors import OutOfMemory, UserError
 from kd.memory import available_bytes
@@ -34,13 +35,17 @@ MOST_FLOAT_BYTES = 2**29
 
 @dataclass(frozen=True)
 class Pool:
-    """All images of a data set on one device: its training images first, then its test images."""
+    """All images of a data set on one device: its training images first, then its test images.
 
-    images: Tensor  # (samples, channels, height, width), float32 in [0, 1], or uint8 up to 255
+    Its samples are the images; where there is a bank, also its views of them.
+    """
+
+    images: Tensor  # (images, channels, height, width), float32 in [0, 1], or uint8 up to 255
     labels: Tensor  # (samples,), int64
     train_count: int
     digest: str
     names: tuple[str, ...]  # of the classes
+    bank: Bank | None = None
 
     @property
     def task(self) -> Task:
@@ -49,9 +54,24 @@ class Pool:
         return Task((channels, height, width), len(self.names))
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images, float32 in [0, 1], and labels of these (batch,) indices."""
+        """Return images, float32 in [0, 1], and labels of these (batch,) samples."""
         # index_select copies whole images: a third of the time that images[indices] takes
-        return as_float(self.images.index_select(0, indices)), self.labels[indices]
+        bank = self.bank
+        images = bank.take(indices) if bank else self.images.index_select(0, indices)
+        return as_float(images), self.labels[indices]
+
+    def with_views(self, train: Tensor, most: int) -> Pool:
+        """Add the views of the training images, each with its image's label.
+
+        Args:
+            train: (training images,), which these are.
+            most: pixels that they are shifted at most, as :func:`load_pool` was told.
+        """
+        bank = make_bank(self.images, train, most)
+        told = digest(
+            np.frombuffer(f"{self.digest} {most}".encode(), np.uint8), train.cpu().numpy()
+        )
+        return dataclasses.replace(self, labels=self.labels[bank.images], digest=told, bank=bank)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -70,7 +90,7 @@ def load_pool(config: Data, device: torch.device) -> Pool:
         UserError: there is no such data set, its files are missing, damaged or altered, or it does
             not fit in the memory that is free.
     """
-    return _pool(_Place.of(config), state(config), device)
+    return _pool(_Place.of(config), state(config), device, SHIFTS[config.views])
 
 
 def load_split(config: Data, device: torch.device) -> tuple[Pool, dict[str, np.ndarray], str]:
@@ -112,11 +132,13 @@ class _Place(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
-def _pool(place: _Place, state: Hashable, device: torch.device) -> Pool:
+def _pool(place: _Place, state: Hashable, device: torch.device, margin: int) -> Pool:
     found = _read(place, state)
     images = found.images.to(device)
     if 4 * images.numel() <= MOST_FLOAT_BYTES:
         images = as_float(images)
+    if margin:
+        images = with_margin(images, margin)
     return dataclasses.replace(found, images=images, labels=found.labels.to(device))
 
 

@@ -162,6 +162,30 @@ class Observed(nn.Module):
         return self.see(images).logits
 
 
+class Centred(nn.Module):
+    """A network that sees images minus a mean image; it takes plain ones.
+
+    Args:
+        network: its ``see`` takes centred images.
+        mean: (channels, height, width).
+    """
+
+    mean: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.register_buffer("mean", mean)
+
+    def see(self, images: Tensor) -> Outputs:
+        """(batch, channels, height, width) in [0, 1] → what the network makes of them, centred."""
+        return self.network.see(images - self.mean)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) in [0, 1] → logits (batch, classes)."""
+        return self.see(images).logits
+
+
 def build_model(config: Model, seed: int, task: Task = MNIST) -> Any:
     """Build a network whose initial weights come from the seed alone.
 
@@ -202,8 +226,14 @@ def _draw(network: Drawn, weights: torch.Generator) -> Drawn:
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the ``state_dict``, a copy; of a network of other code by the names it has there."""
-    own = network.body if isinstance(network, Observed) else network
-    return {name: value.detach().clone() for name, value in own.state_dict().items()}
+    own = _bare(network).state_dict()
+    return {name: value.detach().clone() for name, value in own.items()}
+
+
+def _bare(network: Any) -> Any:
+    """Return the network itself, which may be centred, or observed."""
+    network = network.network if isinstance(network, Centred) else network
+    return network.body if isinstance(network, Observed) else network
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -212,8 +242,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: they are not of its architecture.
     """
-    own = network.body if isinstance(network, Observed) else network
-    own.load_state_dict(dict(weights), strict=True)
+    _bare(network).load_state_dict(dict(weights), strict=True)
 
 
 @torch.no_grad()

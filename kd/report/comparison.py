@@ -19,7 +19,7 @@ from kd.training.checkpoint import UNKNOWN
 
 # The beginnings of the words of a distillation's command that its student alone does not share.
 NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
-NOT_SHARED += ("keep_epochs=", "data.augment", "hydra")
+NOT_SHARED += ("keep_epochs=", "data.augment", "data.views", "hydra")
 
 
 def show_verdict(study: Study, config: Config) -> list[Section]:
@@ -130,7 +130,8 @@ def control_command(study: Study, method: Method, config: Config) -> str:
     run = next(iter(study.cells_of(method)[0].runs.values()))
     seeds = ",".join(map(str, method.unpaired))
     words = ["python", "train.py", "-m", "stage=student", f"seed={seeds}", *shared_words(run)]
-    words += [f"data.augment.{key}={value:g}" for key, value in views_of(run).items()]
+    for key, value in views_of(run).items():
+        words.append(f"data.{'' if key == 'views' else 'augment.'}{key}={value}")
     for key, usual in {"study": "main", "output_dir": "outputs"}.items():
         if (value := getattr(config, key)) != usual:
             words.append(f"{key}={value}")
@@ -285,7 +286,7 @@ def controls_by_views(study: Study) -> dict[str, list[Run]]:
         seeds = {seed for cell in study.cells_of(method) for seed in cell.runs}
         for seed in seeds & method.controls.keys() or method.controls:
             run = method.controls[seed]
-            views = "".join(f", {key}={value:g}" for key, value in views_of(run).items())
+            views = "".join(f", {key}={value}" for key, value in views_of(run).items())
             found.setdefault(views, {})[seed] = run
     return {views: list(by_seed.values()) for views, by_seed in found.items()}
 

@@ -24,7 +24,7 @@ from kd.report.teachers import (
 )
 from kd.training.run_folder import METRICS, STAGES, scan, shortened
 
-VIEWS = "data/augment/"
+VIEWS = ("data/augment/", "data/views")
 # What names layers of a network for methods to compare, and changes nothing of it.
 LAYERS = ("model/hidden_layer", "model/map_layers")
 # Of runs older than these settings.
@@ -255,18 +255,27 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
     groups += ("trainer/", *LESSONS)
     free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
     known = sorted((OLDER | run.metrics).items())
-    return {k: v for k, v in known if k.startswith(groups) and not k.startswith(free) and v}
+    return {
+        k: v
+        for k, v in known
+        if k.startswith(groups) and not k.startswith(free) and v and v != "none"
+    }
 
 
 def student_settings(run: Run) -> dict[str, Any]:
     """The settings that a distilled run shares with its student alone, views aside."""
-    return comparable_settings(run, without=("kd/", "code/method", *LAYERS, *LESSONS, VIEWS))
+    without = ("kd/", "code/method", *LAYERS, *LESSONS, *VIEWS)
+    return comparable_settings(run, without=without)
 
 
-def views_of(run: Run) -> dict[str, float]:
-    """How the training images were augmented; empty if they were not."""
+def views_of(run: Run) -> dict[str, str]:
+    """How the training images were augmented, as words; empty if they were not."""
     settings = comparable_settings(run).items()
-    return {key.removeprefix(VIEWS): value for key, value in settings if key.startswith(VIEWS)}
+    return {
+        key.rpartition("/")[2]: str(value).removesuffix(".0")
+        for key, value in settings
+        if key.startswith(VIEWS)
+    }
 
 
 def describe_others(distilled: list[Run], methods: list[list[Run]]) -> dict[str, int]:

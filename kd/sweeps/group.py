@@ -18,6 +18,7 @@ from kd.training.logging import set_up_logging
 from kd.training.material import Material, find_material, with_outputs
 from kd.training.memory import refuse_too_large
 from kd.training.run_folder import clear
+from kd.training.teacher import needs_live_teacher
 from kd.training.unfinished import State, digest
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Materials:
         if (key := repr(needs)) not in self.known:
             material = find_material(config, self.words)
             if material.teachers:
-                which = tuple(material.teachers), config.kd.needs_hidden
+                live = needs_live_teacher(config)
+                which = tuple(material.teachers), config.kd.needs_hidden, live
                 if which not in self.outputs:
                     self.outputs[which] = with_outputs(material, config).teacher_outputs
                 material = material._replace(teacher_outputs=self.outputs[which])

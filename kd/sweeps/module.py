@@ -252,7 +252,11 @@ class GroupModule(Bookkeeper):
                     )
                     for at, kind in enumerate(self.of_kinds)
                 ]
-            yield images, owns
+            yield self._centred(images), owns
+
+    def _centred(self, images: Tensor) -> Tensor:
+        """(…, pixels) → what the students see of them: the same mean is taken from all."""
+        return images if self.data.mean is None else images - self.data.mean.flatten()
 
     def _view(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Views (lanes, samples, pixels) of these (lanes, batch) images, and their shares."""
@@ -293,7 +297,8 @@ class GroupModule(Bookkeeper):
 
     def _validated(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses and numbers of right answers."""
-        logits = self.stack.logits(batch.images.flatten(1).expand(len(self.stack.lanes), -1, -1))
+        images = self._centred(batch.images.flatten(1))
+        logits = self.stack.logits(images.expand(len(self.stack.lanes), -1, -1))
         labels = batch.labels.expand(len(self.counted), -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
         return losses, count_right(logits, labels, dim=1)

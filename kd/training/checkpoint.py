@@ -16,7 +16,7 @@ from kd.models import MODELS
 from kd.models._given import GIVEN, given
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source, build_source, words_for
-from kd.models.network import build_model, load_weights, weights_of
+from kd.models.network import Centred, build_model, load_weights, weights_of
 from kd.seeding import generator, isolated
 
 FORMAT = 2  # 2: with a digest of its content
@@ -31,6 +31,7 @@ def save_checkpoint(
     split: str,
     epoch: int,
     task: Task = MNIST,
+    mean: torch.Tensor | None = None,
 ) -> None:
     """Save a network with what is needed to rebuild it and to judge it as a teacher.
 
@@ -41,6 +42,7 @@ def save_checkpoint(
         split: the fingerprint of the data split it was trained on.
         epoch: the epoch the weights come from, counted from 1.
         task: what the network was made for.
+        mean: the image that it sees images minus; None sees them as they are.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -53,6 +55,8 @@ def save_checkpoint(
         "epoch": epoch,
         "state_dict": {key: value.cpu() for key, value in weights.items()},
     }
+    if mean is not None:
+        content["mean"] = mean.cpu()
     content["sha256"] = content_digest(content)
     with replacing(path) as beside:
         torch.save(content, beside)
@@ -63,9 +67,10 @@ def content_digest(content: dict[str, Any]) -> str:
 
     torch's files have checksums that nobody checks on reading.
     """
-    plain = {key: content[key] for key in sorted(content.keys() - {"state_dict", "sha256"})}
+    plain = {key: content[key] for key in sorted(content.keys() - {"state_dict", "mean", "sha256"})}
     summed = hashlib.sha256(repr(plain).encode())
-    for name, tensor in sorted(content["state_dict"].items()):
+    beside = [("mean", content["mean"])] if "mean" in content else []
+    for name, tensor in [*sorted(content["state_dict"].items()), *beside]:
         summed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         as_bytes = tensor.contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
         summed.update(as_bytes.numpy().tobytes())
@@ -100,6 +105,8 @@ def read_checkpoint(
 ) -> Loaded:
     """Rebuild the network of a ``model.ckpt``, or of a ``state_dict``, in evaluation mode.
 
+    It takes plain images, whether it was trained with ``data.centre`` or not.
+
     Args:
         path: the file. Only tensors and plain values are read from it; what it names is not
             imported.
@@ -126,6 +133,8 @@ def read_checkpoint(
         with isolated(generator(content["seed"], "weights").initial_seed()):
             network = _rebuild(path, content["model"], own, source)
         load_weights(network, content["state_dict"])
+        if (mean := content.get("mean")) is not None:
+            network = Centred(network, mean.reshape(own.shape))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if named and isinstance(saved, dict):
             raise UserError(

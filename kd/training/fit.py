@@ -86,7 +86,8 @@ def fit(
         refuse_diverged({"train/loss": module.column("train/loss", 0)[-1]}, epoch)
         if config.keep_epochs:
             path = directory / EPOCHS / f"{epoch}.ckpt"
-            save_checkpoint(path, module.state(), config, data.fingerprint, epoch, data.task)
+            told = config, data.fingerprint, epoch, data.task, data.mean
+            save_checkpoint(path, module.state(), *told)
 
     callbacks = [*more, Record(state, [(0, loggers)], look)]
     if not quiet:
@@ -174,7 +175,8 @@ def ends_of(config: Config) -> Ends:
 def make_module(config: Config, material: Material) -> Classifier:
     """The LightningModule of the stage."""
     task = material.data.task
-    network, ends = build_model(config.model, config.seed, task), ends_of(config)
+    network = material.data.centred(build_model(config.model, config.seed, task))
+    ends = ends_of(config)
     if config.stage != "distill":
         module = TeacherModule if config.stage == "teacher" else StudentModule
         return module(network, config.optim, ends, task)

@@ -10,6 +10,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from torch import Tensor, nn
 
 from kd.config.schema import Config
+from kd.data.bank import SHIFTS
 from kd.data.module import ImageDataModule
 from kd.errors import UserError, reason
 from kd.models.base import Task
@@ -20,11 +21,12 @@ from kd.training.kept_outputs import known_outputs
 from kd.training.memory import refuse_too_large
 from kd.training.own_code import code_digests
 from kd.training.run_folder import hashes
-from kd.training.teacher import check_method, find_teacher, load_teacher
+from kd.training.teacher import check_method, find_teacher, load_teacher, needs_live_teacher
 from kd.training.unfinished import digest
 
 # How the words of a distillation begin that are about what its student alone trains on.
-STUDENTS = ("data.augment", "data.train_size", "data.unlabelled", "data.label_noise", "data.omit")
+STUDENTS = ("data.augment", "data.views", "data.train_size", "data.unlabelled", "data.label_noise")
+STUDENTS += ("data.omit", "data.centre")
 
 
 class Accelerator(NamedTuple):
@@ -77,7 +79,8 @@ def with_outputs(material: Material, config: Config) -> Material:
     if material.teacher is None:
         return material
     study, hidden = Path(config.output_dir, config.study), config.kd.needs_hidden
-    outputs = known_outputs(study, material.teachers, material.teacher, material.data, hidden)
+    data = material.data.without_views() if needs_live_teacher(config) else material.data
+    outputs = known_outputs(study, material.teachers, material.teacher, data, hidden)
     return material._replace(teacher_outputs=outputs)
 
 
@@ -105,7 +108,8 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
         return Material(accelerator, data, [])
     refuse_two_classes(config, data.task)
     shared = ("data", "output_dir=", "study=", "trainer.max_epochs=", "debug=")
-    if not config.data.augment.active:  # views are the student's matter, and who brings them
+    # Views are the student's matter, and who brings them.
+    if not (config.data.augment.active or SHIFTS[config.data.views]):
         shared += ("+experiment=",)
     plain = [word.removeprefix("+") if word.startswith("+debug=") else word for word in words]
     told = [w for w in plain if w.startswith(shared) and not w.startswith(STUDENTS)]
@@ -174,6 +178,11 @@ def refuse_wide_shift(config: Config, task: Task) -> None:
         raise UserError(
             f"data.augment.shift={shift:g}: moves images of {height} × {width} out of sight; give "
             f"at most {most:g}"
+        )
+    if SHIFTS[config.data.views] > most:
+        raise UserError(
+            f"data.views={config.data.views}: moves images of {height} × {width} out of sight; "
+            "leave it out"
         )
 
 

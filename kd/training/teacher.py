@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH, Batches, ImageDataModule
-from kd.errors import UserError, as_typed
+from kd.errors import OutOfMemory, UserError, as_typed
 from kd.files import COMMAND
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source
 from kd.models.network import Ensemble, Observed, build_model, probe
 from kd.outputs import Outputs
 from kd.training.checkpoint import UNKNOWN, Loaded, read_checkpoint
+from kd.training.memory import free_bytes
 from kd.training.run_folder import scan
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def load_teacher(
                 "test images",
                 path,
             )
-    if source and source.target and not any(isinstance(f.network, Observed) for f in found):
+    parts = [part for loaded in found for part in loaded.network.modules()]
+    if source and source.target and not any(isinstance(part, Observed) for part in parts):
         raise UserError(
             f"teacher.model.target={source.target}: {paths[0]} holds a network of kd's own, which "
             "needs none; leave it out"
@@ -179,16 +181,36 @@ def teacher_outputs(teacher: nn.Module, data: ImageDataModule, hidden: bool) -> 
         hidden: whether the hidden representations are wanted too.
 
     Raises:
-        UserError: it makes no finite numbers of them.
+        UserError: it makes no finite numbers of them, or there is no room for these.
     """
     everything = torch.arange(len(data.pool.labels), device=data.device)
-    frozen = FrozenTeacher(teacher).to(data.device)
-    seen = [frozen.see(batch.images) for batch in Batches(data.pool, everything, EVAL_BATCH)]
-    representations = torch.cat([outputs.hidden for outputs in seen]) if hidden else None
-    outputs = Outputs(torch.cat([outputs.logits for outputs in seen]), representations)
-    if not outputs.logits.isfinite().all():
+    frozen, outputs = FrozenTeacher(teacher).to(data.device), None
+    for batch in Batches(data.pool, everything, EVAL_BATCH):
+        logits, representations, _ = frozen.see(batch.images)
+        seen = Outputs(logits, representations if hidden else None)
+        outputs = outputs or room_for(seen, len(everything))
+        outputs.logits[batch.indices] = seen.logits
+        if hidden:
+            outputs.hidden[batch.indices] = seen.hidden
+    if outputs is None or not outputs.logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; train it again")
     return outputs
+
+
+def room_for(seen: Outputs, samples: int) -> Outputs:
+    """Room for a teacher's outputs for so many samples, of which some have been seen.
+
+    Raises:
+        OutOfMemory: there is none.
+    """
+    width = seen.logits.shape[1] + (0 if seen.hidden is None else seen.hidden.shape[1])
+    needed, free = samples * width * seen.logits.element_size(), free_bytes(seen.logits.device)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"the teacher's outputs for {samples:,} images take about {needed / 2**20:,.0f} MB, "
+            f"and {free / 2**20:,.0f} MB are free; give fewer images, or data.views=none"
+        )
+    return seen.each(lambda part: part.new_empty(samples, part.shape[1]))
 
 
 def needs_live_teacher(config: Config) -> bool:

@@ -89,21 +89,15 @@ def train_run(
 def finish(config: Config, material: Material, trained: Trained, directory: Path) -> dict[str, Any]:
     """Test the trained network once, save all, ``metrics.json`` last, and return its content."""
     data = material.data
-    network = build_model(config.model, config.seed, data.task).to(data.device)
+    network = data.centred(build_model(config.model, config.seed, data.task)).to(data.device)
     load_weights(network, trained.weights)
     with using(threads_for(config, count_parameters(network))):
         logits = predict(network, data.predict_dataloader()).cpu()
     figures = trained.rows[trained.epoch - 1]
     weights = torch.cat([weight.flatten() for weight in trained.weights.values()])
     refuse_diverged({"weights": weights, "test logits": logits, **figures}, trained.epoch)
-    save_checkpoint(
-        directory / "model.ckpt",
-        trained.weights,
-        config,
-        data.fingerprint,
-        trained.epoch,
-        data.task,
-    )
+    told = config, data.fingerprint, trained.epoch, data.task, data.mean
+    save_checkpoint(directory / "model.ckpt", trained.weights, *told)
     test = data.indices["test"]
     labels = data.pool.labels[test].cpu()
     with replacing(directory / "predictions.npz") as beside:

@@ -656,10 +656,11 @@ def test_seeds_without_a_student_alone_are_named_and_not_mixed_in(study):
 
 
 def test_the_command_for_missing_controls_names_study_and_views(cli, teacher):
-    views = ("data.augment.shift=2",)
+    views = ("data.augment.shift=2", "data.views=shift1")
     cli("stage=distill", *MINI, *views, "seed=1", "study=other", f"teacher.checkpoint={teacher}")
     (said,) = list_notes(load_study(Path("outputs/other")), Config(study="other"))
-    expected = "seed=1 data=mnist_mini trainer.max_epochs=2 data.augment.shift=2 study=other"
+    expected = "seed=1 data=mnist_mini trainer.max_epochs=2"
+    expected = f"{expected} {' '.join(views)} study=other"
     assert f"run python train.py -m stage=student {expected} (only" in said
 
 

@@ -62,6 +62,8 @@ SWEPT: dict[str, tuple[str, ...]] = {
     "data.unlabelled": ("false,true", "data.train_size=300"),
     "data.label_noise": ("0,0.3",),
     "data.omit": ("[3],[4,5]", "data.train_size=300"),
+    "data.views": ("none,shift2",),
+    "data.centre": ("false,true",),
     "data.augment.shift": ("0,2",),
     "data.augment.rotate": ("0,20",),
     "data.augment.mixup": ("0,0.5",),
@@ -101,7 +103,8 @@ GROUPS = {"kd.method": "kd", "model.name": "model"}
 # What students of a group have in common, so that its two values make two groups or none.
 APART = {
     *("data.split", "data.val_size", "data.test_size", "data.seed", "data.batch_size"),
-    *("data.train_size", "data.unlabelled", "optim.name", "trainer.limit_batches"),
+    *("data.train_size", "data.unlabelled", "data.views", "data.centre"),
+    *("optim.name", "trainer.limit_batches"),
     *("trainer.precision", "model.name", "model.channels", "model.width", "model.init"),
     *(f"data.augment.{name}" for name in ("shift", "rotate", "mixup", "extra")),
 }

@@ -18,6 +18,7 @@ from torture.settings import two_values
 
 from kd.config.schema import Augment, Config, Data, Optim, Teacher, Trainer
 from kd.data.module import ImageDataModule
+from kd.data.pool import Pool
 from kd.methods import METHODS
 from kd.methods.base import Distillation, loss_weights_at
 from kd.models.base import MNIST
@@ -63,6 +64,16 @@ def teachers(exact) -> list[torch.nn.Module]:
     return networks
 
 
+def doubled(pool: Pool) -> Pool:
+    """A pool whose images are in double precision."""
+    if (bank := pool.bank) is not None:
+        size = bank.strips.untyped_storage().nbytes() // 4
+        memory = bank.strips.as_strided((size,), (1,), 0).double()
+        strips = memory.as_strided(bank.strips.shape, (1, 1))
+        bank = dataclasses.replace(bank, strips=strips)
+    return dataclasses.replace(pool, images=pool.images.double(), bank=bank)
+
+
 @pytest.fixture(scope="module")
 def material(teachers):
     """A function that gives data and teacher of a configuration, each made once."""
@@ -74,16 +85,13 @@ def material(teachers):
         if key not in known:
             data = ImageDataModule(config.data, config.seed)
             data.setup()
-            images = data.pool.images.double()
-            data.pool, data.taught = (
-                dataclasses.replace(pool, images=images) for pool in (data.pool, data.taught)
-            )
+            data.pool, data.taught = doubled(data.pool), doubled(data.taught)
             known[key] = data
         data, cpu = known[key], Accelerator("cpu", torch.device("cpu"))
         if config.stage != "distill":
             return Material(cpu, data, [])
         number = config.teacher.seed
-        teacher, which = teachers[number], (data.fingerprint, number)
+        teacher, which = teachers[number], (data.pool.digest, number)
         if which not in seen:
             seen[which] = teacher_outputs(teacher, data, hidden=True)
         widths = check_method(config, teacher, MNIST)
@@ -287,6 +295,21 @@ def test_gradients_of_other_lessons_in_a_group_are_those_alone(material):
             one = student(kd, data(), seed)
             configs.append(dataclasses.replace(one, teacher=Teacher(seed=number, **own)))
     assert len(compare_all(configs, material).of_kinds[0].outputs) == 8
+
+
+@MIXED
+def test_gradients_on_a_bank_of_views_in_a_group_are_those_alone(material, augment):
+    """With labels, without and with wrong ones; the teachers' outputs are looked up, or live."""
+    of_data = {"views": "shift2", "train_size": 200, "unlabelled": True, "augment": augment}
+    configs = [
+        student(kd, data(**of_data, label_noise=noise), seed, dropout=0.3)
+        for kd in (None, METHODS["hinton"](), METHODS["hint"]())
+        for noise in (0.0, 0.3)
+        for seed in SEEDS
+    ]
+    module = compare_all(configs, material)
+    first, *_ = next(iter(module.orders))
+    assert first.max() > 1200, "others than the images themselves are among them"
 
 
 @MIXED
