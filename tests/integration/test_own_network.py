@@ -212,6 +212,7 @@ def test_init_glorot_draws_linear_layers_and_convolutions_alone(cli, nets):
     assert metrics(found("student"))["test/acc"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_custom_teacher_is_named_again_and_nothing_imports_it_unasked(cli, nets):
     assert cli("stage=teacher", *MINI, *SMALL, "model.args={width: 3}").code == 0
     said = cli("stage=distill", *MINI)
@@ -228,6 +229,7 @@ def test_a_custom_teacher_is_named_again_and_nothing_imports_it_unasked(cli, net
     assert "which nothing imports unasked" in Path("outputs/main/report/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_hidden_layers_and_maps_are_seen_by_name(cli, nets, teacher):
     taught = (*TAUGHT, "teacher.model.hidden_layer=10", "teacher.model.map_layers=[2,5]")
     assert cli("stage=teacher", *MINI, *SMALL, "study=own").code == 0

@@ -61,6 +61,7 @@ class Line(nn.Module):
         return self.head(self.body(images))
 
 
+@pytest.mark.slow
 def test_own_networks_and_images_end_in_a_verdict(cli, images):
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
     teacher = kd.train(network, images, "optim.lr=0.05", epochs=5)

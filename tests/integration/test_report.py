@@ -181,6 +181,7 @@ def test_other_settings_are_listed_but_not_compared(study):
     assert "optim.lr=0.1" in sections(page)["runs"]
 
 
+@pytest.mark.slow
 def test_runs_older_than_a_setting_are_compared(study):
     (run, *_) = sorted(Path("outputs/main/distill").iterdir())
     younger = ("optim/name", "optim/momentum", "trainer/precision", "trainer/patience")

@@ -15,6 +15,8 @@ from kd.data.remembered import FILE
 from kd.files import PROJECT
 from kd.training import unfinished
 
+pytestmark = pytest.mark.slow  # each starts commands of their own
+
 METHOD = '''
 from dataclasses import dataclass
 

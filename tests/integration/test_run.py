@@ -310,6 +310,7 @@ MALFORMED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.json", ".hydra/config.yaml"])
 def test_malformed_files_of_a_complete_run_are_named(cli, name):
     cli("stage=student", *MINI)
@@ -536,6 +537,7 @@ def test_a_device_without_mixed_precision_is_refused(cli, monkeypatch, sweep):
     assert not complete()
 
 
+@pytest.mark.slow
 def test_debugging_takes_every_path_in_a_study_of_its_own(cli):
     fast = ("data=mnist_mini", "debug=fast")
     said = cli("stage=distill", *fast)

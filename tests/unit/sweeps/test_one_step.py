@@ -297,6 +297,7 @@ def test_gradients_of_other_lessons_in_a_group_are_those_alone(material):
     assert len(compare_all(configs, material).of_kinds[0].outputs) == 8
 
 
+@pytest.mark.slow
 @MIXED
 def test_gradients_on_a_bank_of_views_in_a_group_are_those_alone(material, augment):
     """With labels, without and with wrong ones; the teachers' outputs are looked up, or live."""
