@@ -17,9 +17,7 @@ pytest.register_assert_rewrite("helpers", "golden_cases")
 # for two threads, which would only wait for each other beside the tests of the other core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
 from helpers import MINI  # noqa: E402
-from pytorch_lightning.accelerators import CUDAAccelerator  # noqa: E402
 
 
 class Result(NamedTuple):
@@ -30,17 +28,10 @@ class Result(NamedTuple):
     err: str
 
 
-def hide_gpu(patch: pytest.MonkeyPatch) -> None:
-    """Have a machine's GPU count as missing: tests are of a CPU, whose bits repeat."""
-    patch.setenv("CUDA_VISIBLE_DEVICES", "")
-    patch.setattr(CUDAAccelerator, "is_available", lambda: False)
-    patch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.fixture(autouse=True)
-def _on_cpu(request, monkeypatch) -> None:
-    if request.node.get_closest_marker("gpu") is None:
-        hide_gpu(monkeypatch)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a machine's GPU, unless ``-m gpu`` asks for it: on a CPU the bits repeat."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture
@@ -69,7 +60,6 @@ def _trained(tmp_path_factory) -> Path:
     """The outputs of ``stage=teacher`` on the small digits, made once."""
     folder = tmp_path_factory.mktemp("teacher")
     with pytest.MonkeyPatch.context() as patch:
-        hide_gpu(patch)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", "stage=teacher", *MINI])
         train.main()
