@@ -4,13 +4,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-lowest lint bench torture clean
+.PHONY: run why test test-lowest lint bench torture clean
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
 	$(BIN)/python train.py -m stage=student,distill kd.T=1,2,5,10 kd.alpha=0,0.25,0.5,0.75,1
 	$(BIN)/python train.py stage=report
 	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
+
+# The studies of docs/why.md, one after another.
+WHY := factors dropout width controls direction noise images teachers
+why: .venv/installed
+	$(BIN)/python train.py stage=teacher study=why
+	$(BIN)/python train.py -m stage=teacher study=why trainer.max_epochs=1,3
+	$(BIN)/python train.py stage=teacher study=why optim.label_smoothing=0.1
+	for name in $(WHY); do \
+	  $(BIN)/python train.py -m +experiment=why/$$name && $(BIN)/python train.py stage=report study=why_$$name || exit 1; \
+	done
 
 test: .venv/installed
 	$(BIN)/python -m pytest

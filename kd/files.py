@@ -19,6 +19,13 @@ COMMAND = "kd" if INSTALLED else "python train.py"  # as messages name it
 MINI = PACKAGE / "mnist_mini" if INSTALLED else PROJECT / "tests" / "mnist_mini"
 
 
+def choices(group: str) -> list[str]:
+    """The choices of a group of ``conf/``, those in folders below it after the others."""
+    folder = CONF / group
+    found = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
+    return [path.as_posix() for path in sorted(found, key=lambda p: (len(p.parts), p))]
+
+
 def data_dir() -> Path:
     """The folder for data sets: the checkout's, or ``data`` in the working directory."""
     return Path("data") if INSTALLED else PROJECT / "data"

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kd.config.messages import explain
 from kd.errors import UserError
-from kd.files import CONF
+from kd.files import CONF, choices
 
 
 @contextmanager
@@ -39,8 +39,8 @@ def help_page(words: Sequence[str]) -> str:
     """What ``--help`` prints: Hydra's own way to it takes as long again as all the rest."""
     with composing():
         cfg = compose_words(words)
-    groups = {path: sorted(file.stem for file in path.glob("*.yaml")) for path in CONF.iterdir()}
-    listed = [f"{path.name}: {', '.join(groups[path])}" for path in sorted(groups) if groups[path]]
+    groups = {path.name: choices(path.name) for path in sorted(CONF.iterdir())}
+    listed = [f"{name}: {', '.join(found)}" for name, found in groups.items() if found]
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     page = Template(cfg.hydra.help.template)
     return page.safe_substitute(APP_CONFIG_GROUPS="\n".join(listed), CONFIG=OmegaConf.to_yaml(own))

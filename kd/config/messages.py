@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from kd.config.schema import TARGETS, Config, flatten
 from kd.config.validation import unknown_key
 from kd.errors import NO_ROOM, OutOfMemory, UserError, chain, shown
-from kd.files import COMMAND, CONF
+from kd.files import COMMAND, choices
 from kd.methods import METHODS
 from kd.models import MODELS
 
@@ -87,8 +87,10 @@ def _explain_hydra(error: BaseException) -> str:
         word = shown(error.override)
         return f"{word}: cannot be read as KEY=VALUE; quote odd characters: 'KEY=\"a=b\"'"
     if isinstance(error, MissingConfigException):
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        known = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        missing = error.missing_cfg_file or ""
+        cut = missing.rpartition if missing.startswith("hydra/") else missing.partition
+        group, _, option = cut("/")
+        known = choices(group) or error.options or []
         return f"{group}={option}: no such choice; choose from {', '.join(known)}"
     if found := re.match(r"Could not override '([^']*)'", text):
         if found[1] == "experiment":
