@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from kd.config.schema import Optim
 from kd.sweeps.layout import Numbered
 from kd.training.book import make_optimizer, make_schedule
+from kd.training.tracing import adam_moves
 
 BLOCK = 2**20  # values that Adam's kernel moves at a time: what it takes of them stays in the cache
 
@@ -184,15 +185,7 @@ class OwnNumbers(Optimizer):
                 parameter.mul_(keeps[at][rows])
             elif self.decays:
                 gradient.addcmul_(parameter, self.decays[at][rows])
-            move = self.moves[: parameter.numel()].view_as(parameter).zero_()
-            torch._fused_adam_(
-                *([move], [gradient], [mean], [square], [], [taken]),
-                lr=1.0,
-                beta1=first[student],
-                beta2=second[student],
-                eps=eps[student],
-                weight_decay=0.0,
-                amsgrad=False,
-                maximize=False,
-            )
-            parameter.addcmul_(move, rates[at][rows])
+            out = self.moves[: parameter.numel()].view_as(parameter)
+            betas = first[student], second[student]
+            moves = adam_moves(gradient, (mean, square), taken, betas, eps[student], out)
+            parameter.addcmul_(moves, rates[at][rows])

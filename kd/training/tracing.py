@@ -103,6 +103,40 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def adam_moves(
+    gradient: Tensor,
+    moments: Sequence[Tensor],
+    taken: Tensor,
+    betas: Sequence[float],
+    eps: float,
+    out: Tensor,
+) -> Tensor:
+    """Where Adam moves a parameter at a rate of 1 and without decay, in one pass over memory.
+
+    Args:
+        gradient: of the parameter.
+        moments: the means of gradients and of their squares, which change.
+        taken: a scalar, how many steps there are with this one.
+        betas: decay of the moments.
+        eps: as Adam's.
+        out: memory of the parameter's shape.
+    """
+    beta1, beta2 = betas
+    mean, square = moments
+    torch._fused_adam_(
+        *([out.zero_()], [gradient], [mean], [square], [], [taken]),
+        lr=1.0,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=0.0,
+        amsgrad=False,
+        maximize=False,
+    )
+    return out
+
+
+@torch.no_grad()
 def optimizer_step(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor | None]) -> None:
     """A step of the optimiser by gradients in the order of its parameters.
 

@@ -92,6 +92,7 @@ def test_the_report_is_whole(study):
     assert list(PAGE.parent.glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_a_study_answers_in_python(study):
     found = load_study("outputs/main")
     frame = found.frame()

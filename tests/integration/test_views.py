@@ -44,6 +44,7 @@ def test_the_same_command_gives_the_same_bits(cli, teacher):
     assert distance(one, other) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [(), ("-m", "kd.T=1,4", "seed=0,1")], ids=["alone", "group"])
 def test_an_interrupted_training_goes_on_with_the_same_bits(cli, teacher, sweep):
     words = (*sweep, *DISTILL, f"teacher.checkpoint={teacher}")

@@ -38,5 +38,5 @@ def test_gains_are_paired_by_seed_and_setting(study, capsys, monkeypatch):
 def test_what_is_the_teachers_matter_has_one_student_alone(study):
     runs = pd.read_csv(study / "results.csv")
     runs[runs["model/dropout"] == 0].to_csv(study / "results.csv", index=False)
-    found = why_tables.gains(study, "kd/direction")
+    found = why_tables.gains(study, ["kd/direction"])
     assert found.gain.tolist() == pytest.approx([1, 3])

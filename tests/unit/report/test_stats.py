@@ -43,6 +43,7 @@ def study(random: np.random.Generator, seeds: int, gains: dict, run_sd=0.0015, e
     return compare(test, validation, alone, {cell for cell in CELLS if cell[1] == 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_an_effect_works_comes_up_at_most_1_time_in_20(seeds):
     random = np.random.default_rng(seeds)

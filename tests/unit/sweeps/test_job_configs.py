@@ -47,6 +47,7 @@ def loaders(monkeypatch):
         yield lambda words: compose(master, words), lambda words: copied(master, words), asked
 
 
+@pytest.mark.slow
 def test_a_copy_is_what_hydra_composes(loaders):
     composed, copied = ([load(words) for words in JOBS] for load in loaders[:2])
     assert len(loaders[2]) < len(JOBS) - 8, "most are copies"
