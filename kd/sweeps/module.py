@@ -293,15 +293,16 @@ class GroupModule(Bookkeeper):
                 self.follows = same_bits(mine, self._validated(batch))
         follows = self.follows and self.threads.chosen
         with using(self.threads.chosen) if follows else nullcontext():
-            self.note("val", *self._validated(batch), len(batch.labels))
+            losses, right, _ = self._validated(batch)
+        self.note("val", losses, right, len(batch.labels))
 
-    def _validated(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses and numbers of right answers."""
+    def _validated(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, numbers of right answers, and logits: sums may have the same bits by chance."""
         images = self._centred(batch.images.flatten(1))
         logits = self.stack.logits(images.expand(len(self.stack.lanes), -1, -1))
         labels = batch.labels.expand(len(self.counted), -1)
         losses = torch.func.vmap(cross_entropy)(logits.transpose(1, 2), labels)
-        return losses, count_right(logits, labels, dim=1)
+        return losses, count_right(logits, labels, dim=1), logits
 
     def on_train_epoch_end(self) -> None:
         """Let students go that have ended, and make the stack smaller where that pays."""
