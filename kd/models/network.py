@@ -226,11 +226,11 @@ def _draw(network: Drawn, weights: torch.Generator) -> Drawn:
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the ``state_dict``, a copy; of a network of other code by the names it has there."""
-    own = _bare(network).state_dict()
+    own = bare(network).state_dict()
     return {name: value.detach().clone() for name, value in own.items()}
 
 
-def _bare(network: Any) -> Any:
+def bare(network: Any) -> Any:
     """Return the network itself, which may be centred, or observed."""
     network = network.network if isinstance(network, Centred) else network
     return network.body if isinstance(network, Observed) else network
@@ -242,7 +242,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: they are not of its architecture.
     """
-    _bare(network).load_state_dict(dict(weights), strict=True)
+    bare(network).load_state_dict(dict(weights), strict=True)
 
 
 @torch.no_grad()

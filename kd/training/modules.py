@@ -1,6 +1,7 @@
 """The LightningModules: a teacher, a student alone, a student distilled from a frozen teacher."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from kd.data.module import CHUNK, Batch, Chunks
 from kd.methods.base import Distillation, cross_entropy, loss_weights_at, weighted_loss
 from kd.metrics import count_right
 from kd.models.base import MNIST, Task
-from kd.models.network import Dropout, weights_of
+from kd.models.network import Dropout, Network, bare, weights_of
 from kd.outputs import Outputs
 from kd.training.book import TO_THE_END, Bookkeeper, Ends, Figures
+from kd.training.rounding import rounding_as
 from kd.training.teacher import FrozenTeacher
+from kd.training.threads import Threads, is_free, same_bits, using
 from kd.training.tracing import optimizer_step
 
 
@@ -42,6 +45,9 @@ class Classifier(Bookkeeper):
         super().__init__([ends])
         self.optim = optim
         self.network: Any = network
+        self.threads = Threads()
+        self.compared = torch.Size()  # the shape of batches that may be computed with one thread
+        self.follows: bool | None = None  # whether validation may follow the load too
         self.example_input_array = torch.zeros(1, *task.shape)  # for Lightning's table of layers
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,19 +81,49 @@ class Classifier(Bookkeeper):
         """The loss of a batch, for Lightning to take the step; or the steps of a chunk of them."""
         if isinstance(batch, Batch):
             return self.batch_loss(batch)
+        first, threads = batch_index * CHUNK, torch.get_num_threads()
+        piece = self.threads.piece(min(CHUNK, self.batches_per_epoch() - first))
+        with piece, rounding_as(threads, self):
+            self._steps(batch, first, threads)
+        return None
+
+    def _steps(self, batches: Iterator[Batch], first: int, threads: int) -> None:
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         (group,) = optimizer.param_groups
-        for number, each in enumerate(batch, batch_index * CHUNK):
-            self.on_train_batch_start(each, number)
-            self.batch_loss(each).backward()
+        for number, batch in enumerate(batches, first):
+            self.on_train_batch_start(batch, number)
+            if self.threads.free is None:
+                self.threads.free = self._is_free_of_threads(batch, group["params"])
+            # The smaller batch at an epoch's end may round otherwise than what was compared.
+            alike = batch.images.shape == self.compared
+            with nullcontext() if alike else using(threads):
+                self.batch_loss(batch).backward()
             gradients = [parameter.grad for parameter in group["params"]]
             for parameter in group["params"]:
                 parameter.grad = None
             optimizer_step(optimizer, gradients)
             if schedule is not None:
                 schedule.step()
-        return None
+
+    def _is_free_of_threads(self, batch: Batch, parameters: list[Tensor]) -> bool:
+        """Whether one thread gives a batch the same bits.
+
+        Other people's networks, and batch norm, keep something of every batch that they see.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or threads == 1 or not isinstance(bare(self.network), Network):
+            return False
+
+        self.compared = batch.images.shape
+
+        def step() -> list[Tensor]:
+            with rounding_as(threads, self):
+                loss = self.loss(self.see(batch.images), batch)
+            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            return [loss.detach(), *found]
+
+        return is_free(step, self.generators())
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """The loss of one batch, which the figures of the epoch are told of."""
@@ -100,7 +136,13 @@ class Classifier(Bookkeeper):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add a batch to the validation's sums; its loss is on the plain labels in every stage."""
-        logits, labels = self.see(batch.images).logits, batch.labels
+        if self.threads.free and self.follows is None:
+            mine = self.see(batch.images).logits
+            with using(1):
+                self.follows = same_bits([mine], [self.see(batch.images).logits])
+        follows = self.follows and self.threads.chosen
+        with using(self.threads.chosen) if follows else nullcontext():
+            logits, labels = self.see(batch.images).logits, batch.labels
         self.note("val", cross_entropy(logits, labels), count_right(logits, labels), len(labels))
 
     def on_validation_epoch_end(self) -> None:

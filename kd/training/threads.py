@@ -2,12 +2,13 @@
 
 Threads of small operations wait for each other every few microseconds. One that has no core holds
 up all of them: beside one busy process of two cores, two threads take four times as long as one.
-Rounding may depend on the number of threads, so it follows the load only where it does not.
+Rounding may depend on the number of threads, so it follows the load only where it does not, or
+where one thread can :mod:`round as several <kd.training.rounding>`.
 """
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -39,6 +40,28 @@ def using(count: int) -> Generator[None]:
 def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Whether two computations gave the same, to the last bit."""
     return all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+def is_free(step: Callable[[], Sequence[Tensor]], drawing: Sequence[torch.Generator]) -> bool:
+    """Whether one thread gives a step's results to the last bit, as all of them do.
+
+    Args:
+        step: computes them; is taken twice.
+        drawing: what draws random numbers in it, and is left as it was.
+    """
+    before = [generator.get_state() for generator in drawing]
+
+    def again() -> Sequence[Tensor]:
+        for generator, state in zip(drawing, before, strict=True):
+            generator.set_state(state)
+        return step()
+
+    mine = again()
+    with using(1):
+        same = again()
+    for generator, state in zip(drawing, before, strict=True):
+        generator.set_state(state)
+    return same_bits(mine, same)
 
 
 class Threads:
