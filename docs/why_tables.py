@@ -1,7 +1,8 @@
-"""Print how much distilled students of a study gain, by settings and the temperature.
+"""Print how much distilled students of a study gain, by settings and the temperature; or draw it.
 
     python docs/why_tables.py outputs/why_dropout model/dropout
     python docs/why_tables.py outputs/why_factors model/dropout optim/schedule data/batch_size
+    python docs/why_tables.py outputs/why_dropout model/dropout --figure docs/why/dropout.png
 
 The gain is test accuracy over the student alone of the same seed and settings, in points: the mean
 over seeds, and its 95 % interval.
@@ -10,7 +11,9 @@ over seeds, and its 95 % interval.
 import argparse
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from kd.report import stats
 from kd.training.run_folder import RESULTS
@@ -31,13 +34,45 @@ def cell(gain: pd.Series) -> str:
     return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
+def figure(found: pd.DataFrame, by: list[str]) -> Figure:
+    """The gain at the lowest alpha over T, with its 95 % interval: one line per setting."""
+    lowest = found[found["kd/alpha"] == found["kd/alpha"].min()]
+    settings = list(lowest.groupby(by))
+    drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = drawn.subplots()
+    axes.axhline(0, color="0.4", linewidth=0.8)
+    colours = mpl.colormaps["viridis"]
+    for place, (values, runs) in enumerate(settings):
+        cells = [(t, stats.estimate(gain.tolist())) for t, gain in runs.groupby("kd/T").gain]
+        shift = 1 + 0.03 * (place - (len(settings) - 1) / 2)  # else intervals hide each other
+        means = [e.mean for _, e in cells]
+        around = [[e.mean - e.low for _, e in cells], [e.high - e.mean for _, e in cells]]
+        label = ", ".join(f"{key} {value}" for key, value in zip(by, values, strict=True))
+        colour = colours(0.9 * place / max(1, len(settings) - 1))
+        at = [t * shift for t, _ in cells]
+        axes.errorbar(at, means, around, marker="o", capsize=3, color=colour, label=label)
+    axes.set_xscale("log", base=2)
+    temperatures = sorted(lowest["kd/T"].unique())
+    axes.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+    axes.minorticks_off()
+    axes.set_xlabel("temperature T")
+    axes.set_ylabel("gain over the student alone, points")
+    axes.legend(fontsize="small", frameon=False)
+    return drawn
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or draw it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="folder of the study, as outputs/why_dropout")
     parser.add_argument("by", nargs="+", help="columns of its results.csv, as model/dropout")
+    parser.add_argument("--figure", type=Path, help="file to draw instead, as dropout.png")
     given = parser.parse_args()
     found = gains(given.study, given.by)
+    if given.figure:
+        figure(found, given.by).savefig(given.figure, dpi=110)
+        print(given.figure)
+        return
     cells = found.groupby(["kd/alpha", *given.by, "kd/T"]).gain
     table = cells.apply(cell).unstack()
     alone = 100 * found.groupby(["kd/alpha", *given.by])["test/acc/alone"].mean()

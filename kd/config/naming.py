@@ -83,6 +83,12 @@ def _study_dir(*, _root_: DictConfig) -> str:
     return f"{given['output_dir']}/{given['study']}"
 
 
+def _of_stage(teacher: Any, student: Any, *, _root_: DictConfig) -> Any:
+    """Choose between a setting of teachers and one of students, in an experiment for all stages."""
+    return teacher if _root_.stage == "teacher" else student
+
+
+OmegaConf.register_new_resolver("of_stage", _of_stage, replace=True)
 OmegaConf.register_new_resolver("study_dir", _study_dir, replace=True)
 OmegaConf.register_new_resolver("run_subdir", _run_subdir, replace=True)
 OmegaConf.register_new_resolver("data_dir", lambda: str(data_dir()), replace=True)
