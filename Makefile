@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run why test test-lowest lint bench torture clean
+.PHONY: run why recipe test test-lowest lint bench torture clean
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
@@ -12,15 +12,31 @@ run: .venv/installed
 	$(BIN)/python train.py stage=report
 	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
 
-# The studies of docs/why.md, one after another.
-WHY := factors dropout width controls direction noise images teachers
+# The studies of docs/why.md, one after another; those that train teachers of their own come last.
+WHY := factors dropout width rates time controls direction clip mse noise images teachers knows
+TRAIN := $(BIN)/python train.py
 why: .venv/installed
-	$(BIN)/python train.py stage=teacher study=why
-	$(BIN)/python train.py -m stage=teacher study=why trainer.max_epochs=1,3
-	$(BIN)/python train.py stage=teacher study=why optim.label_smoothing=0.1
+	$(TRAIN) stage=teacher study=why
+	$(TRAIN) -m stage=teacher study=why trainer.max_epochs=1,3
+	$(TRAIN) stage=teacher study=why optim.label_smoothing=0.1
+	$(TRAIN) -m stage=teacher study=why seed=1,2,3,4
+	$(TRAIN) stage=teacher study=why data.views=shift1 trainer.max_epochs=20
 	for name in $(WHY); do \
-	  $(BIN)/python train.py -m +experiment=why/$$name && $(BIN)/python train.py stage=report study=why_$$name || exit 1; \
+	  $(TRAIN) -m +experiment=why/$$name && $(TRAIN) stage=report study=why_$$name || exit 1; \
 	done
+	for name in talk talk_official; do \
+	  $(TRAIN) +experiment=why/$$name stage=teacher && \
+	  $(TRAIN) +experiment=why/$$name stage=teacher optim=adam data.batch_size=128 trainer.max_epochs=10 && \
+	  $(TRAIN) -m +experiment=why/$$name && $(TRAIN) stage=report study=why_$$name || exit 1; \
+	done
+	$(TRAIN) +experiment=why/hinton stage=teacher
+	$(TRAIN) -m +experiment=why/hinton
+	$(TRAIN) -m +experiment=why/omit
+
+recipe: .venv/installed
+	$(TRAIN) +experiment=recipe stage=teacher
+	$(TRAIN) -m +experiment=recipe stage=student,distill seed=0,1,2,3,4,5,6,7,8,9
+	$(TRAIN) stage=report study=recipe
 
 test: .venv/installed
 	$(BIN)/python -m pytest
