@@ -9,6 +9,7 @@ over seeds, and its 95 % interval.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,6 +27,14 @@ def gains(study: Path, by: list[str]) -> pd.DataFrame:
     shared = ["seed", *(key for key in by if not key.startswith(("kd/", "teacher/")))]
     found = distilled.merge(alone[[*shared, "test/acc"]], on=shared, suffixes=("", "/alone"))
     return found.assign(gain=100 * (found["test/acc"] - found["test/acc/alone"]))
+
+
+def shown(value: object) -> str:
+    """A setting's value; a teacher by its folder, several as an ensemble."""
+    paths = str(value).split(os.pathsep)
+    if not paths[0].endswith("model.ckpt"):
+        return str(value)
+    return Path(paths[0]).parent.name if len(paths) == 1 else f"ensemble of {len(paths)}"
 
 
 def cell(gain: pd.Series) -> str:
@@ -47,7 +56,7 @@ def figure(found: pd.DataFrame, by: list[str]) -> Figure:
         shift = 1 + 0.03 * (place - (len(settings) - 1) / 2)  # else intervals hide each other
         means = [e.mean for _, e in cells]
         around = [[e.mean - e.low for _, e in cells], [e.high - e.mean for _, e in cells]]
-        label = ", ".join(f"{key} {value}" for key, value in zip(by, values, strict=True))
+        label = ", ".join(f"{key} {shown(value)}" for key, value in zip(by, values, strict=True))
         colour = colours(0.9 * place / max(1, len(settings) - 1))
         at = [t * shift for t, _ in cells]
         axes.errorbar(at, means, around, marker="o", capsize=3, color=colour, label=label)
@@ -82,7 +91,7 @@ def main() -> None:
     print("|---" * len(names) + "|")
     for place, row in table.iterrows():
         alpha, *values = place
-        known = [f"{alpha:g}", *map(str, values), f"{alone[place]:.2f}"]
+        known = [f"{alpha:g}", *map(shown, values), f"{alone[place]:.2f}"]
         print(f"| {' | '.join([*known, *row])} |")
 
 

@@ -1,10 +1,18 @@
 """The tables of docs/why.md are made of a study's results."""
 
+import os
 import sys
+from itertools import product
 
+import gains_figure
+import hinton_tables
 import pandas as pd
 import pytest
+import shifted_tables
+import torch
 import why_tables
+
+from kd.data.bank import make_bank, with_margin
 
 
 def row(stage: str, seed: int, dropout: float, acc: float, **more: object) -> dict[str, object]:
@@ -40,3 +48,48 @@ def test_what_is_the_teachers_matter_has_one_student_alone(study):
     runs[runs["model/dropout"] == 0].to_csv(study / "results.csv", index=False)
     found = why_tables.gains(study, ["kd/direction"])
     assert found.gain.tolist() == pytest.approx([1, 3])
+
+
+def test_a_study_is_drawn(study, capsys, monkeypatch, tmp_path):
+    drawn = tmp_path / "dropout.png"
+    words = ["why_tables.py", str(study), "model/dropout", "--figure", str(drawn)]
+    monkeypatch.setattr(sys, "argv", words)
+    why_tables.main()
+    assert capsys.readouterr().out.strip() == str(drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_teachers_are_named_by_their_folders():
+    path = "outputs/why/teacher/seed=0/model.ckpt"
+    assert why_tables.shown(path) == "seed=0"
+    assert why_tables.shown(os.pathsep.join([path, path])) == "ensemble of 2"
+    assert why_tables.shown(0.1) == "0.1"
+
+
+def test_the_overview_takes_the_temperature_that_validation_chooses(study, tmp_path):
+    frame = pd.read_csv(study / "results.csv")
+    hotter = frame[frame.stage == "distill"].assign(**{"kd/T": 10.0, "test/acc": 0.99})
+    both = pd.concat([frame, hotter]).assign(**{"val/acc": lambda f: -f["kd/T"].fillna(0)})
+    (tmp_path / "why_noise").mkdir()
+    both.to_csv(tmp_path / "why_noise" / "results.csv", index=False)
+    best, found = gains_figure.chosen(tmp_path, "noise", "model/dropout", 0.0)
+    assert best == 4
+    assert found.mean == pytest.approx(2)
+
+
+def test_shifted_images_are_those_of_the_bank():
+    """Of ``data.views``: whole pixels, and black where nothing was."""
+    images = torch.rand(3, 1, 6, 5)
+    bank = make_bank(with_margin(images, 1), torch.arange(3), 1)
+    views = bank.take(torch.arange(3 + 8 * 3)).unflatten(0, (9, 3))
+    moved = [shifted_tables.shifted(images, *by) for by in product((-1, 0, 1), repeat=2)]
+    for view in views:
+        assert sum(view.equal(one) for one in moved) == 1
+
+
+def test_raising_the_bias_of_a_class_wins_its_images_back():
+    logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+    labels = torch.tensor([1, 0, 1])
+    assert hinton_tables.errors(logits, labels) == 1
+    assert hinton_tables.errors(hinton_tables.raised(logits, 1, 2.0), labels) == 0
+    assert logits[0, 1] == 0
