@@ -20,6 +20,8 @@ from kd.config.undo import forget, undo
 from kd.config.validation import validate
 from kd.files import CONF
 
+INTERRUPTED = 130  # the exit status that shells expect after Ctrl-C
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def train(cfg: DictConfig) -> object:
@@ -64,7 +66,8 @@ def main() -> None:
             train()
     except KeyboardInterrupt:
         undo()
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         fail(error)
 

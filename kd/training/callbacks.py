@@ -76,7 +76,7 @@ class Record(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: Bookkeeper, exception: BaseException
     ) -> None:
-        """Say what Ctrl-C leaves, which Lightning turns into a silent exit with status 1."""
+        """Say what Ctrl-C leaves, of which Lightning says nothing."""
         if isinstance(exception, KeyboardInterrupt):
             epochs = len(pl_module.history)
             log.warning("interrupted after %d epochs; the same command goes on there", epochs)

@@ -147,6 +147,10 @@ def train(
     with isolated(generator(config.seed, "dropout").initial_seed(), device):
         try:
             trainer.fit(module, **batches, ckpt_path=before, weights_only=True)
+        except SystemExit as stop:
+            if trainer.interrupted:  # Lightning leaves with status 1
+                raise KeyboardInterrupt from stop
+            raise
         finally:
             use_threads(threads)
 

@@ -419,7 +419,7 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, given):
 
     with interrupting(2):
         said = cli(*words, "study=cut")
-    assert said.code == 1
+    assert said.code == 130
     assert "interrupted after 2 epochs; the same command goes on there" in said.out
     said = cli(*words, "study=cut")
     assert said.code == 0, said.err
@@ -493,7 +493,7 @@ def test_patience_goes_on_where_it_was(cli, after):
     cut_at = epochs if after == "the last epoch" else epochs - 1
 
     with interrupting(cut_at):
-        assert cli(*words, "study=cut").code == 1
+        assert cli(*words, "study=cut").code == 130
     said = cli(*words, "study=cut")
     assert f"an earlier attempt ended after epoch {cut_at}: going on" in said.out
     (cut,) = complete("cut")

@@ -203,7 +203,7 @@ def test_a_sweep_of_several_groups_goes_on_as_it_was_planned(cli, teacher, monke
     assert re.findall(r"(\d) students train together", whole.out) == ["3", "2", "3", "3"]
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, moment)
-        assert cli(*words, "study=cut").code == 1
+        assert cli(*words, "study=cut").code == 130
     assert len(list(Path("outputs/cut/student").glob("*/metrics.json"))) == moment - 1
     assert cli(*words, "study=cut").code == 0
     assert not Path("outputs/cut/unfinished").exists()
