@@ -261,7 +261,7 @@ def map_gains(table: pd.DataFrame) -> Section:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
     text = "Points of test accuracy over the student alone of the same seed."
-    if compared["p_holm"].notna().any():
+    if len(compared.dropna(subset="p_holm")):
         text += " Numbers in brackets are not significant (Holm, 5 %)."
     else:
         text += " One seed tests nothing."

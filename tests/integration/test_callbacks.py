@@ -50,7 +50,7 @@ def test_a_training_without_an_epoch_is_no_run(cli):
 @pytest.mark.parametrize("words", [AVERAGE, ("callbacks=timer",)], ids=["average", "timer"])
 def test_a_run_with_callbacks_resumes(cli, words):
     with interrupting(2):
-        assert cli(*STUDENT, *words, "study=cut").code == 1
+        assert cli(*STUDENT, *words, "study=cut").code == 130
     said = cli(*STUDENT, *words, "study=cut")
     assert "an earlier attempt ended after epoch 2" in said.out, said.err
     whole = run_of(cli, *words)

@@ -213,7 +213,7 @@ def interrupt(cli, teacher):
     def run(*words: str) -> None:
         with interrupting(3):
             said = cli(*words)
-        assert said.code == 1
+        assert said.code == 130
         assert "interrupted after 3 epochs; the same command goes on there" in said.out
 
     return run
