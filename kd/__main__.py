@@ -1,10 +1,11 @@
 """The command line: ``kd`` and ``python -m kd`` are ``python train.py``; see ``--help``."""
 
+import contextlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +21,7 @@ from kd.config.undo import forget, undo
 from kd.config.validation import validate
 from kd.files import CONF
 
-INTERRUPTED = 130  # the exit status that shells expect after Ctrl-C
+INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -54,7 +55,55 @@ def fail(error: Exception) -> None:
     sys.exit(f"error: {message or str(error) or type(error).__name__}")
 
 
+class Outlet:
+    """An output whose reader may go, as ``head`` does, without harm to what is trained.
+
+    Args:
+        stream: that is written to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the stream has."""
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, which nobody reads if the reader is gone."""
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self._close()
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand on what has been written."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._close()
+
+    def _close(self) -> None:
+        """Have the system swallow what comes from now on."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
 def main() -> None:
+    """Run the command line where a reader of its output may go before the end."""
+    out: Any = Outlet(sys.stdout)
+    err: Any = Outlet(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            obey()
+        finally:
+            out.flush()
+            err.flush()
+
+
+def obey() -> None:
     """Run the command line, with Hydra's errors put in our words."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands errors to us instead of printing them
     forget()
@@ -69,6 +118,8 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if "COMP_LINE" in os.environ:  # a half-typed line, which the shell wants completed
+            sys.exit(1)
         fail(error)
 
 

@@ -18,6 +18,10 @@ class OutOfMemory(UserError):
     """Less memory is free than is needed."""
 
 
+class MissingTeacher(UserError):
+    """A distillation has no teacher to learn from."""
+
+
 def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield the error, then what it came of."""
     seen: list[BaseException] = []

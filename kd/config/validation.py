@@ -17,6 +17,17 @@ from kd.models.custom import Source
 # What a field admits that does not say it.
 ALLOWED = {int: "a whole number", float: "a number", bool: "true or false"}
 
+# What others call our settings, in small letters.
+SYNONYMS = {
+    **dict.fromkeys(("temperature", "temp", "tau"), "t"),
+    **dict.fromkeys(("epochs", "epoch", "n_epochs", "num_epochs"), "max_epochs"),
+    **dict.fromkeys(("learning_rate", "learningrate"), "lr"),
+    **dict.fromkeys(("batch", "batchsize", "bs"), "batch_size"),
+    **dict.fromkeys(("device", "gpu"), "accelerator"),
+    **dict.fromkeys(("wd", "l2"), "weight_decay"),
+    "random_seed": "seed",
+}
+
 
 def validate(cfg: DictConfig) -> Config:
     """Return the typed configuration of a run, every value checked.
@@ -197,9 +208,11 @@ def unknown_key(key: str, known: list[str]) -> str:
     group = key.split(".")[0]
     if key in known:
         return f"{key}: no such key of the chosen {group}{_owners(key)}"
-    last = {"epochs": "max_epochs"}.get(key, key)
-    close = [name for name in known if name.rpartition(".")[2] == last]
-    close.sort(key=lambda name: name.startswith("model."))  # the learning rate is optim.lr
+    last = key.rpartition(".")[2].lower()
+    last = SYNONYMS.get(last, last)
+    close = [name for name in known if name.rpartition(".")[2].lower() == last]
+    # One of the group that was named first; else the learning rate is optim.lr, not model.lr.
+    close.sort(key=lambda k: (not k.startswith(f"{group}."), k.startswith("model."), k.count(".")))
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if close:
         return f"{key}: no such key; did you mean {close[0]}?"

@@ -27,6 +27,8 @@ def show_verdict(study: Study, config: Config) -> list[Section]:
     verdict = study.verdict
     parts = [f"Distillation here: {verdict.word}."] if study.cells else []
     parts.append(verdict.sentence)
+    if verdict.harmful:
+        parts.append(say_harm(study))
     if verdict.chosen is not None and verdict.best_on_test is not None:
         chosen, best = study.comparisons[verdict.chosen], study.comparisons[verdict.best_on_test]
         bias = 100 * (best.accuracy.mean - chosen.accuracy.mean)
@@ -49,6 +51,18 @@ def cell_label(study: Study, cell: Cell) -> str:
     """Name a cell, with its method if the study has several."""
     method = f"{cell.method.label}, " if len(study.methods) > 1 else ""
     return f"{method}T = {cell.T:g}, alpha = {cell.alpha:g}"
+
+
+def say_harm(study: Study) -> str:
+    """Say in how many cells distillation hurts, and which loses most."""
+    worst, *_ = harmful = study.verdict.harmful
+    gain, p = study.comparisons[worst].gain, study.comparisons[worst].p_holm
+    tested = sum(map(stats.is_tested, study.comparisons.values()))
+    return (
+        f"Distillation hurts in {len(harmful)} of {tested} cells, significantly (Holm, 5 %). The "
+        f"largest loss is at {cell_label(study, worst)}: {100 * gain.mean:+.2f} points (95 % "
+        f"interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds, p = {p:.2g})."
+    )
 
 
 def qualify_choice(study: Study, chosen: Cell) -> list[str]:
@@ -173,6 +187,15 @@ def interval_columns(name: str, found: stats.Estimate, prefix: str = "") -> dict
     return {name: found.mean, f"{prefix}low": found.low, f"{prefix}high": found.high}
 
 
+# What a single seed does not have.
+OVER_SEEDS = ["low", "high", "gain_low", "gain_high", "p", "p_holm"]
+
+
+def without_untested(table: pd.DataFrame) -> pd.DataFrame:
+    """Drop the columns of intervals and tests where each cell has a single seed."""
+    return table.drop(columns=OVER_SEEDS, errors="ignore") if max(table["seeds"]) < 2 else table
+
+
 def own_fidelity(runs: Collection[Run], prefix: str = "") -> dict[str, float]:
     """The means that the runs recorded with their own teachers, as columns of a table."""
     return {prefix + key: mean_metric(runs, f"fidelity/{key}") for key in ("agreement", "kl")}
@@ -200,9 +223,13 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     method = (study.verdict.chosen or study.cells[0]).method
     cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
     table = tabulate_cells(cells)
+    shown = without_untested(table)
     maps: Any = table.pivot(index="T", columns="alpha")
     mean = f"{method.label}: mean" if len(study.methods) > 1 else "Mean"
     text = f"{mean} of {format_seeds(cells)}, in %. The table has the 95 % intervals over seeds."
+    if max(table["seeds"]) < 2:
+        text = f"{method.label}: one" if len(study.methods) > 1 else "One"
+        text += " seed, in %. It has no intervals."
     accuracy = figures.draw_heat_map(100 * maps["test_accuracy"], "Test accuracy", "%")
     alt = "Heat map of test accuracy: its numbers are in the table below it"
     title = "Agreement with the teacher"
@@ -212,7 +239,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."
     return [
-        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, table),
+        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, shown),
         map_gains(table),
         Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
         Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
@@ -234,11 +261,14 @@ def map_gains(table: pd.DataFrame) -> Section:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
     text = "Points of test accuracy over the student alone of the same seed."
-    text += " Numbers in brackets are not significant (Holm, 5 %)."
+    if len(compared.dropna(subset="p_holm")):
+        text += " Numbers in brackets are not significant (Holm, 5 %)."
+    else:
+        text += " One seed tests nothing."
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
     maps: Any = compared.pivot(index="T", columns="alpha")
-    doubtful = maps["p_holm"] >= 0.05  # false for NaN, which a control has
+    doubtful = maps["p_holm"] >= 0.05  # false for NaN, of what is not tested
     name = "Gain over the student alone"
     figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful)
     low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
@@ -271,12 +301,14 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
     text = "Each method is shown at the temperature and alpha that validation chooses."
     text += " The gain is test accuracy less that of the student alone of the same seeds and views."
-    text += " p is corrected over all cells of all methods (Holm)."
+    if any(map(stats.is_tested, study.comparisons.values())):
+        text += " p is corrected over all cells of all methods (Holm)."
     if study.teacher is not None:
         text += f" Agreement and KL are to {study.teacher.name}."
     if "own_kl" in table:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
-    return [Section("methods", "The methods side by side", text, table=table)]
+    shown = without_untested(table)
+    return [Section("methods", "The methods side by side", text, table=shown)]
 
 
 def controls_by_views(study: Study) -> dict[str, list[Run]]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kd.config.schema import Config
 from kd.report import figures, stats
-from kd.report.comparison import interval_columns
+from kd.report.comparison import interval_columns, without_untested
 from kd.report.evaluation import Run
 from kd.report.page import Section, one_line
 from kd.report.study import (
@@ -251,7 +251,8 @@ def tabulate(crossing: Crossing, found: Account) -> pd.DataFrame:
         ),
         {"part": "remainder", "from": None, "to": None} | part_columns(found.after),
     ]
-    return pd.DataFrame({"T": found.place[0], "alpha": found.place[1]} | row for row in rows)
+    place = {"T": found.place[0], "alpha": found.place[1]}
+    return without_untested(pd.DataFrame(place | row for row in rows))
 
 
 def part_columns(part: stats.Estimate) -> dict[str, float]:
@@ -271,8 +272,8 @@ def describe(crossing: Crossing, first: Account, further: int) -> str:
         "A factor's Shapley value (Shapley 1953) is what changing it adds, on average over all "
         "orders in which the factors can be changed; the values sum to the whole change.",
         "The lowest gain is picked on test, so these numbers describe and test nothing.",
-        f"Means and 95 % intervals are over the {count_seeds(n)} that every combination has"
-        + (f", of {first.seeds}." if first.seeds > n else "."),
+        f"{'Means and 95 % intervals are' if n > 1 else 'All is'} over the {count_seeds(n)} that "
+        "every combination has" + (f", of {first.seeds}." if first.seeds > n else "."),
     ]
     if crossing.others:
         parts.append(f"Combinations that do not cross with these: {crossing.others}, left out.")

@@ -67,13 +67,14 @@ class Verdict(NamedTuple, Generic[C]):
     sentence: str
     chosen: C | None  # None if no cell can be compared
     best_on_test: C | None
+    harmful: tuple[C, ...] = ()  # cells that are significantly worse, the largest loss first
 
 
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     """Compute the mean over seeds, Student's t interval, and the two-sided t-test against 0.
 
     Args:
-        values: one per seed. A single value has an infinite interval and p = 1; no value, NaNs.
+        values: one per seed. A single value has an infinite interval and no p; no value, NaNs.
         level: the coverage of the interval, between 0 and 1.
 
     Differences that are all 0, as those of a control trained in one group with the student alone,
@@ -87,7 +88,7 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, math.nan, 0, math.nan)
     mean = float(sample.mean())
     if n == 1:
-        return Estimate(mean, -math.inf, math.inf, 1.0, n, math.nan)
+        return Estimate(mean, -math.inf, math.inf, math.nan, n, math.nan)
     sd = float(sample.std(ddof=1))
     if sd < 1e-9:
         half = 0.0 if abs(mean) < 1e-9 else math.inf
@@ -195,14 +196,27 @@ def compare_cells(
         is_control = cell in control_cells
         gain = estimate_gain(accuracies, controls[cell], is_control)
         accuracy = estimate([accuracies[seed] for seed in seeds])
-        p_holm = 1.0 if gain.n and not is_control else math.nan  # unless corrected below
         validated = fmean(validation[cell][seed] for seed in seeds)
-        comparisons[cell] = Comparison(accuracy, gain, p_holm, validated, is_control)
-    tested = [c for c, found in comparisons.items() if found.gain.n > 1 and not found.is_control]
+        comparisons[cell] = Comparison(accuracy, gain, math.nan, validated, is_control)
+    tested = [cell for cell, found in comparisons.items() if is_tested(found)]
     corrected = holm([comparisons[cell].gain.p for cell in tested])
     for cell, p in zip(tested, corrected, strict=True):
         comparisons[cell] = comparisons[cell]._replace(p_holm=p)
     return comparisons
+
+
+def is_tested(found: Comparison) -> bool:
+    """Whether a cell's gain is tested: not that of a single seed, nor that of a control."""
+    return found.gain.n > 1 and not found.is_control
+
+
+def find_harmful(cells: Mapping[C, Comparison]) -> tuple[C, ...]:
+    """Find the cells that are worse than the student alone with Holm-corrected p below 0.05.
+
+    The test is two-sided, so that it finds losses as it finds gains. The largest loss comes first.
+    """
+    worse = [c for c, found in cells.items() if found.gain.mean < 0 and found.p_holm < 1 - LEVEL]
+    return tuple(sorted(worse, key=lambda cell: cells[cell].gain.mean))
 
 
 def estimate_gain(accuracies: BySeed, control: BySeed, is_control: bool) -> Estimate:
@@ -247,7 +261,8 @@ def judge(cells: Mapping[C, Comparison], smallest_gain: float = SMALLEST_GAIN) -
     if chosen is None:
         return Verdict("cannot tell", NO_CONTROL if cells else NO_RUN, None, None)
     best = max(among, key=lambda cell: among[cell].accuracy.mean)
-    return Verdict(*judge_gain(among[chosen], len(among), smallest_gain), chosen, best)
+    word, sentence = judge_gain(among[chosen], len(among), smallest_gain)
+    return Verdict(word, sentence, chosen, best, find_harmful(cells))
 
 
 def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Word, str]:

@@ -1,4 +1,4 @@
-"""What a large sweep shows while it runs: counts, time left, and the best by validation."""
+"""What a sweep shows while it runs: a bar, counts, time left; a large one the best so far."""
 
 import time
 from collections import Counter
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from kd.sweeps.job_configs import Job
@@ -31,8 +32,9 @@ class Board(AbstractContextManager["Board"]):
         self.epochs: dict[Job, int] = dict.fromkeys(jobs, 0)
         self.trained, self.started = 0, time.perf_counter()  # epochs of this command
         self.looked = 0.0  # when it was last drawn
+        self.group = self.groups = 0  # the one that trains, counted from 1, and how many there are
         self.drawn: Live | None = None
-        if console.is_terminal and len(jobs) >= FROM:
+        if console.is_terminal:
             self.drawn = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Board":
@@ -58,6 +60,8 @@ class Board(AbstractContextManager["Board"]):
             number: of the job, counted from 1.
             said: what became of it. In a large sweep failures alone are told one by one.
         """
+        if job.outcome and not job.outcome.skipped:
+            self.trained += job.config.trainer.max_epochs - self.epochs[job]
         self.epochs[job] = job.config.trainer.max_epochs
         self.state[job] = "failed" if job.error else "complete"
         if not job.error:
@@ -93,12 +97,22 @@ class Board(AbstractContextManager["Board"]):
         return f"{found}; {rounded(each * left)} left"
 
     def draw(self) -> None:
-        """Draw counts and the best jobs, a few times per second at most."""
+        """Draw the bar and the counts, a few times per second at most; of many jobs the best."""
         if not self.drawn or time.perf_counter() - self.looked < PAUSE:
             return
         self.looked = time.perf_counter()
+        whole = sum(job.config.trainer.max_epochs for job in self.jobs)
+        bar = ProgressBar(whole, sum(self.epochs.values()), width=20)
+        which = f"group {self.group} of {self.groups}; " if self.groups > 1 and self.group else ""
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, f"{which}{self.counts()}")
+        shown = Group(self.best(), line) if len(self.jobs) >= FROM else line
+        self.drawn.update(shown, refresh=True)
+
+    def best(self) -> Table:
+        """The best jobs so far."""
         table = Table("", "validation accuracy", title="best so far", title_justify="left")
         best = sorted(self.accuracy, key=lambda job: -self.accuracy[job])[:BEST]
         for job in best:
             table.add_row(job.name, f"{self.accuracy[job]:.4f}")
-        self.drawn.update(Group(table, self.counts()), refresh=True)
+        return table

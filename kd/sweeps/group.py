@@ -89,7 +89,7 @@ def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> l
         clear(job.directory)
 
     students = [planned.students.index(student_of(job.config)) for job in group.members]
-    record = Record(state, list(zip(students, loggers, strict=True)))
+    record = Record(state, list(zip(students, loggers, strict=True)), lead.overwrite)
     device = first.accelerator.device
     methods = dict.fromkeys(config.kd.method for config in configs if is_taught(config))
     what = f"stage=distill kd={','.join(methods)}" if methods else f"stage={configs[0].stage}"

@@ -25,8 +25,9 @@ from kd.config.schema import relevant
 from kd.config.showing import print_config
 from kd.config.undo import keep
 from kd.data.pool import remember
-from kd.errors import UserError
+from kd.errors import MissingTeacher, UserError
 from kd.sweeps import plan
+from kd.sweeps.answer import answers
 from kd.sweeps.board import Board
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import rounded, tables
@@ -60,9 +61,7 @@ def launch(wanted: Sequence[Job]) -> None:
     for job in wanted:
         job.outcome = distinct[job.directory].outcome
 
-    for table in tables(jobs):
-        # A wide table runs over the terminal's edge rather than losing its figures.
-        console.width = max(console.width, 15 * len(table.columns))
+    for table in tables(jobs, console.width):
         console.print(table)
     elapsed = rounded(time.perf_counter() - started)
     failed = [job for job in jobs if job.error]
@@ -72,6 +71,8 @@ def launch(wanted: Sequence[Job]) -> None:
         if not any("tensorboard" in job.config.logger for job in jobs):
             drawn = ""
         console.print(f"results: {study}/results.csv{drawn}")
+    for line in answers(jobs):
+        console.print(line, markup=False)
     if failed:
         causes = Counter(job.error for job in failed).most_common(MOST_CAUSES)
         listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
@@ -121,15 +122,17 @@ def train_and_finish(
     begun: set[Job] = set()
     spent: list[float] = []  # seconds of each run that trained alone
     parts: list[grouping.Group] = []
+    board.groups = len({id(group) for group in group_of.values()})
     for number, job in enumerate(jobs, 1):
         if job in group_of and job not in begun:
             begun.update(group_of[job].members)
+            board.group += 1
             parts += train_together(group_of[job], jobs, board)
         before = time.perf_counter()
         finish_job(job)
         if job.apart and not job.error:
             spent.append(time.perf_counter() - before)
-        left = sum(bool(later.apart) for later in jobs[number:])
+        left = 0 if board.drawn else sum(bool(later.apart) for later in jobs[number:])
         said = f"[{number}/{len(jobs)}] {job.name}  {outcome_of(job, spent, left)}"
         board.settle(job, number, said)
     return parts
@@ -141,7 +144,7 @@ def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
     Args:
         job: which has had its turn.
         spent: seconds of each run so far that trained alone.
-        left: how many of these are to come.
+        left: how many of these are to come; 0 also where a bar counts down.
     """
     if job.error:
         return f"FAILED: {job.error}"
@@ -150,7 +153,8 @@ def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
         return f"{said}  complete already, skipped"
     if not job.apart:
         return said
-    return f"{said}  {spent[-1]:.1f} s, {rounded(sum(spent) / len(spent) * left)} left"
+    said = f"{said}  {spent[-1]:.1f} s"
+    return f"{said}, {rounded(sum(spent) / len(spent) * left)} left" if left else said
 
 
 def form_groups(jobs: Sequence[Job], missing: set[Job], console: Console) -> list[grouping.Group]:
@@ -301,7 +305,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     """Fail the jobs that lack accelerator, data, teacher, logger or callback, before any begins.
 
     Raises:
-        UserError: it is all of the sweep.
+        UserError: a teacher is missing, or it is all of the sweep.
     """
     from kd.training.callbacks import make_callbacks
     from kd.training.loggers import Loggers
@@ -322,6 +326,8 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
                 find_material(job.config, list(job.hydra.overrides.task))
                 Loggers(job.config, job.directory)
                 make_callbacks(job.config, job.directory)
+            except MissingTeacher:  # said once, before the students alone have trained for hours
+                raise
             except Exception as error:
                 errors[key] = error
         job.failure = errors[key]

@@ -13,15 +13,20 @@ from kd.sweeps.job_configs import Job
 
 MOST_ROWS, MOST_COLUMNS = 40, 13
 BEST = 10
+PADDING = 3  # of a column: a space to the left and to the right, and a line
 
 
-def tables(jobs: Sequence[Job]) -> list[Table]:
+def tables(jobs: Sequence[Job], width: int) -> list[Table]:
     """Test accuracies, T down and alpha across, the mean over seeds; a table for all else swept.
 
     Tables of a single cell each become the rows of one. Where a table would fill more than a page,
     one of the best settings stands for all.
+
+    Args:
+        jobs: of the sweep.
+        width: of the terminal; a table with more alphas than it has room for continues below.
     """
-    found = _all_tables(jobs)
+    found = _all_tables(jobs, width)
     rows = sum(len(table.rows) + 1 for table in found)
     if rows <= MOST_ROWS and all(len(table.columns) <= MOST_COLUMNS for table in found):
         return found
@@ -54,7 +59,7 @@ def _without_seed(job: Job) -> str:
     return f"{job.config.study} {stage}/{','.join(told)}"
 
 
-def _all_tables(jobs: Sequence[Job]) -> list[Table]:
+def _all_tables(jobs: Sequence[Job], width: int) -> list[Table]:
     """Every table of :func:`tables`."""
     groups: dict[str, list[Job]] = {}
     for job in jobs:
@@ -65,7 +70,7 @@ def _all_tables(jobs: Sequence[Job]) -> list[Table]:
         {(job.config.kd.T, job.config.kd.alpha) for job in group} for group in groups.values()
     ]
     if len(groups) < 2 or any(len(found) > 1 for found in places):
-        return [table_of(title, group) for title, group in groups.items()]
+        return [t for title, group in groups.items() for t in tables_of(title, group, width)]
     head = f"test accuracy{over_seeds(jobs)}"
     table = Table("", "T", "alpha", "test accuracy", title=head, title_justify="left")
     common = set.intersection(*(set(title.split()[2:]) for title in groups))
@@ -82,20 +87,29 @@ def _without_cell(job: Job) -> str:
     return run_name(replace(job.config, seed=0, kd=kd), list(job.hydra.overrides.task))
 
 
-def table_of(title: str, jobs: Sequence[Job]) -> Table:
-    """One table of :func:`tables`; without a teacher it is a single cell."""
+def tables_of(title: str, jobs: Sequence[Job], width: int) -> list[Table]:
+    """One table of :func:`tables`, in blocks; without a teacher it is a single cell."""
     distilled = jobs[0].config.stage == "distill"
     cells: dict[tuple[str, str], list[Job]] = {}
     for job in sorted(jobs, key=lambda job: (job.config.kd.T, job.config.kd.alpha)):
         kd = job.config.kd
-        key = (f"T = {kd.T:g}", f"alpha = {kd.alpha:g}") if distilled else (job.config.stage, "")
+        key = (f"T = {kd.T:g}", f"{kd.alpha:g}") if distilled else (job.config.stage, "")
         cells.setdefault(key, []).append(job)
-    rows, columns = (dict.fromkeys(key[axis] for key in cells) for axis in (0, 1))
+    rows, columns = (list(dict.fromkeys(key[axis] for key in cells)) for axis in (0, 1))
+    figures = {key: mean_accuracy(some) for key, some in cells.items()}
+    widest = max(map(len, [*columns, *figures.values()])) + PADDING
+    first = max(map(len, ["alpha =", *rows])) + PADDING + 1
+    most = max(1, (width - first) // widest)
     head = f"{title}: test accuracy{over_seeds(jobs)}"
-    table = Table("", *columns, title=head, title_justify="left", show_header=distilled)
-    for row in rows:
-        table.add_row(row, *(mean_accuracy(cells.get((row, column), [])) for column in columns))
-    return table
+    blocks = []
+    for start in range(0, len(columns), most):
+        some = columns[start : start + most]
+        table = Table("alpha =", *some, title=head, title_justify="left", show_header=distilled)
+        for row in rows:
+            table.add_row(row, *(figures.get((row, column), "") for column in some))
+        blocks.append(table)
+        head = ""
+    return blocks
 
 
 def over_seeds(jobs: Sequence[Job]) -> str:

@@ -25,7 +25,9 @@ class Watch(ShowProgress):
 
     def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Put up the bar, where no board is drawn."""
-        if not self.board.drawn:
+        if self.board.drawn:
+            self.board.draw()
+        else:
             super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:

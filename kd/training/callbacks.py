@@ -37,6 +37,7 @@ class Record(Checkpoint):
     Args:
         state: of the training.
         loggers: of the wanted runs, each with the number of its student.
+        overwrite: whether the command has ``overwrite=true``, which begins anew each time.
         each: is called after every epoch with its number.
     """
 
@@ -44,12 +45,15 @@ class Record(Checkpoint):
         self,
         state: State,
         loggers: Sequence[tuple[int, Loggers]],
+        overwrite: bool = False,
         each: Callable[[int], None] | None = None,
     ) -> None:
         self.state, self.loggers, self.each = state, loggers, each
+        self.overwrite, self.saved = overwrite, 0  # epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Begin with the settings and with what an earlier attempt has trained."""
+        self.saved = len(pl_module.history)
         for _, loggers in self.loggers:
             loggers.begin()
         if pl_module.history:
@@ -64,6 +68,7 @@ class Record(Checkpoint):
         if self.each:
             self.each(epoch)
         self.state.save(epoch, trainer.save_checkpoint)
+        self.saved = epoch
 
     def _draw(self, module: Bookkeeper, epoch: int) -> None:
         row = module.history[epoch - 1]
@@ -76,10 +81,15 @@ class Record(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: Bookkeeper, exception: BaseException
     ) -> None:
-        """Say what Ctrl-C leaves, of which Lightning says nothing."""
-        if isinstance(exception, KeyboardInterrupt):
-            epochs = len(pl_module.history)
-            log.warning("interrupted after %d epochs; the same command goes on there", epochs)
+        """Say what Ctrl-C leaves."""
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        if not self.saved:
+            log.warning("interrupted in the first epoch; the same command begins anew")
+            return
+        after = f"after {self.saved} epoch{'s' * (self.saved != 1)}"
+        without = " without overwrite=true" if self.overwrite else ""
+        log.warning("interrupted %s; the same command%s goes on there", after, without)
 
 
 class ShowProgress(Checkpoint):
@@ -122,7 +132,9 @@ class ShowProgress(Checkpoint):
             said = f"epoch {epoch}/{epochs}  {len(found)} students  {best}"
         log.log(logging.DEBUG if self.bar else logging.INFO, said)
         if self.bar:
-            self.bar.update(self.task, description=said)
+            self.bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
+            following = f"epoch {min(epoch + 1, epochs or 0)}/{epochs}"
+            self.bar.update(self.task, description=following)
 
     def on_train_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Take the bar down."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kd.config.schema import Config
-from kd.errors import UserError, shown
+from kd.errors import MissingTeacher, UserError, shown
 from kd.files import COMMAND, replacing
 from kd.models import MODELS
 from kd.models._given import GIVEN, given
@@ -119,7 +119,7 @@ def read_checkpoint(
             network was trained on another split, or is of other code that ``source`` does not name.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; check teacher.checkpoint")
+        raise MissingTeacher(f"{path}: no such checkpoint; check teacher.checkpoint")
     named = source is not None and source.target is not None
     content = _read(path, plain=named)
     if "format" not in content:

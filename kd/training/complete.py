@@ -5,12 +5,16 @@ Neither torch nor Lightning is imported here.
 
 import contextlib
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd.config.schema import Config
+from kd.config.naming import run_name
+from kd.config.schema import Config, relevant
 from kd.data.pool import fingerprint
 from kd.data.sources import fetch
+from kd.errors import UserError
 from kd.training import run_folder, unfinished
 from kd.training.own_code import code_digests
 
@@ -39,6 +43,28 @@ def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
         now = fingerprint(config.data, directory.parents[1]), code_digests(config)
         run_folder.refuse_other_settings(config, directory, before, *now)
     return before
+
+
+_alone: dict[str, dict[str, Any] | None] = {}  # what find_alone has found, by all it depends on
+
+
+def find_alone(config: Config, study: Path, words: Sequence[str]) -> dict[str, Any] | None:
+    """The metrics of the student alone that a distilled run is compared with; None without one.
+
+    Args:
+        config: of the distillation.
+        study: the folder of its study.
+        words: of its command.
+    """
+    alone = replace(config, stage="student", overwrite=False, keep_epochs=False)
+    directory = study / run_name(alone, list(words))
+    with contextlib.suppress(OSError, UserError):  # of other settings, or damaged
+        stamp = (directory / run_folder.METRICS).stat().st_mtime_ns
+        key = repr((directory, stamp, relevant(alone)))
+        if key not in _alone:
+            _alone[key] = find_complete(alone, directory)
+        return _alone[key]
+    return None
 
 
 def skip(before: dict[str, Any], directory: Path, quiet: bool) -> Outcome:

@@ -11,19 +11,29 @@ import numpy as np
 from pytorch_lightning.loggers import Logger
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams, image
 
 from kd.errors import as_typed
 
 # Few, because TensorBoard shows the first five by the alphabet until one ticks others.
+# Those that differ in a sweep stand before the rest: TensorBoard sorts within the two by name.
+DIFFERING = {"kd/T", "kd/alpha", "seed", "stage"}
 COLUMNS = (
     "kd/T", "kd/alpha", "kd/method", "model/dropout", "model/hidden", "optim/lr", "seed",
     "stage", "teacher/seed", "trainer/max_epochs",
 )  # fmt: skip
-FINAL_METRICS = (
-    "test/acc", "test/loss", "test/ece", "fidelity/agreement", "fidelity/kl", "time/fit_s",
-)  # fmt: skip
+FINAL_METRICS = {  # as HPARAMS calls them, in its order
+    "test/acc": "test accuracy",
+    "test/gain": "gain over the student alone",
+    "test/loss": "test loss",
+    "test/ece": "test calibration error",
+    "fidelity/agreement": "agreement with the teacher",
+    "fidelity/kl": "KL to the teacher",
+    "time/fit_s": "training time, s",
+}
+LAST = "when_trained/"  # puts their single points below the curves, which TensorBoard sorts by name
 
 
 class Curves(Logger):
@@ -55,7 +65,8 @@ class Curves(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one point per metric."""
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
+        tags = {tag: LAST + tag if tag in FINAL_METRICS else tag for tag in metrics}
+        values = [Summary.Value(tag=tags[tag], simple_value=v) for tag, v in metrics.items()]
         self._append(Event(step=step, summary=Summary(value=values)))
 
     def log_hyperparams(self, params: Mapping[str, Any], *_: object, **__: object) -> None:
@@ -75,7 +86,8 @@ class Curves(Logger):
             settings |= {"kd/method": "none", "kd/T": 1.0, "kd/alpha": 1.0}
         values = {key: settings.get(key, "none") for key in COLUMNS}  # as networks have them
         columns = {k: as_typed(v) if isinstance(v, list) else v for k, v in values.items()}
-        for summary in hparams(columns, dict.fromkeys(FINAL_METRICS, 0)):
+        experiment, *session = hparams(columns, {LAST + tag: 0 for tag in FINAL_METRICS})
+        for summary in (in_order(experiment), *session):
             self._append(Event(summary=summary))
 
     def add_picture(self, tag: str, pixels: np.ndarray) -> None:
@@ -92,3 +104,15 @@ class Curves(Logger):
                 first = Event(wall_time=event.wall_time, file_version="brain.Event:2")
                 writer.write(first.SerializeToString())
             writer.write(event.SerializeToString())
+
+
+def in_order(experiment: Summary) -> Summary:
+    """Have HPARAMS begin with the columns that differ, and call the metrics by words."""
+    plugin = experiment.value[0].metadata.plugin_data
+    described = HParamsPluginData.FromString(plugin.content)
+    for column in described.experiment.hparam_infos:
+        column.differs = column.name in DIFFERING
+    for metric in described.experiment.metric_infos:
+        metric.display_name = FINAL_METRICS[metric.name.tag.removeprefix(LAST)]
+    plugin.content = described.SerializeToString()
+    return experiment

@@ -1,6 +1,7 @@
 """The training of one run, with Lightning's Trainer."""
 
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +90,10 @@ def fit(
             told = config, data.fingerprint, epoch, data.task, data.mean
             save_checkpoint(path, module.state(), *told)
 
-    callbacks = [*more, Record(state, [(0, loggers)], look)]
-    if not quiet:
-        callbacks.append(ShowProgress(every=1) if in_chunks(config) else ShowProgress())
+    callbacks = [*more, Record(state, [(0, loggers)], config.overwrite, look)]
+    if not quiet:  # before Record, so that the bar is gone when that tells of Ctrl-C
+        shown = ShowProgress(every=1) if in_chunks(config) else ShowProgress()
+        callbacks.insert(len(more), shown)
     with using(threads_for(config, parameters)):
         train(config, material.accelerator, module, callbacks, before, data)
     if not module.history:
@@ -145,12 +147,14 @@ def train(
     threads, device = torch.get_num_threads(), accelerator.device
     # Code that knows nothing of our generators draws from global ones: they begin with the seed.
     with isolated(generator(config.seed, "dropout").initial_seed(), device):
+        pressed = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, **batches, ckpt_path=before, weights_only=True)
-        except SystemExit as stop:
-            if trainer.interrupted:  # Lightning leaves with status 1
-                raise KeyboardInterrupt from stop
-            raise
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C, which it ignores from then on
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, pressed)
+            raise KeyboardInterrupt from None
         finally:
             use_threads(threads)
 

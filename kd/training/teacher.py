@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kd.config.schema import Config
 from kd.data.module import EVAL_BATCH, Batches, ImageDataModule
-from kd.errors import OutOfMemory, UserError, as_typed
+from kd.errors import MissingTeacher, OutOfMemory, UserError, as_typed
 from kd.files import COMMAND
 from kd.models.base import MNIST, Task
 from kd.models.custom import Source
@@ -60,7 +60,7 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
             command.append(f"study={config.study}")
         if config.teacher.seed:
             command.append(f"seed={config.teacher.seed}")
-        raise UserError(
+        raise MissingTeacher(
             f"no complete teacher of seed {config.teacher.seed} in {study}/teacher; first run: "
             f"{' '.join(command)}"
         )

@@ -29,7 +29,7 @@ from kd.training import run_folder, unfinished
 from kd.training.book import refuse_diverged
 from kd.training.callbacks import make_callbacks
 from kd.training.checkpoint import save_checkpoint
-from kd.training.complete import Outcome, as_shown, find_complete, skip
+from kd.training.complete import Outcome, as_shown, find_alone, find_complete, skip
 from kd.training.fit import Share, Trained, fit, threads_for
 from kd.training.loggers import Loggers
 from kd.training.logging import train_log
@@ -73,7 +73,10 @@ def train_run(
             log.info("%s", note)
         try:
             run_folder.save_hydra(config, hydra, directory / ".hydra")
-            metrics = finish(config, share.material, share.train(), directory)
+            alone = None
+            if config.stage == "distill":
+                alone = find_alone(config, directory.parents[1], words)
+            metrics = finish(config, share.material, share.train(), directory, alone)
         except Exception as error:
             log.debug("failed: %s", explain(error) or error, exc_info=error)
             raise
@@ -81,13 +84,27 @@ def train_run(
             remember([config.data], directory.parents[1])
             run_folder.write_results(directory.parents[1])
         log.info("test accuracy %.4f", metrics["test/acc"])
-    drawn = f"  (to look at it: tensorboard --logdir {config.output_dir})"
+    drawn = f"  (to look at it: tensorboard --logdir {shown.parents[1]})"
     log.info("results: %s%s", shown, drawn if "tensorboard" in config.logger else "")
     return Outcome(metrics, skipped=False)
 
 
-def finish(config: Config, material: Material, trained: Trained, directory: Path) -> dict[str, Any]:
-    """Test the trained network once, save all, ``metrics.json`` last, and return its content."""
+def finish(
+    config: Config,
+    material: Material,
+    trained: Trained,
+    directory: Path,
+    alone: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Test the trained network once, save all, ``metrics.json`` last, and return its content.
+
+    Args:
+        config: of the run.
+        material: data and teacher.
+        trained: the network.
+        directory: of the run.
+        alone: the metrics of the student alone, which the loggers learn the gain over.
+    """
     data = material.data
     network = data.centred(build_model(config.model, config.seed, data.task)).to(data.device)
     load_weights(network, trained.weights)
@@ -108,7 +125,8 @@ def finish(config: Config, material: Material, trained: Trained, directory: Path
     tested = evaluate(logits, labels) | {"time/fit_s": trained.seconds}
     if material.teacher_outputs is not None:
         tested |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
-    trained.loggers.finish(trained.rows, tested)
+    gain = {"test/gain": tested["test/acc"] - alone["test/acc"]} if alone else {}
+    trained.loggers.finish(trained.rows, tested | gain)
     named = data.pool.names != (*map(str, range(data.task.classes)),)
     known = {
         "epochs": trained.epoch,

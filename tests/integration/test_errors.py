@@ -33,6 +33,15 @@ TYPOS = [
     ("unknown trainer", ["trainer=tpu"], "trainer=tpu: no such choice; choose from auto, cpu, gpu"),
     ("experiment without plus", ["experiment=talk"], "with a plus, as in +experiment"),
     ("mistyped key", [*DISTILL, "kd.TT=3"], "kd.TT: no such key; did you mean kd.T?"),
+    (
+        "a synonym in its group",
+        ["kd.temperature=3"],
+        "kd.temperature: no such key; did you mean kd.T?",
+    ),
+    ("a last word", ["T=4"], "T: no such key; did you mean kd.T?"),
+    ("a rate", ["lr=1"], "lr: no such key; did you mean optim.lr?"),
+    ("epochs", ["epochs=1"], "epochs: no such key; did you mean trainer.max_epochs?"),
+    ("a size", ["batch_size=1"], "batch_size: no such key; did you mean data.batch_size?"),
     ("mistyped group", ["stag=teacher"], "stag: no such key; did you mean stage?"),
     (
         "key of another model",

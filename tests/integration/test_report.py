@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import DIGITS, MINI
+from helpers import DIGITS, MINI, make_up_run
 
 import train
 from kd.config.schema import Config
@@ -809,3 +809,34 @@ def test_a_browser_draws_the_page_without_errors(study):
     assert f"<title>drawn {len(PARTS)} of {len(PARTS)}</title>" in done.stdout
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
+
+
+def test_the_verdict_says_what_hurts(cli, tmp_path):
+    noise = (0.0, 0.001, -0.001, 0.0005, -0.0005)
+    study = tmp_path / "outputs/main"
+    for seed, off in enumerate(noise):
+        make_up_run(study, "student", 0.95 + off, seed)
+        for T, gain in ((1.0, 0.0), (4.0, -0.01), (10.0, -0.03)):
+            accuracy = 0.95 + off + gain + noise[-1 - seed] / 10 * (1 + T)
+            make_up_run(study, "distill", accuracy, seed, kd__T=T, kd__alpha=0.5)
+    said = cli("stage=report")
+    assert said.code == 0, said.err
+    assert "Distillation hurts in 2 of 3 cells, significantly (Holm, 5 %)." in said.out
+    assert "The largest loss is at T = 10, alpha = 0.5: -3.0" in said.out
+
+
+def test_one_seed_has_neither_intervals_nor_tests(cli, tmp_path):
+    study = tmp_path / "outputs/main"
+    make_up_run(study, "student", 0.95)
+    for T in (1.0, 10.0):
+        for alpha in (0.0, 1.0):
+            make_up_run(study, "distill", 0.95 - T / 1000, kd__T=T, kd__alpha=alpha)
+            own = {"kd__T": T, "kd__alpha": alpha, "kd__method": "dkd"}
+            make_up_run(study, "distill", 0.94 - T / 1000, **own)
+    assert cli("stage=report").code == 0
+    for name in ("accuracy.csv", "methods.csv"):
+        table = pd.read_csv(PAGE.parent / name)
+        assert not {"low", "high", "gain_low", "gain_high", "p", "p_holm"} & {*table}
+        assert "gain" in table
+    text = (PAGE.parent / "report.md").read_text()
+    assert not re.search(r"\b(inf|nan)\b|significant|brackets|95 % interval", text)

@@ -565,3 +565,62 @@ def test_debugging_an_experiment_does_not_touch_its_study(cli):
     assert [path.name for path in Path("outputs").iterdir()] == ["debug"]
     (run,) = complete("debug")
     assert (metrics(run)["optim/eps"], metrics(run)["data/batch_size"]) == (1e-7, 32)
+
+
+def test_ctrl_c_promises_what_is_true(cli):
+    words = ("stage=student", *MINI)
+    with interrupting():
+        said = cli(*words, "overwrite=true")
+    assert said.code == 130
+    assert said.err == "interrupted\n"
+    assert "after 1 epoch; the same command without overwrite=true goes on there" in said.out
+    assert "an earlier attempt ended after epoch 1: going on" in cli(*words).out
+    with pytest.MonkeyPatch.context() as patch:
+
+        def press(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("kd.training.callbacks.ShowProgress.on_train_epoch_end", press)
+        said = cli(*words, "overwrite=true")
+    assert said.code == 130
+    assert "interrupted in the first epoch; the same command begins anew" in said.out
+
+
+def test_a_reader_that_goes_away_ends_no_training(tmp_path):
+    command = [sys.executable, str(PROJECT / "train.py"), "stage=student", *MINI]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout
+    run.stdout.close()
+    assert run.stderr
+    assert run.stderr.read() == ""
+    assert run.wait() == 0
+    assert list(tmp_path.glob("outputs/main/student/*/metrics.json"))
+
+
+def test_tensorboard_opens_on_curves_and_hparams_on_what_differs(cli, teacher):
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    said = cli("-m", "stage=student,distill", *MINI)
+    assert said.code == 0, said.err
+    (alone,), (run,) = complete(stage="student"), complete(stage="distill")
+    assert len(list(run.glob("events*"))) == 1
+    events = EventAccumulator(str(run)).Reload()
+    tags = sorted(events.Tags()["scalars"])
+    assert tags[:5] == ["train/acc", "train/loss", "train/lr", "val/acc", "val/loss"]
+    assert all(tag.startswith("when_trained/") for tag in tags[5:])
+    (gain,) = events.Scalars("when_trained/test/gain")
+    expected = metrics(run)["test/acc"] - metrics(alone)["test/acc"]
+    assert gain.value == pytest.approx(expected, abs=1e-6)
+    assert "test/gain" not in metrics(run)
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    first = {column.name for column in experiment.hparam_infos if column.differs}
+    assert first == {"kd/T", "kd/alpha", "seed", "stage"}
+    assert [metric.display_name for metric in experiment.metric_infos][:2] == [
+        "test accuracy",
+        "gain over the student alone",
+    ]
+    single = cli("stage=student", *MINI, "seed=1")
+    assert "tensorboard --logdir outputs/main)" in single.out

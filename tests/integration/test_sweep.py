@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from helpers import MINI
+from helpers import MINI, one_line
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.files import PROJECT
@@ -34,9 +35,14 @@ def test_the_customers_sweep(cli, teacher):
     assert sum(bool(re.match(r"\[\d+/20\] distill/T=", line)) for line in lines) == 20
     rows = table(said.out)
     assert [len(row) for row in rows] == [5] * 4
-    assert "results: outputs/main/results.csv" in lines[-1]
-    header = next(line for line in lines if "alpha = 0.25" in line)
-    assert re.findall(r"alpha = ([\d.]+)", header) == ["0", "0.25", "0.5", "0.75", "1"]
+    assert "results: outputs/main/results.csv" in lines[-2]
+    assert re.fullmatch(
+        r"chosen on validation T = \d+, alpha = 0\S*: \d\d\.\d\d %; its student alone is not there "
+        "to compare; next: python train.py stage=report",
+        lines[-1],
+    )
+    header = next(line for line in lines if "alpha =" in line)
+    assert re.findall(r"[\d.]+", header) == ["0", "0.25", "0.5", "0.75", "1"]
     for T, row in zip((1, 2, 5, 10), rows, strict=True):
         for alpha, figure in zip((0, 0.25, 0.5, 0.75, 1), row, strict=True):
             (path,) = Path("outputs/main/distill").glob(
@@ -147,6 +153,31 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(cli, teacher):
     assert not list(Path("outputs").glob("a/*/*"))
 
 
+def test_a_sweep_ends_with_the_choice_beside_the_student_alone(cli, teacher):
+    said = cli("-m", "stage=distill,student", *MINI, "kd.alpha=0,1", "seed=0,1", "study=main")
+    assert said.code == 0, said.err
+    last = said.out.splitlines()[-1]
+    frame = pd.read_csv("outputs/main/results.csv")
+    chosen = frame[(frame["stage"] == "distill") & (frame["kd/alpha"] == 0)]["test/acc"].mean()
+    alone = frame[frame["stage"] == "student"]["test/acc"].mean()
+    assert last == (
+        f"chosen on validation T = 2, alpha = 0: {100 * chosen:.2f} %; student alone "
+        f"{100 * alone:.2f} % (test, mean of 2 seeds); next: python train.py stage=report"
+    )
+
+
+def test_a_wide_table_continues_below(cli, teacher):
+    alphas = [f"{k / 10:g}" for k in range(11)]
+    said = cli("-m", "stage=distill", *MINI, "kd.T=1,2,5,10", f"kd.alpha={','.join(alphas)}")
+    assert said.code == 0, said.err
+    drawn = [line for line in said.out.splitlines() if line[:1] in "┏┃┡│└┗"]
+    assert max(map(len, drawn)) <= 80
+    heads = [line for line in drawn if "alpha =" in line]
+    assert len(heads) == 2
+    assert re.findall(r"[\d.]+", " ".join(heads)) == alphas
+    assert sum(map(len, table(said.out))) == 44
+
+
 def test_the_student_alone_is_the_control_of_its_sweep_to_the_last_bit(cli, teacher):
     said = cli("-m", "stage=student,distill", *MINI, "kd.T=1,4", "kd.alpha=0,1", "seed=0,1")
     assert said.code == 0, said.err
@@ -165,15 +196,19 @@ def test_the_student_alone_is_the_control_of_its_sweep_to_the_last_bit(cli, teac
         assert "fidelity/agreement" not in metrics
 
 
-def test_students_alone_train_where_the_teacher_is_missing(cli):
-    said = cli("-m", "stage=student,distill", *MINI, "seed=0,1")
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ((), "no complete teacher of seed 0 in outputs/main/teacher; first run:"),
+        (("teacher.checkpoint=gone.pt",), "gone.pt: no such checkpoint"),
+    ],
+)
+def test_a_missing_teacher_is_said_once_before_any_training(cli, given, why):
+    said = cli("-m", "stage=student,distill", *MINI, "seed=0,1", *given)
     assert said.code == 1
-    assert "2 of 4 runs complete" in said.out
-    assert said.out.count("FAILED: no complete teacher of seed 0") == 2
-    assert sorted(p.name for p in Path("outputs/main").iterdir() if p.is_dir()) == [
-        ".locks",
-        "student",
-    ]
+    one_line(said.err, why)
+    assert "epoch" not in said.out
+    assert not list(Path("outputs").glob("*/student"))
 
 
 def stop_at(monkeypatch, count: int) -> None:

@@ -58,11 +58,13 @@ def test_tensorboard_shows_runs_scalars_and_hyperparameters(board):
     cell = next(run for run in runs if "T=4.0,alpha=0.5,seed=0" in run)
     tags = wait_for(
         lambda: ask(board, "/data/plugin/scalars/tags"),
-        lambda found: len(found) == 6 and all("test/acc" in tags for tags in found.values()),
+        lambda found: (
+            len(found) == 6 and all("when_trained/test/acc" in tags for tags in found.values())
+        ),
     )
     for run in runs:
         assert {"train/loss", "train/acc", "val/loss", "val/acc", "train/lr"} <= set(tags[run])
-    assert "fidelity/agreement" in tags[cell]
+    assert "when_trained/fidelity/agreement" in tags[cell]
     query = urllib.parse.urlencode({"run": cell, "tag": "val/acc"})
     points = ask(board, f"/data/plugin/scalars/scalars?{query}")
     assert [step for _, step, _ in points] == [1, 2], "one point an epoch, counted from 1"
@@ -94,5 +96,5 @@ def test_tensorboard_shows_runs_scalars_and_hyperparameters(board):
     assert cells == {(T, alpha) for T in (1.0, 4.0) for alpha in (0.0, 0.5)}
     for group in groups:
         figures = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-        assert 0 < figures["test/acc"] <= 1
+        assert 0 < figures["when_trained/test/acc"] <= 1
         assert "seed" in group["hparams"]

@@ -238,3 +238,23 @@ def test_seeds_needed_gives_the_power_it_promises():
     seen = scipy_stats.ttest_1samp(runs, 0, axis=1).pvalue < 0.05
     assert 0.78 <= seen.mean() <= 0.85
     assert seeds_needed(sd=1e-6, gain=1) == 2
+
+
+def test_a_single_seed_has_no_p():
+    assert math.isnan(estimate([0.1]).p)
+    cells = compare({"a": {0: 0.9}}, {"a": {0: 0.9}}, {0: 0.95})
+    assert math.isnan(cells["a"].p_holm)
+    assert judge(cells).harmful == ()
+
+
+def test_cells_that_are_significantly_worse_are_found():
+    random = np.random.default_rng(0)
+    alone = {s: 0.96 + random.normal(0, 0.001) for s in range(5)}
+
+    def shifted(by: float) -> dict[int, float]:
+        return {s: a + by + random.normal(0, 0.0005) for s, a in alone.items()}
+
+    cells = {"bad": shifted(-0.005), "same": shifted(0), "worst": shifted(-0.008)}
+    cells["control"] = shifted(-0.02)
+    verdict = judge(compare(cells, cells, alone, {"control"}))
+    assert verdict.harmful == ("worst", "bad")
