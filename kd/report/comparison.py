@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from kd.config.schema import Config
-from kd.report import drawings, figures, stats
+from kd.report import figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section, one_line
 from kd.report.study import Cell, Method, Study, views_of
@@ -245,7 +245,7 @@ def map_gains(table: pd.DataFrame) -> Section:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
     text = "Points of test accuracy over the student alone of the same seed."
-    if compared["p_holm"].notna().any():
+    if any(compared["p_holm"].notna()):
         text += " Numbers in brackets are not significant (Holm, 5 %)."
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."

@@ -38,11 +38,7 @@ class Bar(NamedTuple):
     mean: float
     low: float = -math.inf
     high: float = math.inf
-
-    @property
-    def tone(self) -> str:
-        """Whether the whole interval is good, bad, or neither."""
-        return "good" if self.low > 0 else "bad" if self.high < 0 else "plain"
+    tone: str = "plain"  # or good, or bad: significantly so
 
 
 def markup(template: str, *values: object, **named: object) -> Markup:
@@ -185,10 +181,10 @@ def draw_reliability(table: DataFrame, label: str) -> Markup:
     """Draw accuracy by confidence; on the diagonal a network is right as often as it is sure."""
     largest = table["images"].max()
     rows: Iterable = table.itertuples()
-    dots = [
-        Dot(f"{r.images} images", r.confidence, r.accuracy, "plain", 2 + 7 * (r.images / largest) ** 0.5)
-        for r in rows
-    ]  # fmt: skip
+    dots = []
+    for row in rows:
+        size = 2 + 7 * (row.images / largest) ** 0.5
+        dots.append(Dot(f"{row.images} images", row.confidence, row.accuracy, size=size))
     return draw_dots(dots, label, ("confidence", "accuracy"), diagonal=True)
 
 
@@ -197,7 +193,9 @@ def shade(value: float, low: float, high: float) -> int:
     return round(60 * (value - low) / (high - low)) if high > low else 0
 
 
-def draw_map(table: DataFrame, form: str, good: int = 1, doubtful: DataFrame | None = None) -> Markup:
+def draw_map(
+    table: DataFrame, form: str, good: int = 1, doubtful: DataFrame | None = None
+) -> Markup:
     """A T × alpha map as a table. Blue is good.
 
     Args:
@@ -236,7 +234,10 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], most: int) -> Marku
     errors = matrix - np.diag(np.diag(matrix))
     if len(names) > most:
         pairs = sorted(np.argwhere(errors).tolist(), key=lambda p: -errors[p[0], p[1]])[:12]
-        items = [markup("<li>{} taken for {}: {}</li>", names[i], names[j], errors[i, j]) for i, j in pairs]
+        items = [
+            markup("<li>{} taken for {}: {}</li>", names[i], names[j], errors[i, j])
+            for i, j in pairs
+        ]
         return markup("<ol>{}</ol>", join(items))
     head = join(markup('<th scope="col">{}</th>', shorten(name, 6)) for name in names)
     rows = []
@@ -255,6 +256,9 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], most: int) -> Marku
 
 def beside(drawings: Mapping[str, Markup]) -> Markup:
     """Drawings side by side where there is room, each below its title."""
-    form = "<figure><figcaption>{}</figcaption>{}</figure>"
-    shown = join(markup(form, title, drawing) for title, drawing in drawings.items())
-    return markup('<div class="beside">{}</div>', shown)
+    caption = "<figcaption>{}</figcaption>"
+    figures = [
+        markup("<figure>{}{}</figure>", markup(caption, title) if title else "", drawing)
+        for title, drawing in drawings.items()
+    ]
+    return markup('<div class="beside">{}</div>', join(figures))

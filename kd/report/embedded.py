@@ -11,12 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 
 from kd.errors import UserError
-from kd.report import stats
 from kd.report.evaluation import Run
 from kd.report.sections import load_images, read_curve
 from kd.report.study import Cell, Study

@@ -9,7 +9,7 @@ from datetime import datetime
 from markupsafe import Markup
 
 from kd.config.schema import Config
-from kd.report import drawings
+from kd.report import drawings, stats
 from kd.report.comparison import cell_label
 from kd.report.evaluation import Run, mean_metric
 from kd.report.hurts import describe_hurts, harmful_cells
@@ -56,9 +56,12 @@ def draw_gains(study: Study) -> Markup | None:
 
 def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
     """The gain of a cell in points, as a row of a forest plot."""
-    gain = study.comparisons[cell].gain
+    found = study.comparisons[cell]
     label = one_line(name or f"T = {cell.T:g}, alpha = {cell.alpha:g}")
-    return drawings.Bar(label, 100 * gain.mean, 100 * gain.low, 100 * gain.high)
+    significant = found.gain.n > 1 and found.p_holm < 1 - stats.LEVEL
+    tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
+    mean, low, high = (100 * end for end in found.gain[:3])
+    return drawings.Bar(label, mean, low, high, tone)
 
 
 def speak(bar: drawings.Bar) -> str:

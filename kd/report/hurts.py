@@ -2,6 +2,8 @@
 
 from kd.report import stats
 from kd.report.comparison import cell_label
+from kd.report.drawings import signed
+from kd.report.page import one_line
 from kd.report.study import Cell, Study
 
 
@@ -22,15 +24,15 @@ def describe_hurts(study: Study) -> str:
     if not cells:
         return ""
     found = study.comparisons
-    tested = sum(c.gain.n > 1 and not c.is_control for c in found.values())
-    least_T = min(cell.T for cell in cells)
-    mild = {c.T for c in found if not c.is_control and c.T < least_T}
-    hot = mild and all(cell.T >= least_T for cell in cells)
+    tested = [cell for cell, c in found.items() if c.gain.n > 1 and not c.is_control]
+    worse = {cell.T for cell in cells}
+    levels = sorted({cell.T for cell in tested})
+    high = len(worse) < len(levels) and worse == {*levels[-len(worse) :]}
     gain = found[cells[0]].gain
     return (
-        f"{f'From T = {least_T:g} on it hurts' if hot else 'It hurts'}: "
-        f"{100 * gain.mean:+.2f} points at {cell_label(study, cells[0])} "
-        f"(95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}). "
-        f"{len(cells)} of {tested} cells {'is' if len(cells) == 1 else 'are'} significantly worse "
-        "than the student alone."
-    ).replace("-", "−")
+        f"{'High temperatures hurt' if high else 'Some settings hurt'}: "
+        f"{signed(100 * gain.mean)} points at {one_line(cell_label(study, cells[0]))} "
+        f"(95 % interval {signed(100 * gain.low)} to {signed(100 * gain.high)}). "
+        f"{len(cells)} of {len(tested)} cells {'is' if len(cells) == 1 else 'are'} significantly "
+        "worse than the student alone."
+    )

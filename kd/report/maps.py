@@ -47,7 +47,8 @@ def draw_maps(study: Study, slug: str) -> Markup:
         doubtful = None
         if slug == "gain":
             doubtful = found.pivot(index="T", columns="alpha", values="p_holm") >= 1 - stats.LEVEL
-        drawn[one_line(method.label)] = drawings.draw_map(table, form, good, doubtful)
+        name = one_line(method.label) if len(study.methods) > 1 else ""
+        drawn[name] = drawings.draw_map(table, form, good, doubtful)
     return drawings.beside(drawn) if drawn else Markup()
 
 

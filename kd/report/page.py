@@ -30,7 +30,7 @@ class Section:
     table: pd.DataFrame | None = None
     files: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables beside the page
     said: list[str] = field(default_factory=list)  # lines for the terminal
-    drawing: Markup = Markup()  # what the page shows in place of the figure
+    drawing: Markup = field(default_factory=Markup)  # what the page shows in place of the figure
     image: str = ""  # the figure as base64 PNG, once drawn
 
     def __post_init__(self) -> None:
@@ -74,9 +74,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_files(
-    sections: list[Section], folder: Path, study: str, frame: dict[str, Any]
-) -> None:
+def write_files(sections: list[Section], folder: Path, study: str, frame: dict[str, Any]) -> None:
     """Write the files of a report into an empty folder."""
     board = Curves(folder)
     for section in sections:

@@ -56,9 +56,7 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     drawn = {name: draw_losses(name, curve) for name, curve in curves.items()}
     drawing = drawings.beside(drawn)
     return [
-        Section(
-            "curves", title, sentence, figure, f"Loss by epoch: {text}", table, drawing=drawing
-        )
+        Section("curves", title, sentence, figure, f"Loss by epoch: {text}", table, drawing=drawing)
     ]
 
 
@@ -125,7 +123,9 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
     text = "On the dotted line, a network is right as often as it is sure."
     text += " The size of a dot shows the number of images."
     figure = figures.draw_reliability_diagrams(tables)
-    drawn = {t: drawings.draw_reliability(table, f"Calibration: {t}") for t, table in tables.items()}
+    drawn = {
+        t: drawings.draw_reliability(table, f"Calibration: {t}") for t, table in tables.items()
+    }
     alt, drawing = ", ".join(titled), drawings.beside(drawn)
     return [Section("calibration", "Calibration", text, figure, alt, drawing=drawing)]
 

@@ -339,26 +339,26 @@ function drawCell() {
   const { cell, other } = state, panel = byId("cell");
   if (!cell) return panel.replaceChildren();
   const shown = other ? [cell, other] : [cell];
-  const parts = [build("h3", {}, shown.map(label).join(" and "))];
-  if (data.methods.length > 1) parts.push(build("p", { class: "hint" }, data.methods[cell.m]));
-  if (!places(cell).length) parts.push(build("p", {}, "This cell has no run of the chosen seed."));
-  else parts.push(...shown.flatMap((c) => (other ? [build("h4", {}, label(c))] : []).concat(describe(c))));
+  const first = [build("h3", {}, shown.map(label).join(" and "))], parts = [];
+  if (data.methods.length > 1) first.push(build("p", { class: "hint" }, data.methods[cell.m]));
+  if (!places(cell).length) first.push(build("p", {}, "This cell has no run of the chosen seed."));
+  else first.push(...shown.flatMap((c) => (other ? [build("h4", {}, label(c))] : []).concat(describe(c))));
   const rows = shown.map((c) => ({
     name: `T=${c.T} alpha=${c.alpha}`, values: gains(c),
     seeds: places(c).filter((p) => c.alone[p] !== null).map((p) => runs.seed[c.runs[p]]),
   })).filter((row) => row.values.length);
-  if (rows.length) parts.push(build("h4", {}, "gain by seed, points"), drawSeeds(rows));
+  if (rows.length) first.push(build("h4", {}, "gain by seed, points"), drawSeeds(rows));
   const curves = shown.map((c, n) => [label(c), data.curves[data.cells.indexOf(c)], `c${1 - n}`]);
   curves.push(["student alone", data.curves_alone[cell.m], "c2"]);
   const drawn = curves.filter(([, values]) => values.length);
-  if (drawn.length) parts.push(build("h4", {}, "validation accuracy by epoch, %, mean over seeds"), drawCurves(drawn));
+  if (drawn.length) parts.push([build("h4", {}, "validation accuracy by epoch, %, mean over seeds"), drawCurves(drawn)]);
   const own = cellConfusion(cell, false);
   const base = other ? cellConfusion(other, false) : cellConfusion(cell, true);
   const against = other ? label(other) : "the student alone";
   if (own && base) parts.push(
-    build("h4", {}, `images named otherwise than by ${against}, per seed`), confusionTable(own, base),
-    build("h4", {}, "F1 by class"), f1Table(f1(own), f1(base), other ? label(other) : "alone"));
-  panel.replaceChildren(...parts);
+    [build("h4", {}, `more or fewer images than by ${against}, per seed`), confusionTable(own, base)],
+    [build("h4", {}, "F1 by class"), f1Table(f1(own), f1(base), other ? label(other) : "alone")]);
+  panel.replaceChildren(...[first, ...parts].map((part) => build("div", {}, ...part)));
 }
 
 function confusionTable(own, base) {
