@@ -224,7 +224,7 @@ def draw_map(
         rows.append(markup('<tr><th scope="row">{:g}</th>{}</tr>', T, join(cells)))
     corner = Markup('<th scope="col"><abbr title="temperature">T</abbr> \\ alpha</th>')
     return markup(
-        '<div class="wide"><table class="map"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
+        '<div class="wide" tabindex="0"><table class="map"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
         "</table></div>", corner, head, join(rows),
     )  # fmt: skip
 
@@ -249,7 +249,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], most: int) -> Marku
         rows.append(markup('<tr><th scope="row">{}</th>{}</tr>', shorten(name, 6), join(cells)))
     corner = Markup('<th scope="col">is \\ named</th>')
     return markup(
-        '<div class="wide"><table class="map small"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
+        '<div class="wide" tabindex="0"><table class="map small"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
         "</table></div>", corner, head, join(rows),
     )  # fmt: skip
 

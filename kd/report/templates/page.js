@@ -383,7 +383,7 @@ function confusionTable(own, base) {
     })));
   const head = build("tr", {}, build("th", { scope: "col" }, "is \\ named"),
     ...data.classes.map((name) => build("th", { scope: "col" }, short(name))));
-  return build("div", { class: "wide" }, build("table", { class: "map small" }, build("thead", {}, head), build("tbody", {}, ...rows)));
+  return build("div", { class: "wide", tabindex: 0 }, build("table", { class: "map small" }, build("thead", {}, head), build("tbody", {}, ...rows)));
 }
 
 function f1Table(own, base, name) {
