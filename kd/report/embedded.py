@@ -36,7 +36,7 @@ def embed(study: Study) -> dict[str, Any]:
         "runs": tabulate_runs(runs),
         "cells": [describe_cell(study, cell, number) for cell in study.cells],
         "chosen": study.cells.index(study.verdict.chosen) if study.verdict.chosen else None,
-        "teacher": number[study.teacher] if study.teacher else None,
+        "teacher": number.get(study.teacher) if study.teacher else None,
         "curves": [mean_curve(cell.runs.values()) for cell in study.cells],
         "curves_alone": [mean_curve(method.controls.values()) for method in study.methods],
     }
@@ -123,7 +123,7 @@ def embed_answers(study: Study, runs: list[Run], number: dict[Run, int]) -> dict
     kept = runs if few or chosen is None else [
         run for run in (study.teacher, *controls_of(chosen).values(), *chosen.runs.values()) if run
     ]  # fmt: skip
-    kept = [run for run in kept if len(run.answers) == len(labels)]
+    kept = [run for run in kept if run in number and len(run.answers) == len(labels)]
     order = labels.argsort(kind="stable")
     answers = np.stack([run.answers.astype(int) for run in kept])[:, order]
     content["answered"] = [number[run] for run in kept]

@@ -49,7 +49,8 @@ def draw_gains(study: Study) -> Markup | None:
     if chosen is None:
         return None
     cells = [chosen, *(cell for cell in harmful_cells(study) if cell is not chosen)][:MOST_BARS]
-    bars = [gain_bar(study, cell) for cell in cells]
+    several = len(study.methods) > 1
+    bars = [gain_bar(study, cell, short_label(cell) if several else "") for cell in cells]
     spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)
     return drawings.draw_forest(bars, f"Gain over the student alone. {spoken}")
 
@@ -62,6 +63,11 @@ def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
     tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
     mean, low, high = (100 * end for end in found.gain[:3])
     return drawings.Bar(label, mean, low, high, tone)
+
+
+def short_label(cell: Cell) -> str:
+    """A cell's name with its method, in few letters."""
+    return f"{drawings.shorten(cell.method.label, 8)} T={cell.T:g} a={cell.alpha:g}"
 
 
 def speak(bar: drawings.Bar) -> str:

@@ -118,7 +118,9 @@ def test_every_cell_is_reached_by_keyboard_and_shows_the_numbers_of_the_results(
             shown = page.eval_on_selector_all("#cell dd", script)
             assert shown["test accuracy"] == f"{100 * own['test/acc'].mean():.2f} %"
             gain = 100 * (own["test/acc"] - alone).mean()
-            assert float(shown["gain"].split()[0].replace("−", "-")) == pytest.approx(gain, abs=0.01)
+            assert float(shown["gain"].split()[0].replace("−", "-")) == pytest.approx(
+                gain, abs=0.01
+            )
             same = 100 * own["fidelity/agreement"].mean()
             assert shown["agreement with the teacher"] == f"{same:.2f} %"
             assert shown["KL to the teacher"] == f"{own['fidelity/kl'].mean():.4f} nats"

@@ -783,29 +783,3 @@ def test_a_large_study_takes_little_memory_and_space(study):
     page = Path("outputs/large/report/index.html")
     assert page.stat().st_size < 5 * 2**20
     assert len(pd.read_csv(page.parent / "runs.csv")) == 555
-
-
-@pytest.mark.slow
-def test_a_browser_draws_the_page_without_errors(study):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser is installed")
-    study("stage=report")
-    probe = PAGE.with_name("probe.html")
-    script = (
-        "<script>window.onload=()=>{const all=[...document.images];"
-        "const drawn=all.filter(i=>i.naturalWidth>200);"
-        "document.title='drawn '+drawn.length+' of '+all.length}</script>"
-    )
-    probe.write_text(PAGE.read_text().replace("</head>", script + "</head>"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    flags += ["--disable-background-networking", "--disable-component-update"]
-    flags += ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run(
-        [browser, *flags, f"--user-data-dir={Path('profile').resolve()}", probe.resolve().as_uri()],
-        capture_output=True,
-        text=True,
-    )
-    assert f"<title>drawn {len(PARTS)} of {len(PARTS)}</title>" in done.stdout
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
