@@ -223,10 +223,14 @@ def draw_map(
             cells.append(markup('<td class="{}" style="--s:{}%">{}</td>', tone, strength, words))
         rows.append(markup('<tr><th scope="row">{:g}</th>{}</tr>', T, join(cells)))
     corner = Markup('<th scope="col"><abbr title="temperature">T</abbr> \\ alpha</th>')
-    return markup(
-        '<div class="wide" tabindex="0"><table class="map"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
-        "</table></div>", corner, head, join(rows),
-    )  # fmt: skip
+    return lay_table("map", corner + head, rows)
+
+
+def lay_table(kind: str, head: Markup, rows: Iterable[Markup]) -> Markup:
+    """A table that scrolls by itself where it is too wide."""
+    table = '<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
+    inner = markup(table, kind, head, join(rows))
+    return markup('<div class="wide" tabindex="0">{}</div>', inner)
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], most: int) -> Markup:
@@ -248,10 +252,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], most: int) -> Marku
         ]
         rows.append(markup('<tr><th scope="row">{}</th>{}</tr>', shorten(name, 6), join(cells)))
     corner = Markup('<th scope="col">is \\ named</th>')
-    return markup(
-        '<div class="wide" tabindex="0"><table class="map small"><thead><tr>{}{}</tr></thead><tbody>{}</tbody>'
-        "</table></div>", corner, head, join(rows),
-    )  # fmt: skip
+    return lay_table("map small", corner + head, rows)
 
 
 def beside(drawings: Mapping[str, Markup]) -> Markup:

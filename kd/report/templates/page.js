@@ -9,7 +9,6 @@ const MOST_CLASSES = 20; // of a confusion matrix that is shown whole
 const MANY_TILES = 60;
 
 // ---------------------------------------------------------------- small helpers
-
 const byId = (id) => document.getElementById(id);
 
 /** Build an element; children that are no nodes become text, so that names cannot be markup. */
@@ -42,7 +41,6 @@ async function unpack(text, Type) {
 }
 
 // ---------------------------------------------------------------- figures of cells
-
 const SHOWN = {
   gain: { title: "gain over the student alone, points", factor: 100, digits: 2, sign: true, good: 1 },
   acc: { title: "test accuracy, %", factor: 100, digits: 2, good: 1 },
@@ -85,7 +83,6 @@ function written(value, show) {
 const label = (cell) => `T = ${cell.T}, alpha = ${cell.alpha}`;
 
 // ---------------------------------------------------------------- answers to the test images
-
 const answered = new Map((data.answered || []).map((run, place) => [run, place]));
 let labels = null, answers = null, matrices = null;
 
@@ -141,7 +138,6 @@ function agreement(cell) {
 }
 
 // ---------------------------------------------------------------- the map
-
 const ofMethod = () => {
   const cells = data.cells.filter((cell) => cell.m === state.method);
   const tested = cells.filter((cell) => !cell.control);
@@ -229,7 +225,6 @@ function onMapKey(event) {
 }
 
 // ---------------------------------------------------------------- the choice in the address
-
 function writeAddress() {
   const name = (c) => `T=${c.T},alpha=${c.alpha}`;
   let hash = `#${name(state.cell)}`;
@@ -257,7 +252,6 @@ function readAddress() {
 }
 
 // ---------------------------------------------------------------- drawings
-
 const WIDTH = 340;
 const scale = (low, high, start, end) => (v) => start + ((v - low) / (high - low || 1)) * (end - start);
 
@@ -316,7 +310,6 @@ function drawCurves(curves) {
 }
 
 // ---------------------------------------------------------------- the panel of a cell
-
 function describe(cell) {
   const figures = [];
   const add = (name, value) => figures.push(build("dt", {}, name), build("dd", { "data-name": name }, value));
@@ -397,7 +390,6 @@ function f1Table(own, base, name) {
 }
 
 // ---------------------------------------------------------------- images and the slider
-
 const digits = { group: 0, pair: null, chosen: null, tiles: MANY_TILES };
 let truth = null, logits = null, steps = null, spots = null;
 
@@ -518,7 +510,6 @@ async function startDigits() {
 }
 
 // ---------------------------------------------------------------- tables, buttons, print
-
 function makeSortable(table) {
   const value = (row, column) => {
     const text = row.cells[column].textContent;
@@ -557,7 +548,6 @@ function makeCopy(button) {
 }
 
 // ---------------------------------------------------------------- start
-
 function listSeeds() {
   const seeds = unique(ofMethod().flatMap((c) => c.runs.map((run) => runs.seed[run])));
   if (!seeds.includes(state.seed)) state.seed = null;
