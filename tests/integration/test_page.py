@@ -162,7 +162,7 @@ def test_the_slider_recomputes_the_softmax(visit, studied):
         assert label.startswith(f"teacher at T = {T}: ")
         tops.append(float(re.search(r"([\d.]+) %", label)[1]))
         shares = page.eval_on_selector_all(
-            "#bars svg:first-child rect title", "all => all.map(e => e.textContent)"
+            "#bars div:first-child rect title", "all => all.map(e => e.textContent)"
         )
         shares = [float(share.split(": ")[1].split()[0]) for share in shares]
         assert sum(shares) == pytest.approx(100, abs=0.1)

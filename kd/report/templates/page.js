@@ -76,8 +76,7 @@ function figure(cell, show) {
 
 function written(value, show) {
   const { digits, sign } = SHOWN[show];
-  if (value === null) return "–";
-  return sign ? signed(value, digits) : minus(value.toFixed(digits));
+  return value === null ? "–" : sign ? signed(value, digits) : minus(value.toFixed(digits));
 }
 
 const label = (cell) => `T = ${cell.T}, alpha = ${cell.alpha}`;
@@ -178,6 +177,7 @@ function drawMap(focus = false) {
     ...alphas.map((alpha) => build("th", { scope: "col" }, String(alpha))));
   byId("map").replaceChildren(build("table", { class: "map", role: "grid", "aria-label": title },
     build("thead", {}, head), build("tbody", {}, ...rows)));
+  byId("map").parentElement.style.gridColumn = alphas.length > 7 ? "1 / -1" : "";
   if (focus) byId("map").querySelector("[tabindex='0']")?.focus();
   const alone = state.cell && known(places(state.cell).map((p) => state.cell.alone[p]));
   const brackets = cells.some((c) => c.p >= 0.05) && sign ? " In brackets: not significant." : "";
@@ -334,8 +334,7 @@ function drawCell() {
   const shown = other ? [cell, other] : [cell];
   const first = [build("h3", {}, shown.map(label).join(" and "))], parts = [];
   if (data.methods.length > 1) first.push(build("p", { class: "hint" }, data.methods[cell.m]));
-  if (!places(cell).length) first.push(build("p", {}, "This cell has no run of the chosen seed."));
-  else first.push(...shown.flatMap((c) => (other ? [build("h4", {}, label(c))] : []).concat(describe(c))));
+  if (places(cell).length) first.push(...shown.flatMap((c) => (other ? [build("h4", {}, label(c))] : []).concat(describe(c))));
   const rows = shown.map((c) => ({
     name: `T=${c.T} alpha=${c.alpha}`, values: gains(c),
     seeds: places(c).filter((p) => c.alone[p] !== null).map((p) => runs.seed[c.runs[p]]),
@@ -479,11 +478,12 @@ function drawBars() {
     const top = [...all[n].keys()].sort((a, b) => all[n][b] - all[n][a]).slice(0, 3);
     const words = top.map((c) => `${data.classes[c]} ${(100 * all[n][c]).toFixed(1)} %`).join(", ");
     const parts = order.flatMap((c, place) => [
-      build("rect", { x: 5 + place * wide + 2, width: wide - 4, y: 70 - 50 * all[n][c],
+      build("rect", { x: 5 + place * wide + 2, width: wide - 4, y: 54 - 50 * all[n][c],
         height: 50 * all[n][c], class: c === truth[k] ? "bar true" : "bar" },
       build("title", {}, `${data.classes[c]}: ${(100 * all[n][c]).toFixed(2)} %`)),
-      write(5 + (place + 0.5) * wide, 82, short(data.classes[c], 4), c === truth[k] ? "middle strong" : "middle faint")]);
-    return picture(86, `${name} at T = ${T}: ${words}`, write(0, 12, `${name}: ${words}`, "strong"), ...parts);
+      write(5 + (place + 0.5) * wide, 66, short(data.classes[c], 4), c === truth[k] ? "middle strong" : "middle faint")]);
+    return build("div", {}, build("b", {}, `${name}: `), words,
+      picture(70, `${name} at T = ${T}: ${words}`, ...parts));
   }));
 }
 
