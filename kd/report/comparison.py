@@ -3,7 +3,6 @@
 With the verdict comes what else a reader must know: what is missing, has changed, or is left out.
 """
 
-import math
 import shlex
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -185,20 +184,10 @@ def tabulate_cells(cells: dict[Cell, stats.Comparison]) -> pd.DataFrame:
         {"T": cell.T, "alpha": cell.alpha, "seeds": found.accuracy.n}
         | interval_columns("test_accuracy", found.accuracy)
         | interval_columns("gain", found.gain, "gain_")
-        | test_columns(found)
-        | {"validation_accuracy": found.validation}
+        | {"p": found.gain.p, "p_holm": found.p_holm, "validation_accuracy": found.validation}
         | own_fidelity(cell.runs.values())
         for cell, found in cells.items()
     )
-
-
-def test_columns(found: stats.Comparison) -> dict[str, float]:
-    """The p-values as columns of a table; NaN with one seed, which tests nothing."""
-    tested = found.gain.n > 1
-    return {
-        "p": found.gain.p if tested else math.nan,
-        "p_holm": found.p_holm if tested else math.nan,
-    }
 
 
 def show_maps(study: Study, config: Config) -> list[Section]:
@@ -245,8 +234,7 @@ def map_gains(table: pd.DataFrame) -> Section:
         text = "No student alone of the same seeds and settings: run python train.py stage=student."
         return Section("gain", title, text)
     text = "Points of test accuracy over the student alone of the same seed."
-    if any(compared["p_holm"].notna()):
-        text += " Numbers in brackets are not significant (Holm, 5 %)."
+    text += " Numbers in brackets are not significant (Holm, 5 %)."
     if 1 in set(table["alpha"]):
         text += " At alpha = 1 a cell is the student alone by its setting: nothing is tested."
     maps: Any = compared.pivot(index="T", columns="alpha")
@@ -276,7 +264,7 @@ def show_methods(study: Study, config: Config) -> list[Section]:
         row |= summarise_cell(study, best.runs.values())
         if cells[best].gain.n:
             row |= interval_columns("gain", cells[best].gain, "gain_")
-            row["p_holm"] = test_columns(cells[best])["p_holm"]
+            row["p_holm"] = cells[best].p_holm
         rows.append(row)
     for views, runs in controls_by_views(study).items():
         rows.append({"method": f"student alone{views}"} | summarise_cell(study, runs))

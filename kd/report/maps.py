@@ -46,7 +46,8 @@ def draw_maps(study: Study, slug: str) -> Markup:
         table: pd.DataFrame = factor * found.pivot(index="T", columns="alpha", values=column)
         doubtful = None
         if slug == "gain":
-            doubtful = found.pivot(index="T", columns="alpha", values="p_holm") >= 1 - stats.LEVEL
+            tested = found.assign(p_holm=found["p_holm"].where(found["seeds"] > 1))
+            doubtful = tested.pivot(index="T", columns="alpha", values="p_holm") >= 1 - stats.LEVEL
         name = one_line(method.label) if len(study.methods) > 1 else ""
         drawn[name] = drawings.draw_map(table, form, good, doubtful)
     return drawings.beside(drawn) if drawn else Markup()
