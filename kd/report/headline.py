@@ -112,7 +112,7 @@ def make_footer(study: Study, config: Config) -> list[tuple[str, str]]:
     changed = any(run.metrics.get("git/dirty") for run in study.runs)
     times = [(run.folder / METRICS).stat().st_mtime for run in study.runs]
     trained = [f"{datetime.fromtimestamp(t):%Y-%m-%d %H:%M}" for t in (min(times), max(times))]
-    devices = sorted({str(run.metrics.get("device")) for run in study.runs})
+    devices = sorted({str(run.metrics.get("device") or "unknown") for run in study.runs})
     here = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return [
         ("command", shlex.join(words)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import MINI, metrics, runs
+from helpers import MINI, make_up_run, metrics, runs
 
 import train
 
@@ -249,3 +249,56 @@ def test_a_print_has_every_section(visit, tmp_path):
         "table", "all => all.filter(t => t.getBoundingClientRect().width === 0).length"
     )
     assert cut == 0
+
+
+def test_a_large_study_keeps_a_matrix_per_cell(visit, monkeypatch):
+    """Above ``MOST_RUNS`` runs, a cell's confusion is the same without its predictions."""
+    address, rows = "#T=10,alpha=0.5", "all => all.map(r => r.textContent)"
+    whole = visit(address).page.eval_on_selector_all("#cell tbody tr", rows)
+    monkeypatch.setattr("kd.report.embedded.MOST_RUNS", 3)
+    shutil.copytree("outputs/main", "outputs/large", dirs_exist_ok=True)
+    monkeypatch.setattr(sys, "argv", ["train.py", "stage=report", "study=large"])
+    train.main()
+    opened = visit(address, Path("outputs/large/report/index.html"))
+    assert opened.page.eval_on_selector_all("#cell tbody tr", rows) == whole
+    data = json.loads(opened.page.text_content("#data"))
+    assert len(data["answered"]) == 5  # of the teacher, and of two students alone and distilled
+    opened.page.select_option("#seed", "1")
+    assert opened.figures()["seeds"] == "seed 1"
+
+
+def made_up(study: Path, stages: str, seeds: int = 1) -> None:
+    for seed in range(seeds):
+        for stage in stages.split():
+            settings = {"kd__T": 2.0, "kd__alpha": 0.0} if stage == "distill" else {}
+            if seed == 0 or stage != "teacher":
+                make_up_run(study, stage, 0.95 + seed / 1000, seed, **settings)
+
+
+@pytest.mark.parametrize(
+    ("stages", "seeds", "said"),
+    [
+        ("teacher", 1, "No distilled student yet"),
+        ("student", 1, "No distilled student yet"),
+        ("distill", 1, "Distillation here: cannot tell"),
+        ("distill", 3, "Distillation here: cannot tell"),
+        ("student distill", 1, "Distillation here: cannot tell"),
+        ("teacher student distill", 2, "Distillation here: cannot tell"),
+    ],
+)
+def test_a_poor_study_has_a_page(visit, tmp_path, monkeypatch, stages, seeds, said):
+    made_up(tmp_path / "poor", stages, seeds)
+    words = ["train.py", "stage=report", "study=poor", f"output_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", words)
+    train.main()
+    page = visit(page=tmp_path / "poor/report/index.html").page
+    assert page.inner_text("#verdict h2") == said
+    assert page.query_selector("#explore").is_visible() == ("distill" in stages)
+    text = page.inner_text("body")
+    assert not re.search(r"\b(inf|nan|NaN|undefined|null|None)\b", text)
+    if seeds == 1:
+        assert "not significant" not in page.inner_text("#verdict")
+        assert "not significant" not in page.text_content("#reference")
+        assert page.query_selector(".whisker") is None
+    for name in page.eval_on_selector_all("svg *", "all => all.map(e => e.outerHTML)"):
+        assert "NaN" not in name
