@@ -215,6 +215,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(visit, scheme):
     page = visit(viewport=narrow, color_scheme=scheme, has_touch=True).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.tap("#map [data-cell] >> nth=3")
+    page.check("#compare")
+    page.tap("#map [data-cell] >> nth=2")
+    assert " and " in page.inner_text("#cell h3")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 

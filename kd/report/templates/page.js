@@ -196,7 +196,7 @@ function choose(cell, compare = false, focus = false) {
 
 function onMapClick(event) {
   const found = event.target.closest("[data-cell]");
-  if (found) choose(data.cells[found.dataset.cell], event.shiftKey, true);
+  if (found) choose(data.cells[found.dataset.cell], event.shiftKey || byId("compare").checked, true);
 }
 
 function onMapKey(event) {
@@ -204,7 +204,7 @@ function onMapKey(event) {
   if (!from) return;
   if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
-    return choose(data.cells[from.dataset.cell], event.shiftKey, true);
+    return choose(data.cells[from.dataset.cell], event.shiftKey || byId("compare").checked, true);
   }
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const move = step[event.key];
@@ -274,7 +274,7 @@ const write = (x, y, text, kind = "") => build("text", { x, y, class: kind }, te
 /** A dot per seed for each cell. */
 function drawSeeds(rows) {
   const all = rows.flatMap((row) => row.values);
-  const x = scale(Math.min(0, ...all), Math.max(0, ...all), 110, WIDTH - 16);
+  const x = scale(Math.min(0, ...all), Math.max(0, ...all), 122, WIDTH - 16);
   const parts = [build("line", { x1: x(0), x2: x(0), y1: 4, y2: 22 * rows.length, class: "zero" })];
   rows.forEach((row, n) => {
     const y = 22 * n + 14;
