@@ -6,6 +6,9 @@ from pathlib import Path
 from kd.config.schema import Config
 from kd.errors import UserError
 from kd.report import comparison, factors, hints, sections
+from kd.report.embedded import embed
+from kd.report.headline import make_footer, make_headline
+from kd.report.maps import draw_for_page
 from kd.report.page import write_page
 from kd.report.study import load_study
 from kd.training.logging import set_up_logging
@@ -44,7 +47,15 @@ def build_report(config: Config) -> Path:
     write_results(study.folder, say=False)
     shown = [section for show in SECTIONS for section in show(study, config)]
     target = study.folder / "report"
-    write_page(shown, target, config.study)
+    drawn = draw_for_page(study)
+    for section in shown:
+        section.drawing += drawn.get(section.slug, "")
+    frame = {
+        "headline": make_headline(study, config),
+        "footer": make_footer(study, config),
+        "data": embed(study),
+    }
+    write_page(shown, target, config.study, frame)
     for line in (line for section in shown for line in section.said):
         log.info("%s", line)
     log.info("report: %s", target / "index.html")

@@ -37,7 +37,7 @@ class Run:
     """A complete run: its folder and its metrics; all else is read when asked for."""
 
     folder: Path
-    metrics: dict[str, Any] = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False, hash=False)
     trusted: bool = field(default=False, repr=False)  # import the code that its network names
 
     @property
@@ -83,6 +83,12 @@ class Run:
         """
         sha256 = self.metrics.get("predictions/sha256")
         return read_predictions(self.folder / "predictions.npz", sha256)
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """The class that the network names for every image, in little memory: it is kept."""
+        few = self.predictions.logits.shape[1] <= 256
+        return self.predictions.classes.numpy().astype(np.uint8 if few else np.uint16)
 
     def forget_predictions(self) -> None:
         """Free the memory of the predictions; they are read again when asked for again."""

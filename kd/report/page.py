@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,6 +30,7 @@ class Section:
     table: pd.DataFrame | None = None
     files: dict[str, pd.DataFrame] = field(default_factory=dict)  # tables beside the page
     said: list[str] = field(default_factory=list)  # lines for the terminal
+    drawing: Markup = field(default_factory=Markup)  # what the page shows in place of the figure
     image: str = ""  # the figure as base64 PNG, once drawn
 
     def __post_init__(self) -> None:
@@ -36,7 +38,9 @@ class Section:
         self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
 
 
-def write_page(sections: list[Section], target: Path, study: str) -> None:
+def write_page(
+    sections: list[Section], target: Path, study: str, frame: dict[str, Any] | None = None
+) -> None:
     """Write ``index.html``, ``report.md``, every figure and every table; replace an old report.
 
     One process at a time writes. The old report stays until the new one is whole.
@@ -45,6 +49,7 @@ def write_page(sections: list[Section], target: Path, study: str) -> None:
         sections: the page's sections in their order.
         target: the report's folder.
         study: the study's name, for the title.
+        frame: the ``headline``, the ``footer`` and the ``data`` of the page.
     """
     fresh, old = target.with_name(".report.new"), target.with_name(".report.old")
     with lock(target.parent / ".locks" / "report.lock"):
@@ -52,7 +57,7 @@ def write_page(sections: list[Section], target: Path, study: str) -> None:
             remove(leftover)
         try:
             fresh.mkdir()
-            write_files(sections, fresh, study)
+            write_files(sections, fresh, study, frame or {})
             if target.exists() or target.is_symlink():
                 target.rename(old)
             fresh.rename(target)
@@ -69,7 +74,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_files(sections: list[Section], folder: Path, study: str) -> None:
+def write_files(sections: list[Section], folder: Path, study: str, frame: dict[str, Any]) -> None:
     """Write the files of a report into an empty folder."""
     board = Curves(folder)
     for section in sections:
@@ -86,9 +91,57 @@ def write_files(sections: list[Section], folder: Path, study: str) -> None:
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"readable": format_value, "markdown": escape_markdown}
+    templates.filters |= {"heading": lambda column: COLUMNS.get(column, (column,))[0]}
+    templates.filters |= {"figure": format_figure}
     for name in ("index.html", "report.md"):
-        text = templates.get_template(name).render(sections=sections, study=study)
+        text = templates.get_template(name).render(sections=sections, study=study, **frame)
         (folder / name).write_text(text, encoding="utf-8")
+
+
+# The columns whose names are no words, and those in other units on the page: name, factor, form.
+COLUMNS: dict[str, tuple[str, float, str]] = {
+    "test_accuracy": ("test accuracy, %", 100, ".2f"),
+    "validation_accuracy": ("validation accuracy, %", 100, ".2f"),
+    "low": ("from", 100, ".2f"),
+    "high": ("to", 100, ".2f"),
+    "gain": ("gain, points", 100, "+.2f"),
+    "gain_low": ("gain from", 100, "+.2f"),
+    "gain_high": ("gain to", 100, "+.2f"),
+    "p": ("p", 1, ".2g"),
+    "p_holm": ("p after Holm", 1, ".2g"),
+    "agreement": ("agreement with the teacher, %", 100, ".2f"),
+    "own_agreement": ("agreement with its own teacher, %", 100, ".2f"),
+    "kl": ("KL to the teacher, nats", 1, ".4f"),
+    "own_kl": ("KL to its own teacher, nats", 1, ".4f"),
+    "agreement_on_errors": ("agreement on its errors, %", 100, ".1f"),
+    "floor": ("least agreement possible, %", 100, ".2f"),
+    "position": ("agreement from least (0) to all (1)", 1, ".3f"),
+    "test_nll": ("test loss, nats", 1, ".4f"),
+    "test_ece": ("calibration error (ECE), %", 100, ".2f"),
+    "macro_f1": ("mean F1", 1, ".4f"),
+    "fit_s": ("training, s", 1, ".1f"),
+    "train/loss": ("training loss, nats", 1, ".4f"),
+    "val/loss": ("validation loss, nats", 1, ".4f"),
+    "train/acc": ("training accuracy, %", 100, ".2f"),
+    "val/acc": ("validation accuracy, %", 100, ".2f"),
+}
+ROWS = {
+    "macs": "multiplications and additions per image",
+    "file_bytes": "size on disk, bytes",
+    "one_image_ms": "latency of a single image, ms",
+}
+
+
+def format_figure(value: Any, column: str) -> str:
+    """Format a value of a table for the page, in the unit of its column; words for names."""
+    if isinstance(value, str):
+        batch = re.fullmatch(r"batch_(\d+)_ms", value)
+        return f"latency of {batch[1]} images, ms" if batch else ROWS.get(value, one_line(value))
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if column not in COLUMNS or not number or not np.isfinite(value):
+        return format_value(value)
+    _, factor, form = COLUMNS[column]
+    return f"{factor * float(value):{form}}".replace("-", "−" if form[0] == "+" else "-")
 
 
 def one_line(text: str) -> str:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
 
 from kd.config.schema import Config, Data
 from kd.config.validation import check_values
 from kd.data.pool import PLACE, Pool, load_pool
 from kd.errors import UserError
 from kd.files import file_hash
-from kd.report import evaluation, figures
+from kd.report import drawings, evaluation, figures
 from kd.report.comparison import chosen_student
 from kd.report.page import Section
 from kd.report.study import Study
@@ -30,10 +31,15 @@ def teacher_and_student(study: Study) -> dict[str, evaluation.Run]:
     return {name: run for name, run in found.items() if run is not None}
 
 
+def shown_networks(study: Study) -> dict[str, evaluation.Run]:
+    """Teacher, student alone, and the distilled student that validation chooses."""
+    return teacher_and_student(study) | chosen_student(study)
+
+
 def show_curves(study: Study, config: Config) -> list[Section]:
     """Learning curves with the epochs of best fit."""
     title = "Learning curves"
-    runs = teacher_and_student(study)
+    runs = shown_networks(study)
     if not runs:
         return [Section("curves", title, NO_NETWORK)]
     found = {name: read_curve(run) for name, run in runs.items()}
@@ -47,7 +53,17 @@ def show_curves(study: Study, config: Config) -> list[Section]:
     table = pd.concat(curves, names=["network", "epoch"]).reset_index()
     figure = figures.draw_learning_curves(curves)
     sentence = f"By validation loss, {text}.{unreadable}"
-    return [Section("curves", title, sentence, figure, f"Loss by epoch: {text}", table)]
+    drawn = {name: draw_losses(name, curve) for name, curve in curves.items()}
+    drawing = drawings.beside(drawn)
+    return [
+        Section("curves", title, sentence, figure, f"Loss by epoch: {text}", table, drawing=drawing)
+    ]
+
+
+def draw_losses(name: str, curve: pd.DataFrame) -> Markup:
+    """Draw a network's losses by epoch."""
+    losses = {"training": curve["train/loss"].tolist(), "validation": curve["val/loss"].tolist()}
+    return drawings.draw_curves(losses, f"Loss of the {name} by epoch", ("epoch", "loss, nats"))
 
 
 def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
@@ -64,7 +80,7 @@ def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
 
 def show_classes(study: Study, config: Config) -> list[Section]:
     """Both classification reports side by side, and both confusion matrices."""
-    runs = teacher_and_student(study)
+    runs = shown_networks(study)
     if not runs:
         return [Section("classes", "Classes", NO_NETWORK)]
     parts = [tabulate_classes(run).add_prefix(f"{name} ") for name, run in runs.items()]
@@ -83,9 +99,12 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     )
     text = f"The pairs confused most often, in either direction. {listed}."
     figure = figures.draw_confusion_matrices(matrices, classes)
+    most = figures.MOST_NAMES
+    drawn = {n: drawings.draw_confusion(m, classes, most) for n, m in matrices.items()}
+    alt, drawing = f"Confusion: {listed}", drawings.beside(drawn)
     return [
         Section("classes", "Classification reports", "On the test images.", table=table),
-        Section("confusion", "Confusion matrices", text, figure, f"Confusion: {listed}"),
+        Section("confusion", "Confusion matrices", text, figure, alt, drawing=drawing),
     ]
 
 
@@ -104,7 +123,11 @@ def show_calibration(study: Study, config: Config) -> list[Section]:
     text = "On the dotted line, a network is right as often as it is sure."
     text += " The size of a dot shows the number of images."
     figure = figures.draw_reliability_diagrams(tables)
-    return [Section("calibration", "Calibration", text, figure, ", ".join(titled))]
+    drawn = {
+        t: drawings.draw_reliability(table, f"Calibration: {t}") for t, table in tables.items()
+    }
+    alt, drawing = ", ".join(titled), drawings.beside(drawn)
+    return [Section("calibration", "Calibration", text, figure, alt, drawing=drawing)]
 
 
 def show_disagreements(study: Study, config: Config) -> list[Section]:
@@ -167,7 +190,7 @@ def show_costs(study: Study, config: Config) -> list[Section]:
     """What each network costs, so that "compressed" is a number."""
     title = "What the networks cost"
     costs, unreadable = {}, ""
-    for name, run in teacher_and_student(study).items():
+    for name, run in shown_networks(study).items():
         try:
             costs[name] = evaluation.measure_cost(run)
         except UserError as error:
@@ -176,7 +199,7 @@ def show_costs(study: Study, config: Config) -> list[Section]:
         return [Section("cost", title, unreadable)] if unreadable else []
     table = pd.DataFrame(costs).rename_axis("cost").reset_index()
     text = f"CPU latencies are medians of 50 passes on this machine.{unreadable}"
-    if len(costs) == 2:
+    if {"teacher", "student alone"} <= costs.keys():
         t, s = costs["teacher"], costs["student alone"]
         size = f"{100 * s['parameters'] / t['parameters']:.0f} % of the teacher's parameters"
         work = f"1/{t['macs'] / s['macs']:.1f} of its multiplications"
@@ -187,7 +210,7 @@ def show_costs(study: Study, config: Config) -> list[Section]:
 def show_runs(study: Study, config: Config) -> list[Section]:
     """Every run's figures: accuracy, calibration, fidelity to the teacher, controls included."""
     rows, classes, matrices = [], {}, {}
-    for run in study.runs:
+    for run in sorted(study.runs, key=place_of):
         classes[run.name] = tabulate_classes(run)
         matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
         row = {
@@ -202,6 +225,7 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         }
         scoring = study.scoring_teacher(run)
         rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
+        _ = run.answers  # which are kept
         run.forget_predictions()  # those of a large study need not all stay in memory
     teacher = study.teacher
     fidelity = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
@@ -217,6 +241,14 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         Section("runs", "All runs", text, table=pd.DataFrame(rows), files=files),
         Section("settings", "Their settings", settings, table=varying_settings(study.frame())),
     ]
+
+
+def place_of(run: evaluation.Run) -> tuple[int, str, float, float, int]:
+    """Where a run stands in a list: by stage, method, T, alpha and seed."""
+    found, stages = run.metrics, ("teacher", "student", "distill")
+    T, alpha = (float(found.get(key) or 0) for key in ("kd/T", "kd/alpha"))
+    method = str(found.get("kd/method"))
+    return stages.index(found["stage"]), method, T, alpha, found["seed"]
 
 
 def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,96 @@
+"""The page's maps of every method, and its plots of all cells: drawn without a script."""
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from kd.report import drawings, stats
+from kd.report.comparison import tabulate_cells
+from kd.report.drawings import Dot
+from kd.report.evaluation import mean_metric
+from kd.report.headline import gain_bar, speak
+from kd.report.page import one_line
+from kd.report.study import Study
+
+# By the section's slug: the column, its factor, the form of its numbers, and whether more is good.
+MAPS = {
+    "accuracy": ("test_accuracy", 100, "{:.2f}", 1),
+    "gain": ("gain", 100, "{:+.2f}", 1),
+    "agreement": ("agreement", 100, "{:.2f}", 1),
+    "kl": ("kl", 1, "{:.3f}", -1),
+}
+MOST_BARS = 24
+
+
+def draw_for_page(study: Study) -> dict[str, Markup]:
+    """Draw what the page shows of all cells, by the slug of the section that it belongs to."""
+    if not study.cells:
+        return {}
+    drawn = {slug: draw_maps(study, slug) for slug in MAPS}
+    drawn["gain"] += draw_cells(study)
+    drawn["kl"] += draw_accuracy_by_divergence(study)
+    if len(study.methods) > 1:
+        drawn["methods"] = draw_methods(study)
+    return drawn
+
+
+def draw_maps(study: Study, slug: str) -> Markup:
+    """Draw the T × alpha map of every method; none of a method without such numbers."""
+    column, factor, form, good = MAPS[slug]
+    drawn = {}
+    for method in study.methods:
+        found = tabulate_cells({cell: study.comparisons[cell] for cell in study.cells_of(method)})
+        found = found.dropna(subset=column)
+        if found.empty:
+            continue
+        table: pd.DataFrame = factor * found.pivot(index="T", columns="alpha", values=column)
+        doubtful = None
+        if slug == "gain":
+            tested = found.assign(p_holm=found["p_holm"].where(found["seeds"] > 1))
+            doubtful = tested.pivot(index="T", columns="alpha", values="p_holm") >= 1 - stats.LEVEL
+        name = one_line(method.label) if len(study.methods) > 1 else ""
+        drawn[name] = drawings.draw_map(table, form, good, doubtful)
+    return drawings.beside(drawn) if drawn else Markup()
+
+
+def draw_cells(study: Study) -> Markup:
+    """Draw the gains of the chosen method's cells with their intervals, at the chosen alpha."""
+    chosen = study.verdict.chosen
+    if chosen is None:
+        return Markup()
+    cells = [cell for cell in study.cells_of(chosen.method) if cell.alpha == chosen.alpha]
+    bars = [gain_bar(study, c) for c in cells if study.comparisons[c].gain.n][:MOST_BARS]
+    spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)
+    title = f"Gain by temperature at alpha = {chosen.alpha:g}, with 95 % intervals"
+    if all(np.isinf(bar.high) for bar in bars):
+        title = f"Gain by temperature at alpha = {chosen.alpha:g}"
+    return drawings.beside({title: drawings.draw_forest(bars, spoken)})
+
+
+def draw_methods(study: Study) -> Markup:
+    """Draw the gain of every method at the cell that validation chooses for it."""
+    bars = []
+    for method in study.methods:
+        cell = stats.choose({c: study.comparisons[c] for c in study.cells_of(method)})
+        if cell is not None:
+            bars.append(gain_bar(study, cell, method.label))
+    if not bars:
+        return Markup()
+    spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)
+    titled = "Gain of every method over the student alone"
+    return drawings.beside({titled: drawings.draw_forest(bars[:MOST_BARS], spoken)})
+
+
+def draw_accuracy_by_divergence(study: Study) -> Markup:
+    """Draw every cell by its divergence from its teacher and its accuracy."""
+    chosen = study.verdict.chosen
+    dots = []
+    for cell in study.cells:
+        runs = cell.runs.values()
+        name = f"T = {cell.T:g}, alpha = {cell.alpha:g}"
+        place = mean_metric(runs, "fidelity/kl"), 100 * mean_metric(runs, "test/acc")
+        dots.append(Dot(one_line(name), *place, "good" if cell is chosen else "plain"))
+    dots.sort(key=lambda dot: dot.kind == "good")  # the chosen one on top
+    label = "Every cell by its KL to the teacher and its test accuracy"
+    drawing = drawings.draw_dots(dots, label, ("KL to the teacher, nats", "test accuracy, %"))
+    return drawings.beside({"Accuracy against divergence, a dot per cell": drawing})
