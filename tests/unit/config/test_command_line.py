@@ -1,5 +1,7 @@
 """Words of the command line: their order, and how many runs they make."""
 
+import pytest
+
 from kd.config.command_line import check
 
 
@@ -16,3 +18,11 @@ def test_a_large_sweep_is_counted_before_it_is_listed(capsys):
     assert said.count("\n") == 1
     check(["hydra.mode=MULTIRUN", "kd=glob(*)", "seed=shuffle(range(0,100))", "kd.T=2,3"])
     assert capsys.readouterr().out.startswith("2800 runs: about 2 minutes")
+
+
+@pytest.mark.parametrize("typed", ["stage=", "kd.T=1, kd.al", "x@y k", "'a", "kd=foo kd."])
+def test_completion_of_a_half_typed_line_prints_no_error(cli, monkeypatch, typed):
+    monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
+    said = cli("-sc", "query=bash")
+    assert said.err == ""
+    assert "Traceback" not in said.out
