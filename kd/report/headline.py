@@ -10,9 +10,8 @@ from markupsafe import Markup
 
 from kd.config.schema import Config
 from kd.report import drawings, stats
-from kd.report.comparison import cell_label
+from kd.report.comparison import cell_label, say_harm
 from kd.report.evaluation import Run, mean_metric
-from kd.report.hurts import describe_hurts, harmful_cells
 from kd.report.next_step import suggest_command
 from kd.report.page import one_line
 from kd.report.study import Cell, Study
@@ -40,7 +39,8 @@ def make_headline(study: Study, config: Config) -> Headline:
         words = f"Distillation here: {study.verdict.word}"
     why, command = suggest_command(study, config)
     picture = draw_gains(study)
-    return Headline(words, picture, describe_hurts(study), list_figures(study), why, command)
+    hurts = one_line(say_harm(study)) if study.verdict.harmful else ""
+    return Headline(words, picture, hurts, list_figures(study), why, command)
 
 
 def draw_gains(study: Study) -> Markup | None:
@@ -48,7 +48,7 @@ def draw_gains(study: Study) -> Markup | None:
     chosen = study.verdict.chosen
     if chosen is None:
         return None
-    cells = [chosen, *(cell for cell in harmful_cells(study) if cell is not chosen)][:MOST_BARS]
+    cells = [chosen, *(cell for cell in study.verdict.harmful if cell is not chosen)][:MOST_BARS]
     several = len(study.methods) > 1
     bars = [gain_bar(study, cell, short_label(cell) if several else "") for cell in cells]
     spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)

@@ -13,7 +13,6 @@ from kd.config.schema import Config
 from kd.report.drawings import Bar, draw_forest, ticks
 from kd.report.embedded import embed
 from kd.report.headline import make_headline
-from kd.report.hurts import describe_hurts
 from kd.report.maps import draw_for_page
 from kd.report.study import Study, load_study
 
@@ -66,12 +65,10 @@ def test_a_teacher_alone_and_a_student_alone_are_told_to_go_on(tmp_path):
 
 
 def test_what_hurts_is_said_if_it_is_significant(tmp_path):
-    said = describe_hurts(make_up(tmp_path / "hot", {1.0: 0.0, 10.0: -0.01}, 5))
-    assert said.startswith("High temperatures hurt: −1.00 points at T = 10, alpha = 0")
-    assert "2 of 4 cells are" in said
-    cold = describe_hurts(make_up(tmp_path / "cold", {1.0: -0.01, 10.0: 0.0}, 5))
-    assert cold.startswith("Some settings hurt: ")
-    assert describe_hurts(make_up(tmp_path / "none", {1.0: 0.0}, 5)) == ""
+    head = make_headline(make_up(tmp_path / "hot", {1.0: 0.0, 10.0: -0.01}, 5), Config())
+    assert head.hurts.startswith("Distillation hurts in 2 of 4 cells")
+    assert "T = 10, alpha = 0" in head.hurts
+    assert make_headline(make_up(tmp_path / "none", {1.0: 0.0}, 5), Config()).hurts == ""
 
 
 def test_one_seed_has_neither_intervals_nor_tests(tmp_path):
