@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from kd.config.schema import Config
 from kd.report import drawings, stats
-from kd.report.comparison import cell_label, say_harm
+from kd.report.comparison import cell_label
 from kd.report.evaluation import Run, mean_metric
 from kd.report.next_step import suggest_command
 from kd.report.page import one_line
@@ -39,8 +39,17 @@ def make_headline(study: Study, config: Config) -> Headline:
         words = f"Distillation here: {study.verdict.word}"
     why, command = suggest_command(study, config)
     picture = draw_gains(study)
-    hurts = one_line(say_harm(study)) if study.verdict.harmful else ""
+    hurts = name_harm(study) if study.verdict.harmful else ""
     return Headline(words, picture, hurts, list_figures(study), why, command)
+
+
+def name_harm(study: Study) -> str:
+    """Name the cell that hurts most; the verdict's sentence has the rest."""
+    worst, *_ = harmful = study.verdict.harmful
+    tested = sum(map(stats.is_tested, study.comparisons.values()))
+    gain = drawings.signed(100 * study.comparisons[worst].gain.mean)
+    cells = f"{len(harmful)} of {tested} cells {'hurts' if len(harmful) == 1 else 'hurt'}"
+    return one_line(f"{cells}, most of all {cell_label(study, worst)}: {gain} points")
 
 
 def draw_gains(study: Study) -> Markup | None:

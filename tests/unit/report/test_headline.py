@@ -66,8 +66,8 @@ def test_a_teacher_alone_and_a_student_alone_are_told_to_go_on(tmp_path):
 
 def test_what_hurts_is_said_if_it_is_significant(tmp_path):
     head = make_headline(make_up(tmp_path / "hot", {1.0: 0.0, 10.0: -0.01}, 5), Config())
-    assert head.hurts.startswith("Distillation hurts in 2 of 4 cells")
-    assert "T = 10, alpha = 0" in head.hurts
+    assert head.hurts.startswith("2 of 4 cells hurt, most of all T = 10, alpha = 0")
+    assert head.hurts.endswith(": −1.00 points")
     assert make_headline(make_up(tmp_path / "none", {1.0: 0.0}, 5), Config()).hurts == ""
 
 
