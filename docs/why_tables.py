@@ -11,6 +11,7 @@ over seeds, and its 95 % interval.
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -29,8 +30,10 @@ def gains(study: Path, by: list[str]) -> pd.DataFrame:
     return found.assign(gain=100 * (found["test/acc"] - found["test/acc/alone"]))
 
 
-def shown(value: object) -> str:
+def shown(value: Any) -> str:
     """A setting's value; a teacher by its folder, several as an ensemble."""
+    if pd.isna(value):
+        return "null"
     paths = str(value).split(os.pathsep)
     if not paths[0].endswith("model.ckpt"):
         return str(value)
@@ -46,7 +49,7 @@ def cell(gain: pd.Series) -> str:
 def figure(found: pd.DataFrame, by: list[str]) -> Figure:
     """The gain at the lowest alpha over T, with its 95 % interval: one line per setting."""
     lowest = found[found["kd/alpha"] == found["kd/alpha"].min()]
-    settings = list(lowest.groupby(by))
+    settings = list(lowest.groupby(by, dropna=False))
     drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = drawn.subplots()
     axes.axhline(0, color="0.4", linewidth=0.8)
@@ -82,16 +85,21 @@ def main() -> None:
         figure(found, given.by).savefig(given.figure, dpi=110)
         print(given.figure)
         return
-    cells = found.groupby(["kd/alpha", *given.by, "kd/T"]).gain
+    cells = found.groupby(["kd/alpha", *given.by, "kd/T"], dropna=False).gain
     table = cells.apply(cell).unstack()
-    alone = 100 * found.groupby(["kd/alpha", *given.by])["test/acc/alone"].mean()
+    alone = 100 * found.groupby(["kd/alpha", *given.by], dropna=False)["test/acc/alone"].mean()
     print(f"n = {cells.size().min()} seeds per cell")
-    names = ["alpha", *given.by, "alone, %", *(f"T = {t:g}" for t in table)]
+    names = [
+        "alpha",
+        *given.by,
+        "alone, %",
+        *("gain" if pd.isna(t) else f"T = {t:g}" for t in table),
+    ]
     print(f"| {' | '.join(names)} |")
     print("|---" * len(names) + "|")
-    for place, row in table.iterrows():
+    for (place, row), accuracy in zip(table.iterrows(), alone, strict=True):
         alpha, *values = place
-        known = [f"{alpha:g}", *map(shown, values), f"{alone[place]:.2f}"]
+        known = [f"{alpha:g}", *map(shown, values), f"{accuracy:.2f}"]
         print(f"| {' | '.join([*known, *row])} |")
 
 
