@@ -127,5 +127,5 @@ def make_footer(study: Study, config: Config) -> list[tuple[str, str]]:
         ("command", shlex.join(words)),
         ("commit", one_line(f"{shown}{more}{', with changes' if changed else ''}")),
         ("trained", f"{' to '.join(dict.fromkeys(trained))}, on {', '.join(devices)}"),
-        ("report made", f"{datetime.now():%Y-%m-%d %H:%M}, on {here}"),
+        ("report made on", here),  # not when: of the same runs it is the same page
     ]
