@@ -82,8 +82,7 @@ class Classifier(Bookkeeper):
         if isinstance(batch, Batch):
             return self.batch_loss(batch)
         first, threads = batch_index * CHUNK, torch.get_num_threads()
-        piece = self.threads.piece(min(CHUNK, self.batches_per_epoch() - first))
-        with piece, rounding_as(threads, self):
+        with self.threads.piece(min(CHUNK, self.batches_per_epoch() - first)):
             self._steps(batch, first, threads)
         return None
 
@@ -97,7 +96,7 @@ class Classifier(Bookkeeper):
                 self.threads.free = self._is_free_of_threads(batch, group["params"])
             # The smaller batch at an epoch's end may round otherwise than what was compared.
             alike = batch.images.shape == self.compared
-            with nullcontext() if alike else using(threads):
+            with rounding_as(threads, self) if alike else using(threads):
                 self.batch_loss(batch).backward()
             gradients = [parameter.grad for parameter in group["params"]]
             for parameter in group["params"]:

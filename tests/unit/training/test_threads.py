@@ -77,7 +77,9 @@ def turns(monkeypatch) -> type[Turns]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("data.views=shift1", "optim.label_smoothing=0.1")])
+@pytest.mark.parametrize(
+    "words", [("data.batch_size=96",), ("data.views=shift1", "optim.label_smoothing=0.1")]
+)
 def test_a_teacher_has_the_same_bits_whatever_is_chosen(
     cli, two_threads, monkeypatch, turns, words
 ):
