@@ -16,6 +16,7 @@ from kd.report.page import Section, one_line
 from kd.report.study import Cell, Method, Study, views_of
 from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
+from kd.training.threads import using
 
 # The beginnings of the words of a distillation's command that its student alone does not share.
 NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
@@ -276,6 +277,7 @@ def map_gains(table: pd.DataFrame) -> Section:
     return Section("gain", title, text, figure, alt)
 
 
+@using(1)
 def show_methods(study: Study, config: Config) -> list[Section]:
     """Every method at the cell that validation chooses for it, and its fidelity to one teacher.
 

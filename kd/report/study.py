@@ -4,7 +4,7 @@ Hashes of checkpoints say which networks taught its runs. A path does not identi
 another network may have been trained in its place since.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from kd.errors import UserError
 from kd.report import stats
 from kd.report.evaluation import Run
+from kd.report.progress import watched
 from kd.report.teachers import (
     find_checkpoints,
     find_study_teacher,
@@ -145,7 +146,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    usable = select_usable((Run(folder / row["run"], row, trust_code) for row in rows), refused)
+    usable = select_usable([Run(folder / row["run"], row, trust_code) for row in rows], refused)
     if not usable:
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher"
@@ -205,10 +206,10 @@ def list_refused(refused: dict[str, str], most: int = 3) -> str:
     return "".join(named[:most]) + more
 
 
-def select_usable(runs: Iterable[Run], refused: dict[str, str]) -> list[Run]:
+def select_usable(runs: Sequence[Run], refused: dict[str, str]) -> list[Run]:
     """Select the runs whose predictions can be used; add the others to ``refused``."""
     usable = []
-    for run in runs:
+    for run in watched(runs, "reading the runs"):
         try:
             _ = run.predictions
             usable.append(run)
