@@ -58,11 +58,12 @@ def say_harm(study: Study) -> str:
     """Say in how many cells distillation hurts, and which loses most."""
     worst, *_ = harmful = study.verdict.harmful
     gain, p = study.comparisons[worst].gain, study.comparisons[worst].p_holm
+    mean, low, high = (stats.signed(100 * value) for value in gain[:3])
     tested = sum(map(stats.is_tested, study.comparisons.values()))
     return (
         f"Distillation hurts in {len(harmful)} of {tested} cells, significantly (Holm, 5 %). The "
-        f"largest loss is at {cell_label(study, worst)}: {100 * gain.mean:+.2f} points (95 % "
-        f"interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds, p = {p:.2g})."
+        f"largest loss is at {cell_label(study, worst)}: {mean} points (95 % interval "
+        f"{low} to {high}, {gain.n} seeds, p = {p:.2g})."
     )
 
 
@@ -93,7 +94,7 @@ def compare_networks(distilled: Run, control: Run) -> str:
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
-        f"interval over test images {100 * low:+.2f} to {100 * high:+.2f} points."
+        f"interval over test images {stats.signed(100 * low)} to {stats.signed(100 * high)} points."
     )
 
 
@@ -236,7 +237,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     title = "Agreement with the teacher"
     agreement = figures.draw_heat_map(100 * maps["agreement"], title, "%")
     same = "Share of test images on which student and teacher name the same class, in %."
-    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}")
+    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}", good=-1)
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."
     return [
@@ -272,8 +273,8 @@ def map_gains(table: pd.DataFrame) -> Section:
     doubtful = maps["p_holm"] >= 0.05  # false for NaN, of what is not tested
     name = "Gain over the student alone"
     figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful)
-    low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
-    alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
+    ends = (stats.signed(100 * float(f(compared["gain"]))) for f in (min, max))
+    alt = f"Heat map of gains, {' to '.join(ends)} points"
     return Section("gain", title, text, figure, alt)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from markupsafe import Markup
 from pandas import DataFrame
 
+from kd.report.stats import signed
+
 WIDTH, ROW = 340, 24
 NAMES, NUMBERS = 118, 52  # units that a forest plot leaves for its names and its numbers
 TINY = 1e-12
@@ -95,14 +97,14 @@ def draw_forest(bars: Sequence[Bar], label: str, unit: str = "points") -> Markup
         dot = '<circle cx="{}" cy="{}" r="4.5" class="dot {}"/>'
         parts.append(markup(dot, axis(bar.mean), y, bar.tone))
         parts.append(text(WIDTH, y + 4, signed(bar.mean), "end strong"))
-    parts += [text(axis(v), bottom + 12, f"{v:g}", "middle faint") for v in ticks(low, high, 4)]
+    parts += [text(axis(v), bottom + 12, plain(v), "middle faint") for v in ticks(low, high, 4)]
     parts.append(text(WIDTH, bottom + 12, unit, "end faint"))
     return draw(bottom + 16, label, *parts)
 
 
-def signed(value: float) -> str:
-    """A difference in points with its sign, a true minus."""
-    return f"{value + 0.0:+.2f}".replace("-", "−")
+def plain(value: float) -> str:
+    """A number beside an axis, a true minus."""
+    return f"{value:g}".replace("-", "−")
 
 
 def shorten(name: str, most: int) -> str:
@@ -114,10 +116,10 @@ def draw_frame(x: Axis, y: Axis, names: tuple[str, str]) -> list[Markup]:
     """Draw the axes of a plot with their ticks and names."""
     parts = [line(x.start, y.start, x.end, y.start, "axis")]
     for value in ticks(x.low, x.high, 6):
-        parts.append(text(x(value), y.start + 14, f"{value:g}", "middle faint"))
+        parts.append(text(x(value), y.start + 14, plain(value), "middle faint"))
     for value in ticks(y.low, y.high):
         parts.append(line(x.start, y(value), x.end, y(value), "grid"))
-        parts.append(text(x.start - 5, y(value) + 4, f"{value:g}", "end faint"))
+        parts.append(text(x.start - 5, y(value) + 4, plain(value), "end faint"))
     parts.append(text((x.start + x.end) / 2, y.start + 29, names[0], "middle faint"))
     parts.append(text(2, 11, names[1], "faint"))
     return parts
@@ -161,8 +163,8 @@ def draw_dots(
 ) -> Markup:
     """Draw points, those of a kind other than "plain" with their names."""
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    limits = (0, 1, 0, 1) if diagonal else (min(xs), max(xs), min(ys), max(ys))
-    x, y = Axis(*limits[:2], 52, WIDTH - 16), Axis(*limits[2:], 178, 26)
+    limits = (0, 1, 0, 1) if diagonal else (*widened(xs), *widened(ys))
+    x, y = Axis(*limits[:2], 58, WIDTH - 16), Axis(*limits[2:], 186, 42)
     parts = draw_frame(x, y, names)
     if diagonal:
         parts.append(line(x(0), y(0), x(1), y(1), "zero"))
@@ -174,7 +176,14 @@ def draw_dots(
             right = place[0] > WIDTH / 2
             kind = "end strong" if right else "strong"
             parts.append(text(place[0] + (-8 if right else 8), place[1] - 6, dot.name, kind))
-    return draw(214, label, *parts)
+    return draw(222, label, *parts)
+
+
+def widened(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest of some values, with room for a dot at either."""
+    low, high = min(values), max(values)
+    room = (high - low) / 20 or max(abs(high), 1) / 100
+    return low - room, high + room
 
 
 def draw_reliability(table: DataFrame, label: str) -> Markup:

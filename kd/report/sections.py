@@ -234,7 +234,7 @@ def show_runs(study: Study, config: Config) -> list[Section]:
     settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
     return [
         Section("runs", "All runs", text, table=pd.DataFrame(rows), files=list_classes(found)),
-        Section("settings", "Their settings", settings, table=varying_settings(study.frame())),
+        Section("settings", "Their settings", settings, table=varying_settings(study)),
     ]
 
 
@@ -265,8 +265,9 @@ def place_of(run: evaluation.Run) -> tuple[int, str, float, float, int]:
     return stages.index(found["stage"]), method, T, alpha, found["seed"]
 
 
-def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Select the settings in which runs differ."""
+def varying_settings(study: Study) -> pd.DataFrame:
+    """Tabulate the settings in which runs differ."""
+    runs = pd.DataFrame([run.metrics for run in sorted(study.runs, key=place_of)])
     groups = (
         "seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher",
         "callbacks", "tags",
