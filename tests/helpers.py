@@ -160,20 +160,20 @@ def make_up_run(study: Path, stage: str, accuracy: float, seed: int = 0, **setti
     write_metrics(folder, first | taught | accuracies | figures | own)
 
 
-def make_up_sweep(study: Path, temperatures: int, alphas: int, seeds: int) -> None:
-    """Write what the report reads of a sweep over MNIST that never was: 10,000 images, 20 epochs.
+def make_up_sweep(study: Path, temperatures: int, alphas: int, seeds: int, images: int) -> None:
+    """Write what the report reads of a sweep that never was, of 20 epochs, with so many images.
 
     As of real networks, the errors of all are mostly on the same tenth of the images.
     """
     import numpy as np
 
     random = np.random.default_rng(0)
-    labels = random.integers(10, size=10_000)
-    likely = random.integers(10, size=10_000)  # what an image is taken for
-    hardness = np.where(random.random(10_000) < 0.1, random.random(10_000), 0.002)
+    labels = random.integers(10, size=images)
+    likely = random.integers(10, size=images)  # what an image is taken for
+    hardness = np.where(random.random(images) < 0.1, random.random(images), 0.002)
 
     def make(stage: str, seed: int, errors: float, **settings) -> None:
-        wrong = random.random(10_000) < errors * hardness
+        wrong = random.random(images) < errors * hardness
         answers = np.where(wrong, likely, labels)
         accuracy = float((answers == labels).mean())
         curve = [round(accuracy - 0.1 / n + random.random() / 1000, 6) for n in range(1, 21)]

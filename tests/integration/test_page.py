@@ -270,7 +270,8 @@ def test_a_large_study_keeps_a_matrix_per_cell(visit, monkeypatch):
     assert opened.figures()["seeds"] == "seed 1"
 
 
-BUDGETS = {(4, 5, 1): 0.6e6, (10, 11, 5): 1.5e6, (20, 25, 10): 5e6}  # bytes of the page
+# Of sweeps, by their temperatures, alphas, seeds and test images: bytes of the page.
+BUDGETS = {(4, 5, 1, 10_000): 0.6e6, (11, 10, 5, 10_000): 1.5e6, (20, 25, 10, 1000): 5e6}
 
 
 @pytest.mark.parametrize("grid", BUDGETS)
