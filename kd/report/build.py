@@ -1,6 +1,7 @@
 """``stage=report``: turns a study's runs into one self-contained page and its parts."""
 
 import logging
+import webbrowser
 from pathlib import Path
 
 from kd.config.schema import Config
@@ -58,5 +59,8 @@ def build_report(config: Config) -> Path:
     write_page(shown, target, config.study, frame)
     for line in (line for section in shown for line in section.said):
         log.info("%s", line)
-    log.info("report: %s", target / "index.html")
-    return target / "index.html"
+    page = target / "index.html"
+    if config.open and not webbrowser.open(page.resolve().as_uri()):
+        log.warning("open=true: no browser is found; open the page yourself")
+    log.info("report: %s", page)
+    return page

@@ -92,6 +92,19 @@ def test_the_report_is_whole(study):
     assert list(PAGE.parent.glob("events.out.tfevents*"))
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_it_is_shown_in_the_browser(cli, monkeypatch, found):
+    make_up_run(Path("outputs/main"), "teacher", 0.95)
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or found)
+    assert cli("stage=report").code == 0
+    assert opened == []
+    said = cli("stage=report", "open=true")
+    assert said.code == 0, said.err
+    assert opened == [PAGE.resolve().as_uri()]
+    assert ("no browser is found" in said.out + said.err) == (not found)
+
+
 @pytest.mark.slow
 def test_a_study_answers_in_python(study):
     found = load_study("outputs/main")
@@ -796,7 +809,7 @@ def test_the_verdict_says_what_hurts(cli, tmp_path):
     said = cli("stage=report")
     assert said.code == 0, said.err
     assert "Distillation hurts in 2 of 3 cells, significantly (Holm, 5 %)." in said.out
-    assert "The largest loss is at T = 10, alpha = 0.5: -3.0" in said.out
+    assert "The largest loss is at T = 10, alpha = 0.5: −3.0" in said.out
 
 
 def test_one_seed_has_neither_intervals_nor_tests(cli, tmp_path):
