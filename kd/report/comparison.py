@@ -128,8 +128,9 @@ def list_notes(study: Study, config: Config) -> list[str]:
     if study.not_compared:
         listed = "; ".join(f"{count} of {words}" for words, count in study.not_compared.items())
         notes.append(
-            f"This is about one setting of the student. Distilled runs of others are listed, not "
-            f"compared: {listed}. A study of its own (study=NEW) answers for each."
+            "A setting of the student is compared with students alone of that setting. Distilled "
+            f"runs of others are listed, not compared: {listed}. stage=student with the same "
+            "settings trains what they lack."
         )
     if study.refused:
         notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")
@@ -299,8 +300,8 @@ def show_methods(study: Study, config: Config) -> list[Section]:
             row |= interval_columns("gain", cells[best].gain, "gain_")
             row["p_holm"] = cells[best].p_holm
         rows.append(row)
-    for views, runs in controls_by_views(study).items():
-        rows.append({"method": f"student alone{views}"} | summarise_cell(study, runs))
+    for words, runs in controls_by_setting(study).items():
+        rows.append({"method": f"student alone{words}"} | summarise_cell(study, runs))
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
     text = "Each method is shown at the temperature and alpha that validation chooses."
     text += " The gain is test accuracy less that of the student alone of the same seeds and views."
@@ -314,16 +315,17 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     return [Section("methods", "The methods side by side", text, table=shown)]
 
 
-def controls_by_views(study: Study) -> dict[str, list[Run]]:
-    """The students alone by their views in words, of the seeds that cells share with them."""
+def controls_by_setting(study: Study) -> dict[str, list[Run]]:
+    """The students alone by what tells them apart, of the seeds that cells share with them."""
     found: dict[str, dict[int, Run]] = {}
     for method in study.methods:
         seeds = {seed for cell in study.cells_of(method) for seed in cell.runs}
         for seed in seeds & method.controls.keys() or method.controls:
             run = method.controls[seed]
-            views = "".join(f", {key}={value}" for key, value in views_of(run).items())
-            found.setdefault(views, {})[seed] = run
-    return {views: list(by_seed.values()) for views, by_seed in found.items()}
+            views = [f"{key}={value}" for key, value in views_of(run).items()]
+            words = "".join(f", {word}" for word in (method.student, *views) if word)
+            found.setdefault(words, {})[seed] = run
+    return {words: list(by_seed.values()) for words, by_seed in found.items()}
 
 
 def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pandas import DataFrame
 from kd.report.stats import signed
 
 WIDTH, ROW = 340, 24
-NAMES, NUMBERS = 118, 52  # units that a forest plot leaves for its names and its numbers
+NAMES, NUMBERS = 142, 52  # units that a forest plot leaves for its names and its numbers
+LETTERS = 23  # of the longest name
 TINY = 1e-12
 
 
@@ -89,7 +90,7 @@ def draw_forest(bars: Sequence[Bar], label: str, unit: str = "points") -> Markup
     parts = [line(axis(0), 2, axis(0), bottom, "zero")]
     for number, bar in enumerate(bars):
         y = ROW * number + 15
-        parts.append(text(0, y + 4, shorten(bar.name, 19)))
+        parts.append(text(0, y + 4, shorten(bar.name, LETTERS)))
         if math.isfinite(bar.low) and math.isfinite(bar.high):
             parts.append(line(axis(bar.low), y, axis(bar.high), y, f"whisker {bar.tone}"))
             for end in (bar.low, bar.high):

@@ -30,6 +30,7 @@ VIEWS = ("data/augment/", "data/views")
 LAYERS = ("model/hidden_layer", "model/map_layers")
 # Of runs older than these settings.
 OLDER = {"optim/name": "adam", "teacher/control": "none", "trainer/precision": "32"}
+DERIVED = {"model/params"}  # follows from other settings
 LESSONS = ("teacher/control", "teacher/clip")  # what is taught of a teacher's logits
 
 
@@ -38,6 +39,7 @@ class Method:
     """Distilled runs that differ in T, alpha and seed alone, and the controls of their seeds."""
 
     label: str  # the method's name, and what distinguishes it from others of the study
+    student: str = field(repr=False)  # what tells its students from those of others; mostly nothing
     controls: dict[int, Run] = field(repr=False)  # by seed: students alone of the same settings
     plain: dict[int, Run] = field(repr=False)  # by seed: students alone on unaugmented images
     unpaired: list[int] = field(repr=False)  # seeds of distilled runs that have no control
@@ -62,9 +64,9 @@ class Cell:
 class Study:
     """A study's complete runs, what is compared with what, and the answer.
 
-    Distilled runs are comparable when the student's network, the images and the optimiser are the
-    same. Those that share all but T, alpha and seed make a :class:`Method`, the largest one first.
-    Of several settings of the student, the one with the most runs is compared.
+    Distilled runs that share all but T, alpha and seed make a :class:`Method`, the largest first.
+    Each is compared with the students alone of the same network, images and optimiser. Of several
+    settings of the student, those with students alone count, and the one with the most runs.
     """
 
     folder: Path
@@ -155,7 +157,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     runs = select_split(usable, refused)
     other_splits = [run for run in usable if run.name in refused]
     teachers, students, distilled = by_stage(runs)
-    methods = partition_by_method(distilled)
+    methods = partition_by_method(distilled, students)
     cells = [cell for part in methods for cell in build_cells(part, methods, students)]
     controls = filter(None, (cell.method.controls for cell in cells))
     found, changed = find_checkpoints(folder, teachers, distilled)
@@ -285,24 +287,42 @@ def describe_others(distilled: list[Run], methods: list[list[Run]]) -> dict[str,
     Returns:
         the number of runs, by the settings in which they differ.
     """
-    compared = student_settings(methods[0][0]) if methods else {}
+    compared = [student_settings(runs[0]) for runs in methods]
     found: dict[str, int] = {}
     for run in distilled:
         settings = student_settings(run)
-        if differing := sorted({key for key, _ in settings.items() ^ compared.items()}):
-            words = [f"{key.replace('/', '.')}={settings.get(key)}" for key in differing]
-            found[", ".join(words)] = found.get(", ".join(words), 0) + 1
+        if settings not in compared:
+            words = describe_differences(
+                run, {k for k, _ in settings.items() ^ compared[0].items()}
+            )
+            found[words] = found.get(words, 0) + 1
     return found
 
 
-def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
-    """Partition the distilled runs of one student by method and teacher, the largest part first.
+def describe_differences(run: Run, keys: set[str]) -> str:
+    """A run's values of the settings in which it differs from others, as words of a command."""
+    own = OLDER | run.metrics
+    values = {key: "null" if own.get(key) is None else own[key] for key in sorted(keys - DERIVED)}
+    return ", ".join(
+        f"{key.removeprefix('kd/').replace('/', '.')}={value}" for key, value in values.items()
+    )
 
-    Of several settings of the student the one with the most runs counts. Views of the images
-    belong to the method: they may differ.
+
+def partition_by_method(distilled: Iterable[Run], students: Iterable[Run]) -> list[list[Run]]:
+    """Partition the distilled runs by student, method and teacher, the largest part first.
+
+    Of several settings of the student, the one with the most runs counts, and every other of which
+    there are students alone. Views of the images belong to the method: they may differ.
     """
-    (runs, *_) = partition(distilled, student_settings) or [[]]
-    alike = partition(runs, comparable_settings)
+    alone = [student_settings(run) for run in students]
+    of_settings = partition(distilled, student_settings)
+    counted = [
+        run
+        for place, runs in enumerate(of_settings)
+        if place == 0 or student_settings(runs[0]) in alone
+        for run in runs
+    ]
+    alike = partition(counted, comparable_settings)
     # Of equally large ones, unaugmented images come first, then the first teacher.
     return sorted(
         (part for same in alike for part in partition_by_teacher(same)),
@@ -332,7 +352,8 @@ def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) 
     controls = by_seed(student for student in alike if views_of(student) == views)
     plain = by_seed(student for student in alike if not views_of(student))
     unpaired = sorted(by_seed(runs).keys() - controls.keys())
-    method = Method(method_label(runs, methods), controls, plain, unpaired)
+    label, student = method_label(runs, methods), student_label(runs, methods)
+    method = Method(label, student, controls, plain, unpaired)
     cells: dict[tuple[float, float], dict[int, Run]] = {}
     for run in runs:
         own = cells.setdefault((run.metrics["kd/T"], run.metrics["kd/alpha"]), {})
@@ -347,10 +368,20 @@ def method_label(runs: list[Run], methods: list[list[Run]]) -> str:
     """Name a method, with the settings and teachers that distinguish it from its namesakes."""
     own = OLDER | runs[0].metrics
     namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
-    known = [comparable_settings(run) for run in namesakes]
-    differing = sorted({key for each in known for key, _ in each.items() ^ known[0].items()})
-    values = {key: "null" if own.get(key) is None else own[key] for key in differing}
-    words = [f"{k.removeprefix('kd/').replace('/', '.')}={v}" for k, v in values.items()]
+    differing = differing_keys([comparable_settings(run) for run in namesakes])
+    words = [own["kd/method"], describe_differences(runs[0], differing)]
     if any(run.metrics["teacher/sha256"] != own["teacher/sha256"] for run in namesakes):
         words.append(f"taught by {teacher_label(runs[0], namesakes)}")
-    return ", ".join([own["kd/method"], *words])
+    return ", ".join(filter(None, words))
+
+
+def student_label(runs: list[Run], methods: list[list[Run]]) -> str:
+    """Name what distinguishes the students of a method from those of others; mostly nothing."""
+    differing = differing_keys([student_settings(other[0]) for other in methods])
+    return describe_differences(runs[0], differing)
+
+
+def differing_keys(settings: list[dict[str, Any]]) -> set[str]:
+    """The settings in which some of these differ."""
+    first, *_ = settings
+    return {key for each in settings for key, _ in each.items() ^ first.items()}

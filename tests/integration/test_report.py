@@ -196,6 +196,19 @@ def test_other_settings_are_listed_but_not_compared(study):
 
 
 @pytest.mark.slow
+def test_each_setting_of_the_student_is_compared_with_its_own_students_alone(study):
+    study("-m", "stage=student,distill", *MINI, "optim.lr=0.1", "kd.T=2", "seed=0,1")
+    study("stage=report")
+    assert "listed, not compared" not in PAGE.read_text()
+    found, runs = method_rows(), load_study("outputs/main").frame()
+    assert len(found) == 4, "two settings, distilled and alone"
+    fast = runs[runs["optim/lr"] == 0.1].groupby("stage")["test/acc"].mean()
+    row = found.loc["hinton, optim.lr=0.1"]
+    assert row.gain == pytest.approx(fast["distill"] - fast["student"])
+    assert found.loc["student alone, optim.lr=0.1"].test_accuracy == pytest.approx(fast["student"])
+
+
+@pytest.mark.slow
 def test_runs_older_than_a_setting_are_compared(study):
     (run, *_) = sorted(Path("outputs/main/distill").iterdir())
     younger = ("optim/name", "optim/momentum", "trainer/precision", "trainer/patience")
