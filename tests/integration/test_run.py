@@ -396,9 +396,11 @@ def test_a_path_with_equals_signs_needs_no_quotes(cli, teacher):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_learns_what_a_cpu_learns(cli):
+@pytest.mark.parametrize("centre", ["false", "true"])
+def test_a_gpu_learns_what_a_cpu_learns(centre, cli):
     for accelerator in ("cpu", "gpu"):
-        assert cli("stage=student", *MINI, f"trainer={accelerator}", "model.dropout=0").code == 0
+        said = f"trainer={accelerator}", "model.dropout=0", f"data.centre={centre}"
+        assert cli("stage=student", *MINI, *said).code == 0
     cpu, gpu = (metrics(p) for p in sorted(Path("outputs/main/student").iterdir()))
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)
 
