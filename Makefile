@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run why recipe test test-lowest lint bench torture clean
+.PHONY: run why why-fashion recipe test test-lowest lint bench torture clean
 
 run: .venv/installed
 	$(BIN)/python train.py stage=teacher
@@ -13,8 +13,9 @@ run: .venv/installed
 	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
 
 # The studies of docs/why.md, one after another; those that train teachers of their own come last.
-WHY := factors dropout width rates time controls direction clip mse noise images teachers knows
+WHY := factors dropout width rates time controls direction clip mse noise images labels teachers knows
 TRAIN := $(BIN)/python train.py
+TEN := 0,1,2,3,4,5,6,7,8,9
 why: .venv/installed
 	$(TRAIN) stage=teacher study=why
 	$(TRAIN) -m stage=teacher study=why trainer.max_epochs=1,3
@@ -31,11 +32,27 @@ why: .venv/installed
 	done
 	$(TRAIN) +experiment=why/hinton stage=teacher
 	$(TRAIN) -m +experiment=why/hinton
+	$(TRAIN) -m +experiment=why/hinton stage=student data.views=shift2 seed=$(TEN)
+	$(TRAIN) -m +experiment=why/hinton study=why_hinton30 model.hidden=[30,30] kd.T=1,2.5,4,8,20 \
+	  'teacher.checkpoint="outputs/why_hinton/teacher/seed=0,data.views=shift2"'
 	$(TRAIN) -m +experiment=why/omit
+
+# The same on Fashion-MNIST.
+FASHION := outputs/why_fashion/teacher/seed
+why-fashion: .venv/installed
+	$(TRAIN) -m stage=teacher study=why_fashion data=fashion_mnist seed=0,1,2,3,4
+	$(TRAIN) -m stage=teacher study=why_fashion data=fashion_mnist trainer.max_epochs=1,3
+	$(TRAIN) stage=teacher study=why_fashion data=fashion_mnist optim.label_smoothing=0.1
+	for name in dropout width controls direction noise images labels rates; do \
+	  $(TRAIN) -m +experiment=why/$$name data=fashion_mnist study=why_fashion_$$name \
+	    'teacher.checkpoint="$(FASHION)=0,data=fashion_mnist"' || exit 1; \
+	done
+	$(TRAIN) -m +experiment=why/teachers data=fashion_mnist study=why_fashion_teachers 'teacher.checkpoint="$(FASHION)=0,data=fashion_mnist","$(FASHION)=0,data=fashion_mnist,trainer.max_epochs=1","$(FASHION)=0,data=fashion_mnist,trainer.max_epochs=3","$(FASHION)=0,data=fashion_mnist,optim.label_smoothing=0.1"'
+	$(TRAIN) -m +experiment=why/knows data=fashion_mnist study=why_fashion_knows 'teacher.checkpoint=["$(FASHION)=0,data=fashion_mnist","$(FASHION)=1,data=fashion_mnist","$(FASHION)=2,data=fashion_mnist","$(FASHION)=3,data=fashion_mnist","$(FASHION)=4,data=fashion_mnist"]'
 
 recipe: .venv/installed
 	$(TRAIN) +experiment=recipe stage=teacher
-	$(TRAIN) -m +experiment=recipe stage=student,distill seed=0,1,2,3,4,5,6,7,8,9
+	$(TRAIN) -m +experiment=recipe stage=student,distill seed=$(TEN)
 	$(TRAIN) stage=report study=recipe
 
 test: .venv/installed

@@ -43,14 +43,14 @@ def shown(value: Any) -> str:
 def cell(gain: pd.Series) -> str:
     """The mean gain of some runs and its interval."""
     found = stats.estimate(gain.tolist())
-    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
 
 
 def figure(found: pd.DataFrame, by: list[str]) -> Figure:
     """The gain at the lowest alpha over T, with its 95 % interval: one line per setting."""
     lowest = found[found["kd/alpha"] == found["kd/alpha"].min()]
     settings = list(lowest.groupby(by, dropna=False))
-    drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
+    drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = drawn.subplots()
     axes.axhline(0, color="0.4", linewidth=0.8)
     colours = mpl.colormaps["viridis"]
@@ -59,7 +59,7 @@ def figure(found: pd.DataFrame, by: list[str]) -> Figure:
         shift = 1 + 0.03 * (place - (len(settings) - 1) / 2)  # else intervals hide each other
         means = [e.mean for _, e in cells]
         around = [[e.mean - e.low for _, e in cells], [e.high - e.mean for _, e in cells]]
-        label = ", ".join(f"{key} {shown(value)}" for key, value in zip(by, values, strict=True))
+        label = ", ".join(map(shown, values))
         colour = colours(0.9 * place / max(1, len(settings) - 1))
         at = [t * shift for t, _ in cells]
         axes.errorbar(at, means, around, marker="o", capsize=3, color=colour, label=label)
@@ -69,7 +69,9 @@ def figure(found: pd.DataFrame, by: list[str]) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("temperature T")
     axes.set_ylabel("gain over the student alone, points")
-    axes.legend(fontsize="small", frameon=False)
+    columns = 2 if max(len(label) for label in axes.get_legend_handles_labels()[1]) > 12 else 4
+    where = {"loc": "outside upper center", "title": ", ".join(by), "ncols": columns}
+    drawn.legend(fontsize="small", frameon=False, **where)
     return drawn
 
 
