@@ -57,7 +57,7 @@ recipe: .venv/installed
 	$(TRAIN) -m +experiment=recipe stage=student,distill seed=$(TEN)
 	$(TRAIN) stage=report study=recipe
 
-test: .venv/installed
+test: .venv/dev
 	$(BIN)/python -m pytest
 
 test-lowest: .venv-lowest/installed
@@ -66,20 +66,24 @@ test-lowest: .venv-lowest/installed
 # The promises of docs/trust.md under attack: make torture SECONDS=600 SEED=3
 SECONDS ?= 600
 SEED ?= 0
-torture: .venv/installed
+torture: .venv/dev
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) --seed $(SEED)
 
-lint: .venv/installed
+lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-bench: .venv/installed
+bench: .venv/dev
 	$(BIN)/python benchmarks/epoch.py -n 7
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable . $(INDEX)
+	touch $@
+
+.venv/dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(INDEX)
 	touch $@
 
