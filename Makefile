@@ -15,7 +15,7 @@ run: .venv/installed
 	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
 
 # The studies of docs/why.md, one after another; those that train teachers of their own come last.
-WHY := factors dropout width rates time controls direction clip mse noise images labels teachers knows
+WHY := factors dropout width rates time controls direction clip mse smoothing noise images labels teachers knows
 TRAIN := $(BIN)/python train.py
 TEN := 0,1,2,3,4,5,6,7,8,9
 why: .venv/installed

@@ -5,7 +5,7 @@
     python docs/why_tables.py outputs/why_dropout model/dropout --figure docs/why/dropout.png
 
 The gain is test accuracy over the student alone of the same seed and settings, in points: the mean
-over seeds, and its 95 % interval.
+over seeds, and its 95 % interval. In a study of students alone, over those of the lowest value.
 """
 
 import argparse
@@ -25,6 +25,10 @@ def gains(study: Path, by: list[str]) -> pd.DataFrame:
     """Each distilled run of a study with its gain over the student alone."""
     runs = pd.read_csv(study / RESULTS, keep_default_na=False, na_values=[""])
     alone, distilled = (runs[runs.stage == stage] for stage in ("student", "distill"))
+    if distilled.empty:  # students alone, compared with those of the lowest value
+        distilled = alone.assign(**{"kd/alpha": 1.0})
+        alone = alone[alone[by[0]] == alone[by[0]].min()].drop(columns=by)
+        by = []
     shared = ["seed", *(key for key in by if not key.startswith(("kd/", "teacher/")))]
     found = distilled.merge(alone[[*shared, "test/acc"]], on=shared, suffixes=("", "/alone"))
     return found.assign(gain=100 * (found["test/acc"] - found["test/acc/alone"]))
