@@ -5,7 +5,7 @@
     python docs/why_tables.py outputs/why_dropout model/dropout --figure docs/why/dropout.png
 
 The gain is test accuracy over the student alone of the same seed and settings, in points: the mean
-over seeds, and its 95 % interval.
+over seeds, and its 95 % interval. In a study of students alone, over those of the lowest value.
 """
 
 import argparse
@@ -25,6 +25,10 @@ def gains(study: Path, by: list[str]) -> pd.DataFrame:
     """Each distilled run of a study with its gain over the student alone."""
     runs = pd.read_csv(study / RESULTS, keep_default_na=False, na_values=[""])
     alone, distilled = (runs[runs.stage == stage] for stage in ("student", "distill"))
+    if distilled.empty:  # students alone, compared with those of the lowest value
+        distilled = alone.assign(**{"kd/alpha": 1.0})
+        alone = alone[alone[by[0]] == alone[by[0]].min()].drop(columns=by)
+        by = []
     shared = ["seed", *(key for key in by if not key.startswith(("kd/", "teacher/")))]
     found = distilled.merge(alone[[*shared, "test/acc"]], on=shared, suffixes=("", "/alone"))
     return found.assign(gain=100 * (found["test/acc"] - found["test/acc/alone"]))
@@ -43,14 +47,14 @@ def shown(value: Any) -> str:
 def cell(gain: pd.Series) -> str:
     """The mean gain of some runs and its interval."""
     found = stats.estimate(gain.tolist())
-    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
 
 
 def figure(found: pd.DataFrame, by: list[str]) -> Figure:
     """The gain at the lowest alpha over T, with its 95 % interval: one line per setting."""
     lowest = found[found["kd/alpha"] == found["kd/alpha"].min()]
     settings = list(lowest.groupby(by, dropna=False))
-    drawn = Figure(figsize=(6.4, 3.6), layout="constrained")
+    drawn = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = drawn.subplots()
     axes.axhline(0, color="0.4", linewidth=0.8)
     colours = mpl.colormaps["viridis"]
@@ -59,7 +63,7 @@ def figure(found: pd.DataFrame, by: list[str]) -> Figure:
         shift = 1 + 0.03 * (place - (len(settings) - 1) / 2)  # else intervals hide each other
         means = [e.mean for _, e in cells]
         around = [[e.mean - e.low for _, e in cells], [e.high - e.mean for _, e in cells]]
-        label = ", ".join(f"{key} {shown(value)}" for key, value in zip(by, values, strict=True))
+        label = ", ".join(map(shown, values))
         colour = colours(0.9 * place / max(1, len(settings) - 1))
         at = [t * shift for t, _ in cells]
         axes.errorbar(at, means, around, marker="o", capsize=3, color=colour, label=label)
@@ -69,7 +73,9 @@ def figure(found: pd.DataFrame, by: list[str]) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel("temperature T")
     axes.set_ylabel("gain over the student alone, points")
-    axes.legend(fontsize="small", frameon=False)
+    columns = 2 if max(len(label) for label in axes.get_legend_handles_labels()[1]) > 12 else 4
+    where = {"loc": "outside upper center", "title": ", ".join(by), "ncols": columns}
+    drawn.legend(fontsize="small", frameon=False, **where)
     return drawn
 
 

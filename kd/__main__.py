@@ -42,7 +42,7 @@ def train(cfg: DictConfig) -> object:
         return execute(config, Path(hydra_node.runtime.output_dir), hydra_node)
     except Exception as error:
         if hydra_node.mode == RunMode.MULTIRUN:
-            raise  # the launcher notes the failure and goes on with the other jobs
+            raise  # the launcher notes the failure and continues with the other jobs
         fail(error)
 
 

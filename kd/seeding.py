@@ -58,7 +58,7 @@ def global_state() -> list[Any]:
 
 
 def restore_global_state(state: list[Any]) -> None:
-    """Go on where :func:`global_state` was taken."""
+    """Continue where :func:`global_state` was taken."""
     (kind, keys, *rest), (version, internal, gauss) = state
     np.random.set_state((kind, np.array(keys, np.uint32), *rest))
     random.setstate((version, tuple(internal), gauss))

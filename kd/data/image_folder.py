@@ -23,7 +23,7 @@ def read_image_folder(folder: Path, size: Sequence[int] | None) -> Parts:
     """Read ``train/CLASS/*`` and ``test/CLASS/*``: grey if all training images are, else in colour.
 
     Args:
-        folder: that holds ``train``, and ``test`` unless all are split anew.
+        folder: holds ``train``, and ``test`` unless the split is pooled.
         size: height and width that they are resized to; None keeps theirs, which must be one.
 
     Raises:

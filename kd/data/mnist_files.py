@@ -264,7 +264,7 @@ def _read_file(source: Path, name: str) -> bytes:
 
 @contextlib.contextmanager
 def patience() -> Generator[None]:
-    """Give up a download whose server falls silent, and say nothing: torchvision waits for ever."""
+    """Give up a download whose server falls silent, and say nothing: torchvision waits forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:

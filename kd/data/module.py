@@ -233,7 +233,8 @@ class ImageDataModule(LightningDataModule):
 
     def centred(self, network: nn.Module) -> nn.Module:
         """Return a network that takes plain images and sees them as ``data.centre`` says."""
-        return network if self.mean is None else Centred(network, self.mean)
+        # A network is built on the CPU, and its mean image with it: Lightning tries it there first.
+        return network if self.mean is None else Centred(network, self.mean.cpu())
 
     def without_views(self) -> "ImageDataModule":
         """Return the same with the images alone in its pool."""

@@ -13,5 +13,5 @@ class Parts(NamedTuple):
     """All images of a data set."""
 
     training: Part
-    test: Part  # may be empty, where all are split anew
+    test: Part  # may be empty where the split is pooled
     names: tuple[str, ...] | None = None  # of the classes

@@ -29,7 +29,7 @@ from kd.models.base import MNIST, Task
 PLACE = ("dataset", "dir", "source", "file", "size")
 DECIDING = (*PLACE, "split", "val_size", "test_size", "seed")
 
-# Images that take no more as float32 are kept so; of others each batch is turned to float anew.
+# Images that take no more as float32 are kept so; others become float batch by batch.
 MOST_FLOAT_BYTES = 2**29
 
 

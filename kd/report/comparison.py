@@ -106,7 +106,7 @@ def list_notes(study: Study, config: Config) -> list[str]:
         notes.append(
             f"Note: the teacher has changed. {paths[0]} is gone or is no longer the network "
             f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
-            "divergence from it cannot be measured anew: put it back, or train these runs again "
+            "divergence from it cannot be measured again: put it back, or train these runs again "
             "with overwrite=true, or all in a study of their own (study=NEW)."
         )
     elsewhere = [run for run in study.runs if run.metrics.get("teacher/split") == UNKNOWN]

@@ -1,4 +1,4 @@
-"""The command to run next: what would tell more than the study at hand."""
+"""The command to run next: what would add most to this study."""
 
 import shlex
 from collections.abc import Iterable
@@ -27,7 +27,11 @@ def suggest_command(study: Study, config: Config) -> tuple[str, str]:
     seeds = sorted(cell.runs)
     if study.verdict.word == "cannot tell" and len(seeds) < MANY:
         more = range(seeds[-1] + 1, seeds[-1] + 1 + max(FEW - len(seeds), len(seeds)))
-        why = "More seeds would tell." if len(seeds) > 1 else "More seeds make it a test."
+        why = (
+            "More seeds may decide it."
+            if len(seeds) > 1
+            else "One seed cannot be tested; more can."
+        )
         return why, sweep(study, config, cell, more, study.cells_of(cell.method))
     if study.verdict.word == "works":
         fresh = range(seeds[-1] + 1, seeds[-1] + 1 + max(FEW, len(seeds)))

@@ -299,7 +299,5 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
     target = max(abs(gain.mean), smallest_gain)
     needed = seeds_needed(max(gain.sd, 1e-4), target, alpha=(1 - LEVEL) / cells)
     what = "loss" if gain.mean <= -smallest_gain else "gain"
-    seeds = (
-        f"About {max(gain.n + 1, needed)} seeds would tell a {what} of {100 * target:.2f} points"
-    )
-    return "cannot tell", f"{measured}. {seeds} from none (80 % power)."
+    seeds = f"It takes about {max(gain.n + 1, needed)} seeds to tell a {what} of"
+    return "cannot tell", f"{measured}. {seeds} {100 * target:.2f} points from none (80 % power)."

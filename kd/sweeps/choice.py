@@ -107,7 +107,7 @@ def recorded(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        log.warning("%s: cannot be read (%s); measured anew", path, error)
+        log.warning("%s: cannot be read (%s); measured again", path, error)
         return {}
     return content
 

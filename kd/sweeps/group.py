@@ -58,7 +58,7 @@ class Materials:
 
 
 def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> list[Share]:
-    """Train the students of one group, or go on where an earlier attempt was ended.
+    """Train the students of one group, or continue where an earlier attempt ended.
 
     Args:
         group: the caller holds the locks of its members' folders.

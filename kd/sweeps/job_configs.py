@@ -41,7 +41,7 @@ class Job:
     lock: Any = None  # of its run's folder, while its group trains
     outcome: Any = None  # a kd.training.run.Outcome, once it is complete
     failure: Exception | None = None
-    waits: bool = False  # it failed for want of memory or of the folder, and may go on later
+    waits: bool = False  # it failed for want of memory or of the folder, and may continue later
 
     def put_off(self, error: Exception) -> None:
         """Fail the job for now: what is trained of its group is kept."""

@@ -239,7 +239,7 @@ def train_together(
             raise
         if halve and isinstance(error, torch.OutOfMemoryError):
             parts = grouping.halves(group._replace(members=members))
-        elif is_out_of_memory(error):  # one by one they would take hours: say how to go on
+        elif is_out_of_memory(error):  # one by one they would take hours: say what to do
             failed = out_of_memory(error, members, group)
             if len(members) == len(jobs):
                 raise failed from error
@@ -336,7 +336,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
 
 
 def out_of_memory(error: Exception, members: Sequence[Job], group: grouping.Group) -> UserError:
-    """What to say of a group that the memory has no room for, and how to go on."""
+    """What to say of a group that the memory has no room for, and what to do."""
     said = f"out of memory in a group of {len(members)} students"
     what = str(error) if isinstance(error, UserError) else said
     from kd.training.material import choose_accelerator

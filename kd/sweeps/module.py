@@ -381,7 +381,7 @@ class GroupModule(Bookkeeper):
         checkpoint["book"]["compiles"] = self.compiles
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on as the earlier attempt did."""
+        """Continue as the earlier attempt did."""
         super().on_load_checkpoint(checkpoint)
         if len(self.counted) < self.students:
             self.fill()

@@ -129,7 +129,7 @@ class OwnNumbers(Optimizer):
         return self._now()[0].tolist()
 
     def keep(self, places: Sequence[int], rows: Sequence[Tensor]) -> None:
-        """Go on with the students of these places; ``rows`` is of the new parameters."""
+        """Continue with the students of these places; ``rows`` is of the new parameters."""
         these, self.rows = torch.tensor(places), list(rows)
         self.course, self.lr = self.course[these], self.lr[these]
         self.eps, self.decay = self.eps[these], self.decay[these]

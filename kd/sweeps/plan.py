@@ -59,7 +59,7 @@ def read(study: Path) -> list[Planned]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             damaged = f"{path}: cannot be read ({error})"
     if damaged:
-        log.warning("%s; unfinished groups start anew", damaged)
+        log.warning("%s; unfinished groups start over", damaged)
     return []
 
 
@@ -120,7 +120,7 @@ def tidy(study: Path) -> None:
             if not complete:
                 students = f"{len(group.students)} students"
                 said = f"{students} of other code or another torch were in training; removed"
-                log.warning("%s: %s, they start anew", folder / group.name, said)
+                log.warning("%s: %s, they start over", folder / group.name, said)
         for name in PLANS:
             remove_leftovers(folder / name)
         known = {group.name for group in plan}

@@ -40,7 +40,7 @@ class Bookkeeper(LightningModule, ABC):
         ends: of each student.
 
     ``history`` has the figures of every epoch, ``kept`` each student's weights of its best epoch so
-    far, or of its last, ``live`` the students that go on training.
+    far, or of its last, ``live`` the students that continue training.
     """
 
     def __init__(self, ends: Sequence[Ends]) -> None:
@@ -122,7 +122,7 @@ class Bookkeeper(LightningModule, ABC):
         return [found[s] if s in live else None for s in range(self.students)]
 
     def on_train_start(self) -> None:
-        """Go on where an earlier attempt ended; not at all if that was after the last epoch."""
+        """Continue where an earlier attempt ended; not at all if that was after the last epoch."""
         self.sums = self.sums.to(self.device)
         for generator, state in zip(self.generators(), self.restored, strict=False):
             generator.set_state(state.cpu())
@@ -202,12 +202,12 @@ class Bookkeeper(LightningModule, ABC):
             "spent": self.spent,
             "live": self.live,
             "counted": self.counted,
-            # Rounding depends on it: what goes on elsewhere goes on as it began.
+            # Rounding depends on it: what resumes on another machine resumes as it began.
             "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where an earlier attempt ended."""
+        """Continue where an earlier attempt ended."""
         book = checkpoint["book"]
         use_threads(book["threads"])
         self.history, self.kept, self.spent = book["history"], book["kept"], book["spent"]

@@ -37,7 +37,7 @@ class Record(Checkpoint):
     Args:
         state: of the training.
         loggers: of the wanted runs, each with the number of its student.
-        overwrite: whether the command has ``overwrite=true``, which begins anew each time.
+        overwrite: whether the command has ``overwrite=true``, which starts over each time.
         each: is called after every epoch with its number.
     """
 
@@ -57,7 +57,7 @@ class Record(Checkpoint):
         for _, loggers in self.loggers:
             loggers.begin()
         if pl_module.history:
-            log.info("an earlier attempt ended after epoch %d: going on", len(pl_module.history))
+            log.info("an earlier attempt ended after epoch %d: continuing", len(pl_module.history))
         for epoch in range(1, len(pl_module.history) + 1):
             self._draw(pl_module, epoch)
 
@@ -85,11 +85,11 @@ class Record(Checkpoint):
         if not isinstance(exception, KeyboardInterrupt):
             return
         if not self.saved:
-            log.warning("interrupted in the first epoch; the same command begins anew")
+            log.warning("interrupted in the first epoch; the same command starts over")
             return
         after = f"after {self.saved} epoch{'s' * (self.saved != 1)}"
         without = " without overwrite=true" if self.overwrite else ""
-        log.warning("interrupted %s; the same command%s goes on there", after, without)
+        log.warning("interrupted %s; the same command%s continues there", after, without)
 
 
 class ShowProgress(Checkpoint):

@@ -63,7 +63,7 @@ def fit(
     more: Sequence[pl.Callback] = (),
     quiet: bool = False,
 ) -> Trained:
-    """Train the network of one run, or go on where an earlier attempt was ended.
+    """Train the network of one run, or continue where an earlier attempt ended.
 
     Args:
         config: of the run.
@@ -128,7 +128,7 @@ def train(
         accelerator: that it trains on.
         module: of one student, or of many.
         callbacks: what happens beside the training.
-        before: the state to go on from; None begins anew.
+        before: the state to resume from; None starts over.
         data: has the batches; None where the module has them.
     """
     trainer = pl.Trainer(

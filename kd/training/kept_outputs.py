@@ -2,7 +2,7 @@
 
 ``<study>/.teacher_outputs/NAME.safetensors`` has the outputs for a whole pool. The name stands for
 all that their bits depend on, and a digest in the file for that and for what it holds. Whatever
-does not fit is computed anew: no run depends on these files.
+does not match is computed again: no run depends on these files.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def _read(path: Path, key: dict[str, Any], samples: int) -> Outputs | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        log.warning("%s: cannot be used (%s); computing the teacher's outputs anew", path, error)
+        log.warning("%s: cannot be used (%s); computing the teacher's outputs again", path, error)
         return None
     return outputs
 

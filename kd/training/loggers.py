@@ -81,7 +81,7 @@ class Loggers(AbstractContextManager["Loggers"]):
         self.open = False
         self._each(self.loggers, lambda logger: logger.finalize(status))
         runs = [name for name, made in self.loggers.items() if isinstance(made, WandbLogger)]
-        # Lightning leaves W&B's run open, and the next one of this process would go on in it.
+        # Lightning leaves W&B's run open, and the next one of this process would continue it.
         self._each(runs, lambda logger: logger.experiment.finish(int(status != "success")))
 
     def _each(self, names: Iterable[str], tell: Callable[[Any], object]) -> None:

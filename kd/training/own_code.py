@@ -53,7 +53,7 @@ def _digest(code: Any) -> str | None:
     now = file_hash(path)
     if _imported.setdefault(path, now) != now:
         raise UserError(
-            f"{path}: was edited after this process imported it, which goes on with the old code; "
-            "start Python anew"
+            f"{path}: was edited after this process imported it, which still uses the old code; "
+            "restart Python"
         )
     return now

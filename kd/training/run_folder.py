@@ -223,7 +223,7 @@ def refuse_other_settings(
     if before["teacher/checkpoint"] and not differing:
         with contextlib.suppress(OSError):  # a complete run needs its teacher no more
             if before["teacher/sha256"] != hashes(teacher_paths(before)):
-                differing = ["the teacher (it was trained anew since)"]
+                differing = ["the teacher (it was trained again since)"]
     if split is not None and before["data/fingerprint"] != split and not differing:
         differing = [f"the images ({before['data/fingerprint']} there, {split} here)"]
     changed = [key for key, digest in codes.items() if before.get(key) not in (None, digest)]
@@ -254,7 +254,7 @@ def clear(directory: Path, resumed: bool = False) -> None:
 
     Args:
         directory: of the run.
-        resumed: whether the training goes on; the epochs that it has kept then stay.
+        resumed: whether the training resumes; the epochs that it has kept then stay.
     """
     (directory / METRICS).unlink(missing_ok=True)
     for pattern in ("events.out.tfevents.*", *OF_LOGGERS, *FILES):

@@ -88,7 +88,7 @@ class State(NamedTuple):
                 reason = "is damaged"
         if reason:
             file = note.with_suffix(".ckpt")
-            log.warning("%s: %s; removed, the training starts anew", file, reason)
+            log.warning("%s: %s; removed, the training starts over", file, reason)
         forget(self.study, self.name)
         return None
 

@@ -214,7 +214,7 @@ def interrupt(cli, teacher):
         with interrupting(3):
             said = cli(*words)
         assert said.code == 130
-        assert "interrupted after 3 epochs; the same command goes on there" in said.out
+        assert "interrupted after 3 epochs; the same command continues there" in said.out
 
     return run
 
@@ -234,7 +234,7 @@ def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher, optim
     if optim != "adam":
         words += (f"optim={optim}", "optim.schedule=onecycle", "optim.lr=1e-4")
     interrupt(*words, "study=stopped")
-    assert "going on" in cli(*words, "study=stopped").out
+    assert "continuing" in cli(*words, "study=stopped").out
     assert cli(*words, "study=undisturbed").code == 0
     stopped, undisturbed = runs("stopped"), runs("undisturbed")
     assert stopped.keys() == undisturbed.keys()
@@ -246,7 +246,7 @@ def test_views_regressors_and_schedules_go_on_too(cli, interrupt, teacher, optim
 def test_places_and_limits_do_not_make_another_group(cli, interrupted):
     said = cli(*INTERRUPTED, "trainer.group_mb=100")
     assert said.code == 0
-    assert "an earlier attempt ended after epoch 3: going on" in said.out
+    assert "an earlier attempt ended after epoch 3: continuing" in said.out
     assert len(runs("main")) == 4
 
 
@@ -254,7 +254,7 @@ def test_a_group_of_other_settings_begins_anew(cli, interrupted):
     Path("outputs/main/unfinished/damaged.ckpt").write_bytes(b"PK but not a checkpoint")
     said = cli(*INTERRUPTED, "optim.lr=0.005")
     assert said.code == 0
-    assert "going on" not in said.out
+    assert "continuing" not in said.out
     assert len(runs("main")) == 4
 
 

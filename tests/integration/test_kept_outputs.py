@@ -76,7 +76,7 @@ def test_damaged_ones_are_computed_anew(cli, teacher, computed, damage):
     kept().write_bytes(damage(whole))
     said = cli(*DISTILL, "overwrite=true")
     assert said.code == 0
-    assert "computing the teacher's outputs anew" in said.out
+    assert "computing the teacher's outputs again" in said.out
     assert len(computed) == 2
     assert bits() == first
     assert kept().read_bytes() == whole

@@ -173,7 +173,7 @@ def test_an_interrupted_sweep_goes_on_with_those_that_stay(
     with interrupting(epoch):
         assert not study("cut", *sweep, code=130)
     again = study("cut", *sweep)
-    assert f"an earlier attempt ended after epoch {epoch}: going on" in study.out
+    assert f"an earlier attempt ended after epoch {epoch}: continuing" in study.out
     assert models(again) == models(whole)
     for name, run in again.items():
         assert (run / "history.csv").read_bytes() == (whole[name] / "history.csv").read_bytes()

@@ -127,4 +127,4 @@ def test_a_method_that_was_changed_is_not_gone_on_with(cli, teacher, package, mo
     monkeypatch.setattr(own_code, "_imported", {})  # as in a new process
     said = cli(*words)
     assert said.code == 0, said.err
-    assert "removed, the training starts anew" in said.out
+    assert "removed, the training starts over" in said.out

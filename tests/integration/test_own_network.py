@@ -164,7 +164,7 @@ def test_a_complete_run_of_other_code_is_not_skipped(cli, nets, monkeypatch):
     with (nets / "my_nets.py").open("a") as file:
         file.write("\n\n# another version\n")
     said = cli("stage=student", *MINI, *SMALL, "overwrite=true")
-    one_line(said.err, "my_nets.py: was edited after this process imported it, which goes on with")
+    one_line(said.err, "my_nets.py: was edited after this process imported it, which still uses")
     monkeypatch.setattr(own_code, "_imported", {})  # as in a new process
     said = cli("stage=student", *MINI, *SMALL)
     one_line(said.err, "other settings: your own code of the model; give study")

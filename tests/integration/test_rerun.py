@@ -156,7 +156,7 @@ def damaged(study: Path) -> None:
     ("change", "heavy", "expected"),
     [
         (settings, "[]", "other settings: data.batch_size (64 there, 32 here)"),
-        (teacher, "[]", "other settings: the teacher (it was trained anew since)"),
+        (teacher, "[]", "other settings: the teacher (it was trained again since)"),
         (images, "['sklearn', 'torch']", "other settings: the images ("),
         (code, "[]", "other settings: your own code of the method"),
         (damaged, "[]", "metrics.json: cannot be read ("),

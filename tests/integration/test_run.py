@@ -194,7 +194,7 @@ def test_a_distillation_notices_that_its_teacher_changed(cli, teacher):
     torch.save(checkpoint | {"epoch": 1}, teacher / "model.ckpt")
     said = cli(*words)
     assert said.code == 1
-    assert "the teacher (it was trained anew since)" in said.err
+    assert "the teacher (it was trained again since)" in said.err
 
 
 def test_the_same_command_twice_gives_the_same_files(cli, teacher):
@@ -396,9 +396,11 @@ def test_a_path_with_equals_signs_needs_no_quotes(cli, teacher):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_learns_what_a_cpu_learns(cli):
+@pytest.mark.parametrize("centre", ["false", "true"])
+def test_a_gpu_learns_what_a_cpu_learns(centre, cli):
     for accelerator in ("cpu", "gpu"):
-        assert cli("stage=student", *MINI, f"trainer={accelerator}", "model.dropout=0").code == 0
+        said = f"trainer={accelerator}", "model.dropout=0", f"data.centre={centre}"
+        assert cli("stage=student", *MINI, *said).code == 0
     cpu, gpu = (metrics(p) for p in sorted(Path("outputs/main/student").iterdir()))
     assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], rel=0.05)
 
@@ -420,10 +422,10 @@ def test_a_run_that_is_interrupted_goes_on_where_it_was(cli, given):
     with interrupting(2):
         said = cli(*words, "study=cut")
     assert said.code == 130
-    assert "interrupted after 2 epochs; the same command goes on there" in said.out
+    assert "interrupted after 2 epochs; the same command continues there" in said.out
     said = cli(*words, "study=cut")
     assert said.code == 0, said.err
-    assert "an earlier attempt ended after epoch 2: going on" in said.out
+    assert "an earlier attempt ended after epoch 2: continuing" in said.out
     assert not Path("outputs/cut/unfinished").exists()
     (whole,), (cut,) = (list(Path("outputs", s, "student").iterdir()) for s in ("whole", "cut"))
     assert {p.name for p in cut.iterdir()} - {p.name for p in whole.iterdir()} <= {
@@ -443,7 +445,7 @@ def test_a_state_of_other_settings_is_not_gone_on_with(cli):
         cli(*words)
         assert "an earlier attempt" not in cli(*words, "overwrite=true").out
     said = cli("+experiment=talk", "study=main", *words)  # of the same folder
-    assert "removed, the training starts anew" in said.out
+    assert "removed, the training starts over" in said.out
     assert said.code == 0
 
 
@@ -495,7 +497,7 @@ def test_patience_goes_on_where_it_was(cli, after):
     with interrupting(cut_at):
         assert cli(*words, "study=cut").code == 130
     said = cli(*words, "study=cut")
-    assert f"an earlier attempt ended after epoch {cut_at}: going on" in said.out
+    assert f"an earlier attempt ended after epoch {cut_at}: continuing" in said.out
     (cut,) = complete("cut")
     assert metrics(cut)["epochs"] == epochs
     for file in ("model.ckpt", f"epochs/{epochs}.ckpt", "predictions.npz"):
@@ -573,8 +575,8 @@ def test_ctrl_c_promises_what_is_true(cli):
         said = cli(*words, "overwrite=true")
     assert said.code == 130
     assert said.err == "interrupted\n"
-    assert "after 1 epoch; the same command without overwrite=true goes on there" in said.out
-    assert "an earlier attempt ended after epoch 1: going on" in cli(*words).out
+    assert "after 1 epoch; the same command without overwrite=true continues there" in said.out
+    assert "an earlier attempt ended after epoch 1: continuing" in cli(*words).out
     with pytest.MonkeyPatch.context() as patch:
 
         def press(*_: object) -> None:
@@ -583,7 +585,7 @@ def test_ctrl_c_promises_what_is_true(cli):
         patch.setattr("kd.training.callbacks.ShowProgress.on_train_epoch_end", press)
         said = cli(*words, "overwrite=true")
     assert said.code == 130
-    assert "interrupted in the first epoch; the same command begins anew" in said.out
+    assert "interrupted in the first epoch; the same command starts over" in said.out
 
 
 def test_a_reader_that_goes_away_ends_no_training(tmp_path):

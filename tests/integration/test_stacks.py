@@ -133,7 +133,7 @@ def test_a_stack_goes_on_with_the_same_bits(cli, study, teacher, interrupt, netw
     sweep = ("-m", "stage=distill", *MINI[:2], *words, f"teacher.checkpoint={teacher}")
     assert cli(*sweep, "study=stopped").code == 130
     stopped = study("stopped", *words)
-    assert "an earlier attempt ended after epoch 2: going on" in study.out
+    assert "an earlier attempt ended after epoch 2: continuing" in study.out
     assert_same_bits(stopped, undisturbed)
 
 
@@ -244,7 +244,7 @@ def test_halves_go_on_after_an_interruption(cli, study, teacher, small, interrup
     assert cli(*words).code == 130
     stopped = study("stopped", *GRID)
     assert "out of memory" not in study.out
-    assert "an earlier attempt ended after epoch 1: going on" in study.out
+    assert "an earlier attempt ended after epoch 1: continuing" in study.out
     assert_same_bits(stopped, undisturbed)
 
 

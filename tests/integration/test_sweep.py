@@ -269,12 +269,12 @@ def test_groups_that_nobody_can_use_are_removed_and_said(cli, teacher, monkeypat
         stop_at(monkeypatch, 1)
         said = cli(*words)
         assert "Traceback" not in said.out + said.err
-        assert re.search("removed|start anew", said.out), damage
-        assert "going on" not in said.out
+        assert re.search("removed|start over", said.out), damage
+        assert "continuing" not in said.out
     for path, content in (kept | {plans[0]: other}).items():
         path.write_bytes(content)
     stop_at(monkeypatch, 1)
-    assert "going on" in cli(*words).out, "the copy stands in"
+    assert "continuing" in cli(*words).out, "the copy stands in"
     for path in list(state.parent.iterdir()):
         path.unlink()
     for path, content in kept.items():
@@ -296,7 +296,7 @@ def test_overwrite_starts_anew(cli, teacher, monkeypatch):
         cli(*words)
     said = cli(*words)
     assert said.code == 0
-    assert "going on" not in said.out
+    assert "continuing" not in said.out
     assert not Path("outputs/main/unfinished").exists()
 
 
@@ -363,7 +363,7 @@ def test_a_sweep_killed_in_training_and_in_testing_ends_like_an_undisturbed_one(
     kill_when(lambda: epochs_of_group("killed") >= 5, *words, "study=killed")
     assert 5 <= epochs_of_group("killed") < 40
     said = kill_when(lambda: len(list(runs.glob("*/metrics.json"))) >= 2, *words, "study=killed")
-    assert re.search(r"an earlier attempt ended after epoch \d+: going on", said)
+    assert re.search(r"an earlier attempt ended after epoch \d+: continuing", said)
     assert "epoch 4/40" not in said
     assert "epoch 40/40" in said
     complete = len(list(runs.glob("*/metrics.json")))
@@ -371,7 +371,7 @@ def test_a_sweep_killed_in_training_and_in_testing_ends_like_an_undisturbed_one(
     resumed = cli(*words, "study=killed")
     undisturbed = cli(*words, "study=undisturbed")
     assert resumed.code == undisturbed.code == 0
-    assert "an earlier attempt ended after epoch 40: going on" in resumed.out
+    assert "an earlier attempt ended after epoch 40: continuing" in resumed.out
     assert resumed.out.count("complete already, skipped") == complete
     assert table(resumed.out) == table(undisturbed.out)
     assert not Path("outputs/killed/unfinished").exists()
@@ -422,7 +422,7 @@ def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkey
         patch.setattr("kd.training.memory.available_bytes", lambda: 2**20)
         said = cli(*words)
     assert "free some and give the same command, or overwrite=true with" in said.err
-    assert "an earlier attempt ended after epoch 2: going on" in cli(*words).out
+    assert "an earlier attempt ended after epoch 2: continuing" in cli(*words).out
 
 
 def test_a_run_that_is_busy_fails_alone(cli, teacher, monkeypatch):

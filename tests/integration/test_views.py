@@ -51,7 +51,7 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(cli, teacher, sweep)
     assert cli(*words, "study=whole").code == 0
     with interrupting(2):
         assert cli(*words, "study=cut").code == 130
-    assert "after epoch 2: going on" in cli(*words, "study=cut").out
+    assert "after epoch 2: continuing" in cli(*words, "study=cut").out
     whole, cut = runs("whole"), runs("cut")
     assert len(whole) == (4 if sweep else 1)
     assert whole.keys() == cut.keys()

@@ -101,7 +101,7 @@ def kill(name: str, rng: random.Random, folder: Path) -> None:
 
 
 def full_disk(name: str, rng: random.Random, folder: Path) -> None:
-    """A command that finds no room says so in a line, and goes on when there is room."""
+    """A command that finds no room says so in a line, and continues once there is room."""
     begin = begin_of(folder.parent, name)
     done, _ = undisturbed(folder.parent, name, begin, COMMANDS[name])
     shutil.copytree(begin, folder, dirs_exist_ok=True)
@@ -197,7 +197,7 @@ def flip_small(pattern: str, rng: random.Random, folder: Path) -> None:
 
 
 def flip_table(rng: random.Random, folder: Path) -> None:
-    """``results.csv`` is made anew from the runs."""
+    """``results.csv`` is rebuilt from the runs."""
     begin = study(folder.parent)
     shutil.copytree(begin, folder, dirs_exist_ok=True)
     table = folder / "outputs/main/results.csv"

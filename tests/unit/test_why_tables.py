@@ -39,7 +39,7 @@ def test_gains_are_paired_by_seed_and_setting(study, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "n = 2 seeds per cell"
     assert said[1] == "| alpha | model/dropout | alone, % | T = 4 |"
-    assert said[3] == "| 0 | 0.0 | 90.00 | +2.00 (-10.71 to +14.71) |"
+    assert said[3] == "| 0 | 0.0 | 90.00 | +2.00 (−10.71 to +14.71) |"
     assert said[4].startswith("| 0 | 0.1 | 90.00 | +0.00 (")
 
 
@@ -48,6 +48,14 @@ def test_what_is_the_teachers_matter_has_one_student_alone(study):
     runs[runs["model/dropout"] == 0].to_csv(study / "results.csv", index=False)
     found = why_tables.gains(study, ["kd/direction"])
     assert found.gain.tolist() == pytest.approx([1, 3])
+
+
+def test_students_alone_are_compared_with_those_of_the_lowest_value(study):
+    runs = pd.read_csv(study / "results.csv")
+    runs.loc[runs["model/dropout"] == 0.1, "test/acc"] -= 0.02
+    runs[runs.stage == "student"].to_csv(study / "results.csv", index=False)
+    found = why_tables.gains(study, ["model/dropout"]).groupby("model/dropout").gain.mean()
+    assert found.to_dict() == pytest.approx({0.0: 0, 0.1: -2})
 
 
 def test_a_study_is_drawn(study, capsys, monkeypatch, tmp_path):
@@ -72,9 +80,9 @@ def test_the_overview_takes_the_temperature_that_validation_chooses(study, tmp_p
     both = pd.concat([frame, hotter]).assign(**{"val/acc": lambda f: -f["kd/T"].fillna(0)})
     (tmp_path / "why_noise").mkdir()
     both.to_csv(tmp_path / "why_noise" / "results.csv", index=False)
-    best, found = gains_figure.chosen(tmp_path, "noise", "model/dropout", 0.0)
+    best, found = gains_figure.chosen(tmp_path / "why_noise", "model/dropout", 0.0)
     assert best == 4
-    assert found.mean == pytest.approx(2)
+    assert found.mean() == pytest.approx(2)
 
 
 def test_shifted_images_are_those_of_the_bank():

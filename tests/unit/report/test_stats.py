@@ -86,7 +86,7 @@ def test_one_seed_cannot_tell():
 def test_two_noisy_seeds_say_how_many_would_tell():
     verdict = judge(study(np.random.default_rng(1), 2, {}))
     assert verdict.word == "cannot tell"
-    assert "seeds would tell" in verdict.sentence
+    assert "seeds to tell" in verdict.sentence
 
 
 def test_the_choice_looks_at_validation_only():
