@@ -76,7 +76,7 @@ def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
 
 def short_label(cell: Cell) -> str:
     """A cell's name with its method, in few letters."""
-    return f"{drawings.shorten(cell.method.label, 8)} T={cell.T:g} a={cell.alpha:g}"
+    return f"{drawings.shorten(cell.method.label, 36)}, T={cell.T:g} alpha={cell.alpha:g}"
 
 
 def speak(bar: drawings.Bar) -> str:
