@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 # In the order of the page. Each takes the study and the configuration of the report.
 SECTIONS = [
     comparison.show_verdict, hints.show_hints, comparison.show_left_out, sections.show_talk,
-    factors.show_factors, comparison.show_methods, comparison.show_maps, sections.show_curves,
-    sections.show_classes, sections.show_calibration, sections.show_disagreements,
-    sections.show_costs, sections.show_runs,
+    factors.show_factors, comparison.show_methods, comparison.show_students,
+    comparison.show_maps, sections.show_curves, sections.show_classes, sections.show_calibration,
+    sections.show_disagreements, sections.show_costs, sections.show_runs,
 ]  # fmt: skip
 
 

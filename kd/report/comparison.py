@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from kd.config.schema import Config
-from kd.report import figures, stats
+from kd.report import drawings, figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section, one_line
-from kd.report.study import Cell, Method, Study, views_of
+from kd.report.study import Cell, Method, Study, compare, students_of, views_of
 from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
 from kd.training.threads import using
@@ -128,8 +128,8 @@ def list_notes(study: Study, config: Config) -> list[str]:
     if study.not_compared:
         listed = "; ".join(f"{count} of {words}" for words, count in study.not_compared.items())
         notes.append(
-            f"This is about one setting of the student. Distilled runs of others are listed, not "
-            f"compared: {listed}. A study of its own (study=NEW) answers for each."
+            f"This is about one setting of the student. Others have distilled runs too: {listed}. "
+            "Each is judged by itself in a table below."
         )
     if study.refused:
         notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")
@@ -312,6 +312,34 @@ def show_methods(study: Study, config: Config) -> list[Section]:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
     shown = without_untested(table)
     return [Section("methods", "The methods side by side", text, table=shown)]
+
+
+def show_students(study: Study, config: Config) -> list[Section]:
+    """Every setting of the student at the cell that validation chooses for it."""
+    if not study.not_compared:
+        return []
+    rows, bars = [], []
+    for words, cells in students_of(study).items():
+        found = compare(cells)
+        best = stats.choose(found)
+        if best is None:
+            continue
+        name = f"{words}, {best.method.label}" if len(study.methods) > 1 else words
+        row = {"student": name, "T": best.T, "alpha": best.alpha, "seeds": found[best].gain.n}
+        row |= interval_columns("test_accuracy", found[best].accuracy)
+        row |= interval_columns("gain", found[best].gain, "gain_")
+        rows.append(row | {"p_holm": found[best].p_holm})
+        bars.append(drawings.gain_bar(one_line(name), found[best]))
+    title = "Every setting of the student"
+    if not rows:
+        return [Section("students", title, "None has students alone of the same seeds.")]
+    text = "Each is shown at the T and alpha that validation chooses for it, as in a study of its "
+    text += "own: the gain is over the student alone of the same settings and seeds"
+    tested = max(row["seeds"] for row in rows) > 1
+    text += ", and p is corrected over the cells of each (Holm)." if tested else "."
+    drawing = drawings.beside({"Gain over the student alone": drawings.draw_forest(bars, text)})
+    table = without_untested(pd.DataFrame(rows))
+    return [Section("students", title, text, table=table, drawing=drawing)]
 
 
 def controls_by_views(study: Study) -> dict[str, list[Run]]:

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from pandas import DataFrame
 
-from kd.report.stats import signed
+from kd.report.stats import LEVEL, Comparison, signed
 
 WIDTH, ROW = 340, 24
 NAMES, NUMBERS = 118, 52  # units that a forest plot leaves for its names and its numbers
@@ -42,6 +42,14 @@ class Bar(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     tone: str = "plain"  # or good, or bad: significantly so
+
+
+def gain_bar(name: str, found: Comparison) -> Bar:
+    """The gain of a cell in points, as a row of a forest plot."""
+    significant = found.gain.n > 1 and found.p_holm < 1 - LEVEL
+    tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
+    mean, low, high = (100 * end for end in found.gain[:3])
+    return Bar(name, mean, low, high, tone)
 
 
 def markup(template: str, *values: object, **named: object) -> Markup:

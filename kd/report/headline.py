@@ -66,12 +66,8 @@ def draw_gains(study: Study) -> Markup | None:
 
 def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
     """The gain of a cell in points, as a row of a forest plot."""
-    found = study.comparisons[cell]
     label = one_line(name or f"T={cell.T:g} alpha={cell.alpha:g}")
-    significant = found.gain.n > 1 and found.p_holm < 1 - stats.LEVEL
-    tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
-    mean, low, high = (100 * end for end in found.gain[:3])
-    return drawings.Bar(label, mean, low, high, tone)
+    return drawings.gain_bar(label, study.comparisons[cell])
 
 
 def short_label(cell: Cell) -> str:

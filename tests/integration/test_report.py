@@ -92,6 +92,27 @@ def test_the_report_is_whole(study):
     assert list(PAGE.parent.glob("events.out.tfevents*"))
 
 
+def test_every_setting_of_the_student_is_judged_by_itself(cli):
+    study = Path("outputs/main")
+    make_up_run(study, "teacher", 0.98)
+    for seed in range(3):
+        for noise, gain in ((0.0, 0.001), (0.4, 0.05)):
+            noisy = {"data__label_noise": noise, "kd__alpha": 0.0}
+            make_up_run(study, "student", 0.9 + seed / 1000, seed, **noisy)
+            for T in (1.0, 4.0):
+                accuracy = 0.9 + (1 + T / 100) * gain + seed / 900
+                make_up_run(study, "distill", accuracy, seed, kd__T=T, **noisy)
+    make_up_run(study, "distill", 0.95, 3, kd__T=1.0, kd__alpha=0.0)
+    assert cli("stage=report").code == 0
+    rows = pd.read_csv(PAGE.parent / "students.csv").set_index("student")
+    assert [*rows.index] == ["data.label_noise=0.0", "data.label_noise=0.4"]
+    assert rows["T"].tolist() == [4, 4]
+    assert rows["gain"].tolist() == pytest.approx([0.00115, 0.05211], abs=1e-4)
+    page = sections(PAGE.read_text())
+    assert "Others have distilled runs too: 6 of data.label_noise=0.4." in page["verdict"]
+    assert page["students"].count("dot good") == 2
+
+
 @pytest.mark.parametrize("found", [True, False])
 def test_it_is_shown_in_the_browser(cli, monkeypatch, found):
     make_up_run(Path("outputs/main"), "teacher", 0.95)
@@ -191,7 +212,7 @@ def test_other_settings_are_listed_but_not_compared(study):
     study("stage=distill", *MINI, "optim.lr=0.1")
     study("stage=report")
     page = PAGE.read_text()
-    assert "Distilled runs of others are listed, not compared: 1 of optim.lr=0.1." in page
+    assert "Others have distilled runs too: 1 of optim.lr=0.1." in page
     assert "optim.lr=0.1" in sections(page)["runs"]
 
 
@@ -203,10 +224,10 @@ def test_runs_older_than_a_setting_are_compared(study):
     assert len(older) == len(read_metrics(run)) - len(younger)
     write_metrics(run, older)
     study("stage=report")
-    assert "listed, not compared" not in PAGE.read_text()
+    assert "Others have distilled runs" not in PAGE.read_text()
     write_metrics(run, older | {"trainer/precision": "bf16"})
     study("stage=report")
-    said = "Distilled runs of others are listed, not compared: 1 of trainer.precision=bf16."
+    said = "Others have distilled runs too: 1 of trainer.precision=bf16."
     assert said in PAGE.read_text()
 
 
