@@ -7,21 +7,21 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from kd._startup import INTERRUPTED, before_anything, importing
 
-from kd._startup import importing
-from kd.config.command_line import check
-from kd.config.composing import help_page
-from kd.config.messages import explain
-from kd.config.showing import print_config
-from kd.config.undo import forget, undo
-from kd.config.validation import validate
-from kd.files import CONF
+with before_anything():
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
 
-INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
+    from kd.config.command_line import check
+    from kd.config.composing import help_page
+    from kd.config.messages import explain
+    from kd.config.showing import print_config
+    from kd.config.undo import forget, undo
+    from kd.config.validation import validate
+    from kd.files import CONF
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -6,6 +6,7 @@ Lightning takes several seconds more.
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,19 @@ def exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return __getattr__
+
+
+INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
+
+
+@contextmanager
+def before_anything() -> Generator[None]:
+    """For the command line's own imports: Ctrl-C ends them without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
 
 
 @contextmanager

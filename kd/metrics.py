@@ -30,8 +30,12 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 def predictive_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(teacher ‖ student) of the predictions at T = 1, in nats, mean over the samples; ≥ 0."""
-    student = F.log_softmax(student_logits, dim=-1)
     teacher = F.log_softmax(_single(teacher_logits), dim=-1)
+    return divergence(F.log_softmax(student_logits, dim=-1), teacher)
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same of log-probabilities."""
     return (teacher.exp() * (teacher - student)).sum(dim=-1).mean()
 
 

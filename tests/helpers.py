@@ -129,13 +129,16 @@ def make_up_run(study: Path, stage: str, accuracy: float, seed: int = 0, **setti
         accuracy: on test and on validation.
         seed: of the run.
         settings: in which it differs from others, as ``model__dropout`` for ``model.dropout``; and
-            ``images``, the fingerprint of its data split.
+            ``images``, the fingerprint of its data split, ``labels`` of the test images,
+            ``answers``, the classes that the network names, and ``curve``, accuracies by epoch.
     """
     import numpy as np
 
-    from kd.training.run_folder import write_metrics
+    from kd.training.run_folder import write_history, write_metrics
 
     images = settings.pop("images", "split")
+    labels = settings.pop("labels", np.arange(20) % 10)
+    answers, curve = settings.pop("answers", labels), settings.pop("curve", ())
     own = {key.replace("__", "/"): value for key, value in settings.items()}
     taught = {"teacher/checkpoint": None, "teacher/sha256": None}
     if stage == "distill":
@@ -144,13 +147,46 @@ def make_up_run(study: Path, stage: str, accuracy: float, seed: int = 0, **setti
     words = [f"{key.replace('/', '.')}={value}" for key, value in {**own, "seed": seed}.items()]
     folder = study / stage / ",".join([*words, f"of={images}"])
     folder.mkdir(parents=True)
-    labels = np.arange(20) % 10
-    logits = np.eye(10, dtype=np.float32)[labels]
-    np.savez(folder / "predictions.npz", logits=logits, labels=labels, indices=np.arange(20))
+    logits = np.eye(10, dtype=np.float32)[answers]
+    arrays = {"logits": logits, "labels": labels, "indices": np.arange(len(labels))}
+    np.savez_compressed(folder / "predictions.npz", **arrays)
     figures = {"test/loss": 0.1, "test/ece": 0.01, "time/fit_s": 1.0}
+    tags = ("train/loss", "val/loss", "train/acc", "val/acc")
+    if curve:
+        rows = [dict.fromkeys(tags, value) for value in curve]
+        figures["history/sha256"] = write_history(folder, rows)
     accuracies = {"val/acc": accuracy, "test/acc": accuracy}
     first = {"stage": stage, "seed": seed, "epochs": 1, "data/fingerprint": images}
     write_metrics(folder, first | taught | accuracies | figures | own)
+
+
+def make_up_sweep(study: Path, temperatures: int, alphas: int, seeds: int, images: int) -> None:
+    """Write what the report reads of a sweep that never was, of 20 epochs, with so many images.
+
+    As of real networks, the errors of all are mostly on the same tenth of the images.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    labels = random.integers(10, size=images)
+    likely = random.integers(10, size=images)  # what an image is taken for
+    hardness = np.where(random.random(images) < 0.1, random.random(images), 0.002)
+
+    def make(stage: str, seed: int, errors: float, **settings) -> None:
+        wrong = random.random(images) < errors * hardness
+        answers = np.where(wrong, likely, labels)
+        accuracy = float((answers == labels).mean())
+        curve = [round(accuracy - 0.1 / n + random.random() / 1000, 6) for n in range(1, 21)]
+        settings |= {"labels": labels, "answers": answers, "curve": curve}
+        make_up_run(study, stage, accuracy, seed, **settings)
+
+    make("teacher", 0, 0.2)
+    for seed in range(seeds):
+        make("student", seed, 0.7)
+        for T in range(1, temperatures + 1):
+            for alpha in range(alphas):
+                own = {"kd__T": float(T), "kd__alpha": alpha / alphas}
+                make("distill", seed, 0.6 + T / 100, **own)
 
 
 @contextmanager

@@ -175,6 +175,7 @@ class Config:
     keep_epochs: bool = False
     overwrite: bool = False
     trust_code: bool = False
+    open: bool = False
     output_dir: str = folder("outputs")
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=MLP)
@@ -202,7 +203,7 @@ class Config:
 
 # No result depends on the settings that say where things lie or what to do with them.
 _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
-_HOW = {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb", "trainer.stack"}
+_HOW = {"overwrite", "trust_code", "open", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
 BESIDE = {"logger", "tags", "print_config"}

@@ -1,6 +1,7 @@
 """``stage=report``: turns a study's runs into one self-contained page and its parts."""
 
 import logging
+import webbrowser
 from pathlib import Path
 
 from kd.config.schema import Config
@@ -19,9 +20,9 @@ log = logging.getLogger(__name__)
 # In the order of the page. Each takes the study and the configuration of the report.
 SECTIONS = [
     comparison.show_verdict, hints.show_hints, comparison.show_left_out, sections.show_talk,
-    factors.show_factors, comparison.show_methods, comparison.show_maps, sections.show_curves,
-    sections.show_classes, sections.show_calibration, sections.show_disagreements,
-    sections.show_costs, sections.show_runs,
+    factors.show_factors, comparison.show_methods, comparison.show_students,
+    comparison.show_maps, sections.show_curves, sections.show_classes, sections.show_calibration,
+    sections.show_disagreements, sections.show_costs, sections.show_runs,
 ]  # fmt: skip
 
 
@@ -58,5 +59,8 @@ def build_report(config: Config) -> Path:
     write_page(shown, target, config.study, frame)
     for line in (line for section in shown for line in section.said):
         log.info("%s", line)
-    log.info("report: %s", target / "index.html")
-    return target / "index.html"
+    page = target / "index.html"
+    if config.open and not webbrowser.open(page.resolve().as_uri()):
+        log.warning("open=true: no browser is found; open the page yourself")
+    log.info("report: %s", page)
+    return page

@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 
 from kd.config.schema import Config
-from kd.report import figures, stats
+from kd.report import drawings, figures, stats
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section, one_line
-from kd.report.study import Cell, Method, Study, views_of
+from kd.report.study import Cell, Method, Study, compare, students_of, views_of
 from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
+from kd.training.threads import using
 
 # The beginnings of the words of a distillation's command that its student alone does not share.
 NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
@@ -57,11 +58,12 @@ def say_harm(study: Study) -> str:
     """Say in how many cells distillation hurts, and which loses most."""
     worst, *_ = harmful = study.verdict.harmful
     gain, p = study.comparisons[worst].gain, study.comparisons[worst].p_holm
+    mean, low, high = (stats.signed(100 * value) for value in gain[:3])
     tested = sum(map(stats.is_tested, study.comparisons.values()))
     return (
         f"Distillation hurts in {len(harmful)} of {tested} cells, significantly (Holm, 5 %). The "
-        f"largest loss is at {cell_label(study, worst)}: {100 * gain.mean:+.2f} points (95 % "
-        f"interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds, p = {p:.2g})."
+        f"largest loss is at {cell_label(study, worst)}: {mean} points (95 % interval "
+        f"{low} to {high}, {gain.n} seeds, p = {p:.2g})."
     )
 
 
@@ -92,7 +94,7 @@ def compare_networks(distilled: Run, control: Run) -> str:
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
-        f"interval over test images {100 * low:+.2f} to {100 * high:+.2f} points."
+        f"interval over test images {stats.signed(100 * low)} to {stats.signed(100 * high)} points."
     )
 
 
@@ -126,8 +128,8 @@ def list_notes(study: Study, config: Config) -> list[str]:
     if study.not_compared:
         listed = "; ".join(f"{count} of {words}" for words, count in study.not_compared.items())
         notes.append(
-            f"This is about one setting of the student. Distilled runs of others are listed, not "
-            f"compared: {listed}. A study of its own (study=NEW) answers for each."
+            f"This is about one setting of the student. Others have distilled runs too: {listed}. "
+            "Each is judged by itself in a table below."
         )
     if study.refused:
         notes.append(f"{count_runs(study.refused)} left out; which and why is listed below.")
@@ -235,7 +237,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     title = "Agreement with the teacher"
     agreement = figures.draw_heat_map(100 * maps["agreement"], title, "%")
     same = "Share of test images on which student and teacher name the same class, in %."
-    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}")
+    kl = figures.draw_heat_map(maps["kl"], "KL to the teacher", "nats", "{:.3f}", good=-1)
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."
     return [
@@ -271,11 +273,12 @@ def map_gains(table: pd.DataFrame) -> Section:
     doubtful = maps["p_holm"] >= 0.05  # false for NaN, of what is not tested
     name = "Gain over the student alone"
     figure = figures.draw_heat_map(100 * maps["gain"], name, "points", "{:+.2f}", doubtful)
-    low, high = 100 * compared["gain"].min(), 100 * compared["gain"].max()
-    alt = f"Heat map of gains, {low:+.2f} to {high:+.2f} points"
+    ends = (stats.signed(100 * float(f(compared["gain"]))) for f in (min, max))
+    alt = f"Heat map of gains, {' to '.join(ends)} points"
     return Section("gain", title, text, figure, alt)
 
 
+@using(1)
 def show_methods(study: Study, config: Config) -> list[Section]:
     """Every method at the cell that validation chooses for it, and its fidelity to one teacher.
 
@@ -309,6 +312,34 @@ def show_methods(study: Study, config: Config) -> list[Section]:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
     shown = without_untested(table)
     return [Section("methods", "The methods side by side", text, table=shown)]
+
+
+def show_students(study: Study, config: Config) -> list[Section]:
+    """Every setting of the student at the cell that validation chooses for it."""
+    if not study.not_compared:
+        return []
+    rows, bars = [], []
+    for words, cells in students_of(study).items():
+        found = compare(cells)
+        best = stats.choose(found)
+        if best is None:
+            continue
+        name = f"{words}, {best.method.label}" if len(study.methods) > 1 else words
+        row = {"student": name, "T": best.T, "alpha": best.alpha, "seeds": found[best].gain.n}
+        row |= interval_columns("test_accuracy", found[best].accuracy)
+        row |= interval_columns("gain", found[best].gain, "gain_")
+        rows.append(row | {"p_holm": found[best].p_holm})
+        bars.append(drawings.gain_bar(one_line(name), found[best]))
+    title = "Every setting of the student"
+    if not rows:
+        return [Section("students", title, "None has students alone of the same seeds.")]
+    text = "Each is shown at the T and alpha that validation chooses for it, as in a study of its "
+    text += "own: the gain is over the student alone of the same settings and seeds"
+    tested = max(row["seeds"] for row in rows) > 1
+    text += ", and p is corrected over the cells of each (Holm)." if tested else "."
+    drawing = drawings.beside({"Gain over the student alone": drawings.draw_forest(bars, text)})
+    table = without_untested(pd.DataFrame(rows))
+    return [Section("students", title, text, table=table, drawing=drawing)]
 
 
 def controls_by_views(study: Study) -> dict[str, list[Run]]:

@@ -12,8 +12,11 @@ import numpy as np
 from markupsafe import Markup
 from pandas import DataFrame
 
+from kd.report.stats import LEVEL, Comparison, signed
+
 WIDTH, ROW = 340, 24
 NAMES, NUMBERS = 118, 52  # units that a forest plot leaves for its names and its numbers
+SHORT, MOST_LETTERS = 19, 54  # of a name that fits beside its bar, or above it
 TINY = 1e-12
 
 
@@ -39,6 +42,14 @@ class Bar(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     tone: str = "plain"  # or good, or bad: significantly so
+
+
+def gain_bar(name: str, found: Comparison) -> Bar:
+    """The gain of a cell in points, as a row of a forest plot."""
+    significant = found.gain.n > 1 and found.p_holm < 1 - LEVEL
+    tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
+    mean, low, high = (100 * end for end in found.gain[:3])
+    return Bar(name, mean, low, high, tone)
 
 
 def markup(template: str, *values: object, **named: object) -> Markup:
@@ -82,12 +93,15 @@ def draw_forest(bars: Sequence[Bar], label: str, unit: str = "points") -> Markup
     ends = [e for bar in bars for e in (bar.mean, bar.low, bar.high) if math.isfinite(e)]
     low, high = min([0, *ends]), max([0, *ends])
     room = 0.08 * (high - low) or 1
-    axis = Axis(low - room, high + room, NAMES, WIDTH - NUMBERS)
-    bottom = ROW * len(bars) + 6
-    parts = [line(axis(0), 2, axis(0), bottom, "zero")]
+    above = max(len(bar.name) for bar in bars) > SHORT  # names stand above their bars
+    axis = Axis(low - room, high + room, 8 if above else NAMES, WIDTH - NUMBERS)
+    row = ROW + 16 * above
+    bottom = row * len(bars) + 6
+    parts = []
     for number, bar in enumerate(bars):
-        y = ROW * number + 15
-        parts.append(text(0, y + 4, shorten(bar.name, 19)))
+        y = row * (number + 1) - 9
+        parts.append(line(axis(0), y - (8 if above else 15), axis(0), y + 9, "zero"))
+        parts.append(text(0, y - 11 if above else y + 4, shorten(bar.name, MOST_LETTERS)))
         if math.isfinite(bar.low) and math.isfinite(bar.high):
             parts.append(line(axis(bar.low), y, axis(bar.high), y, f"whisker {bar.tone}"))
             for end in (bar.low, bar.high):
@@ -95,14 +109,14 @@ def draw_forest(bars: Sequence[Bar], label: str, unit: str = "points") -> Markup
         dot = '<circle cx="{}" cy="{}" r="4.5" class="dot {}"/>'
         parts.append(markup(dot, axis(bar.mean), y, bar.tone))
         parts.append(text(WIDTH, y + 4, signed(bar.mean), "end strong"))
-    parts += [text(axis(v), bottom + 12, f"{v:g}", "middle faint") for v in ticks(low, high, 4)]
+    parts += [text(axis(v), bottom + 12, plain(v), "middle faint") for v in ticks(low, high, 4)]
     parts.append(text(WIDTH, bottom + 12, unit, "end faint"))
     return draw(bottom + 16, label, *parts)
 
 
-def signed(value: float) -> str:
-    """A difference in points with its sign, a true minus."""
-    return f"{value + 0.0:+.2f}".replace("-", "−")
+def plain(value: float) -> str:
+    """A number beside an axis, a true minus."""
+    return f"{value:g}".replace("-", "−")
 
 
 def shorten(name: str, most: int) -> str:
@@ -114,10 +128,10 @@ def draw_frame(x: Axis, y: Axis, names: tuple[str, str]) -> list[Markup]:
     """Draw the axes of a plot with their ticks and names."""
     parts = [line(x.start, y.start, x.end, y.start, "axis")]
     for value in ticks(x.low, x.high, 6):
-        parts.append(text(x(value), y.start + 14, f"{value:g}", "middle faint"))
+        parts.append(text(x(value), y.start + 14, plain(value), "middle faint"))
     for value in ticks(y.low, y.high):
         parts.append(line(x.start, y(value), x.end, y(value), "grid"))
-        parts.append(text(x.start - 5, y(value) + 4, f"{value:g}", "end faint"))
+        parts.append(text(x.start - 5, y(value) + 4, plain(value), "end faint"))
     parts.append(text((x.start + x.end) / 2, y.start + 29, names[0], "middle faint"))
     parts.append(text(2, 11, names[1], "faint"))
     return parts
@@ -161,8 +175,8 @@ def draw_dots(
 ) -> Markup:
     """Draw points, those of a kind other than "plain" with their names."""
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    limits = (0, 1, 0, 1) if diagonal else (min(xs), max(xs), min(ys), max(ys))
-    x, y = Axis(*limits[:2], 52, WIDTH - 16), Axis(*limits[2:], 178, 26)
+    limits = (0, 1, 0, 1) if diagonal else (*widened(xs), *widened(ys))
+    x, y = Axis(*limits[:2], 58, WIDTH - 16), Axis(*limits[2:], 186, 42)
     parts = draw_frame(x, y, names)
     if diagonal:
         parts.append(line(x(0), y(0), x(1), y(1), "zero"))
@@ -174,7 +188,14 @@ def draw_dots(
             right = place[0] > WIDTH / 2
             kind = "end strong" if right else "strong"
             parts.append(text(place[0] + (-8 if right else 8), place[1] - 6, dot.name, kind))
-    return draw(214, label, *parts)
+    return draw(222, label, *parts)
+
+
+def widened(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest of some values, with room for a dot at either."""
+    low, high = min(values), max(values)
+    room = (high - low) / 20 or max(abs(high), 1) / 100
+    return low - room, high + room
 
 
 def draw_reliability(table: DataFrame, label: str) -> Markup:

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from kd.errors import UserError
-from kd.report.evaluation import Run
+from kd.report.evaluation import Run, count_answers
 from kd.report.sections import load_images, read_curve
 from kd.report.study import Cell, Study
+from kd.training.threads import using
 
 MOST_RUNS = 1000  # whose predictions are all embedded
 MOST_IMAGES, MOST_SIDE = 1500, 32  # that are embedded, and their size in pixels
@@ -25,6 +26,7 @@ MOST_VALUES = 1_200_000  # of the images together, all channels
 MOST_CLASSES = 256  # with a confusion matrix
 
 
+@using(1)
 def embed(study: Study) -> dict[str, Any]:
     """Collect what the page's script shows; JSON can hold it."""
     shown = select_networks(study)
@@ -143,9 +145,8 @@ def controls_of(cell: Cell) -> dict[int, Run]:
 
 def add_up(runs: dict[int, Run], labels: np.ndarray, count: int) -> np.ndarray:
     """The sum of the runs' confusion matrices: actual classes down, named classes across."""
-    places = (labels * count + run.answers for run in runs.values())
-    matrices = (np.bincount(place, minlength=count**2) for place in places)
-    return sum(matrices, start=np.zeros(count**2)).reshape(count, count)
+    matrices = (count_answers(labels, run.answers, count) for run in runs.values())
+    return sum(matrices, start=np.zeros((count, count)))
 
 
 def embed_digits(networks: dict[str, Run]) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from sklearn.metrics import classification_report, confusion_matrix
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import metrics
@@ -29,6 +28,7 @@ from kd.training.checkpoint import load_checkpoint
 
 CHECKPOINT = "model.ckpt"
 MOST_PIXELS = 1_000_000  # of the batch whose latency is measured
+MOST_SECONDS = 0.5  # that a latency is measured for, unless three passes take longer
 MOST_BYTES = 2**16  # the limit of a file of Hydra's, which has a few kB
 
 
@@ -90,6 +90,11 @@ class Run:
         few = self.predictions.logits.shape[1] <= 256
         return self.predictions.classes.numpy().astype(np.uint8 if few else np.uint16)
 
+    @cached_property
+    def kept_log_shares(self) -> torch.Tensor:
+        """:func:`log_shares`, kept: those of a teacher, which many students are compared with."""
+        return log_shares(self)
+
     def forget_predictions(self) -> None:
         """Free the memory of the predictions; they are read again when asked for again."""
         self.__dict__.pop("predictions", None)
@@ -108,26 +113,48 @@ def mean_metric(runs: Iterable[Run], key: str) -> float:
     return float(np.mean([run.metrics[key] for run in runs]))
 
 
-def per_class(predictions: Predictions, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Tabulate precision, recall, F1 and support of every class, then their averages.
+RATES = ["precision", "recall", "f1-score", "support"]
+
+
+def confusion(run: Run) -> np.ndarray:
+    """Count a run's images by actual class (down) and named class (across): (classes, classes)."""
+    labels, logits = run.predictions.labels.numpy(), run.predictions.logits
+    return count_answers(labels, run.answers, logits.shape[1])
+
+
+def count_answers(labels: np.ndarray, answers: np.ndarray, count: int) -> np.ndarray:
+    """Count images by actual and named class, of so many classes."""
+    places = np.bincount(labels * count + answers, minlength=count**2)
+    return places.reshape(count, count)
+
+
+def rate_classes(matrix: np.ndarray) -> np.ndarray:
+    """Compute precision, recall, F1 and support of every class, then their averages.
 
     Args:
-        predictions: of a network.
-        names: of the classes; None calls them by their numbers.
+        matrix: as of :func:`confusion`.
+
+    Returns:
+        (classes + 2, 4): the plain averages come last but one, those weighted by support last. What
+        is of no image is 0.
     """
-    classes = range(predictions.logits.shape[1])
-    form: Any = {"labels": classes, "output_dict": True, "zero_division": 0}
-    answers = classification_report(predictions.labels, predictions.classes, **form)
-    report = pd.DataFrame(answers).T.rename(
-        index=dict(zip(map(str, classes), names or [], strict=False))
-    )
-    return report.drop("accuracy", errors="ignore").astype({"support": int})
+    right, named, actual = np.diag(matrix), matrix.sum(0), matrix.sum(1)
+    parts = (right, named), (right, actual), (2.0 * right, actual + named)
+    rates = np.array([above / np.maximum(below, 1) for above, below in parts])
+    plain, weighted = rates.mean(1), (rates * actual).sum(1) / actual.sum()
+    table = np.column_stack([rates, plain, weighted]).T
+    return np.column_stack([table, [*actual, actual.sum(), actual.sum()]])
 
 
-def confusion(predictions: Predictions) -> np.ndarray:
-    """Count the images by actual class (down) and predicted class (across): (classes, classes)."""
-    classes = range(predictions.logits.shape[1])
-    return confusion_matrix(predictions.labels, predictions.classes, labels=classes)
+def name_rates(names: Sequence[str]) -> list[str]:
+    """The names of the rows of :func:`rate_classes`."""
+    return [*names, "macro avg", "weighted avg"]
+
+
+def per_class(run: Run) -> pd.DataFrame:
+    """Tabulate :func:`rate_classes` of a run by the names of its classes."""
+    table = pd.DataFrame(rate_classes(confusion(run)), name_rates(run.classes), RATES)
+    return table.astype({"support": int})
 
 
 def confused_pairs(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, int]]:
@@ -153,26 +180,32 @@ def measure_fidelity(student: Run, teacher: Run) -> dict[str, float]:
     ``position`` places the agreement between the least that both accuracies allow (0) and all (1).
     ``agreement_on_errors`` is the share of the teacher's errors that the student repeats.
     """
-    labels = student.predictions.labels
-    s, t = student.predictions.logits.double(), teacher.predictions.logits.double()
-    agreement = float(metrics.agreement(s, t))
-    floor = max(0.0, float(metrics.accuracy(s, labels) + metrics.accuracy(t, labels)) - 1)
-    same = student.predictions.classes == teacher.predictions.classes
+    labels = student.predictions.labels.numpy()
+    right = student.answers == labels, teacher.answers == labels
+    same = student.answers == teacher.answers
+    agreement = float(same.mean())
+    floor = max(0.0, float(right[0].mean() + right[1].mean()) - 1)
+    repeated = same[~right[1]]
     return {
         "agreement": agreement,
-        "kl": float(metrics.predictive_kl(s, t)),
+        "kl": float(metrics.divergence(log_shares(student), teacher.kept_log_shares)),
         # The mean of none, for a teacher without errors, is NaN.
-        "agreement_on_errors": float(same[teacher.predictions.classes != labels].double().mean()),
+        "agreement_on_errors": float(repeated.mean()) if len(repeated) else math.nan,
         "floor": floor,
         "position": (agreement - floor) / (1 - floor) if floor < 1 else 1.0,
     }
 
 
+def log_shares(run: Run) -> torch.Tensor:
+    """The logarithms of a network's probabilities for every image."""
+    return run.predictions.logits.double().log_softmax(-1)
+
+
 def measure_cost(run: Run) -> dict[str, float]:
     """Count parameters, multiply-accumulates per image and bytes on disk; time the network.
 
-    Latencies are medians of 50 forward passes on the CPU in milliseconds, of 3 where a pass takes
-    long; of one image and of a batch, of 1,000 images like MNIST's or fewer that are larger.
+    Latencies are medians of 50 forward passes on the CPU in milliseconds, of fewer where a pass
+    takes long; of one image and of a batch, of 1,000 images like MNIST's or fewer that are larger.
 
     Raises:
         UserError: ``model.ckpt`` is missing or damaged.
@@ -181,9 +214,9 @@ def measure_cost(run: Run) -> dict[str, float]:
 
     def latency(batch: int) -> float:
         forward = partial(network, torch.rand(batch, *run.shape))
-        first = timeit.timeit(forward, number=1)
-        repeat = 55 if first < 0.1 else 8  # a large network is not waited for for minutes
-        return 1000 * float(np.median(timeit.repeat(forward, number=1, repeat=repeat)[5:]))
+        quickest = min(timeit.repeat(forward, number=1, repeat=3))
+        passes = max(3, min(50, int(MOST_SECONDS / quickest)))
+        return 1000 * float(np.median(timeit.repeat(forward, number=1, repeat=passes)))
 
     batch = max(1, min(1000, MOST_PIXELS // math.prod(run.shape)))
 

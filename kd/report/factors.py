@@ -289,8 +289,7 @@ def count_seeds(n: int) -> str:
 
 def format_points(part: stats.Estimate) -> str:
     """A part of the gain in points, with its interval where there is one."""
-    # Rounded before 0 is added, which makes -0 a 0: shares that cancel leave as little behind.
-    mean, low, high = (f"{round(100 * value, 2) + 0.0:+.2f}" for value in part[:3])
+    mean, low, high = (stats.signed(100 * value) for value in part[:3])
     return f"{mean} points" + ("" if math.isinf(part.high) else f" ({low} to {high})")
 
 

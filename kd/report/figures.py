@@ -1,10 +1,10 @@
-"""The report's figures, in colours safe for the colour-blind: cividis, PuOr, Okabe and Ito's."""
+"""The report's figures, in colours safe for the colour-blind: Okabe and Ito's. Blue is good."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -16,7 +16,12 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
 def draw_heat_map(
-    table: DataFrame, title: str, unit: str, fmt: str = "{:.2f}", doubtful: DataFrame | None = None
+    table: DataFrame,
+    title: str,
+    unit: str,
+    fmt: str = "{:.2f}",
+    doubtful: DataFrame | None = None,
+    good: int = 1,
 ) -> Figure:
     """Draw a T × alpha map with its numbers.
 
@@ -27,16 +32,18 @@ def draw_heat_map(
         fmt: the format of the numbers.
         doubtful: for a table of differences, whose colours are centred on 0: a table of the same
             shape, where True puts the number in brackets.
+        good: 1 where more is better, −1 where less is.
     """
     width = max(4.5, 0.75 * len(table.columns) + 2)
     figure = Figure(figsize=(width, 0.45 * len(table) + 1.8), layout="constrained")
     axes = figure.subplots()
     values = table.to_numpy(dtype=float)
-    norm, colours = Normalize(), "cividis"
+    norm, colours = Normalize(), ["white", BLUE][::good]
     if doubtful is not None:
         largest = np.nanmax(np.abs(values)) or 1
-        norm, colours = Normalize(-largest, largest), "PuOr"
-    image = axes.imshow(values, aspect="auto", norm=norm, cmap=colours)
+        norm, colours = Normalize(-largest, largest), [ORANGE, "white", BLUE]
+    scale = LinearSegmentedColormap.from_list("good", colours)
+    image = axes.imshow(values, aspect="auto", norm=norm, cmap=scale)
     axes.set_xticks(range(len(table.columns)), [f"{alpha:g}" for alpha in table.columns])
     axes.set_yticks(range(len(table)), [f"{T:g}" for T in table.index])
     axes.set(xlabel="alpha (weight of the labels)", ylabel="temperature T", title=title)

@@ -47,7 +47,7 @@ def name_harm(study: Study) -> str:
     """Name the cell that hurts most; the verdict's sentence has the rest."""
     worst, *_ = harmful = study.verdict.harmful
     tested = sum(map(stats.is_tested, study.comparisons.values()))
-    gain = drawings.signed(100 * study.comparisons[worst].gain.mean)
+    gain = stats.signed(100 * study.comparisons[worst].gain.mean)
     cells = f"{len(harmful)} of {tested} cells {'hurts' if len(harmful) == 1 else 'hurt'}"
     return one_line(f"{cells}, most of all {cell_label(study, worst)}: {gain} points")
 
@@ -66,23 +66,19 @@ def draw_gains(study: Study) -> Markup | None:
 
 def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
     """The gain of a cell in points, as a row of a forest plot."""
-    found = study.comparisons[cell]
-    label = one_line(name or f"T = {cell.T:g}, alpha = {cell.alpha:g}")
-    significant = found.gain.n > 1 and found.p_holm < 1 - stats.LEVEL
-    tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
-    mean, low, high = (100 * end for end in found.gain[:3])
-    return drawings.Bar(label, mean, low, high, tone)
+    label = one_line(name or f"T={cell.T:g} alpha={cell.alpha:g}")
+    return drawings.gain_bar(label, study.comparisons[cell])
 
 
 def short_label(cell: Cell) -> str:
     """A cell's name with its method, in few letters."""
-    return f"{drawings.shorten(cell.method.label, 8)} T={cell.T:g} a={cell.alpha:g}"
+    return f"{drawings.shorten(cell.method.label, 36)}, T={cell.T:g} alpha={cell.alpha:g}"
 
 
 def speak(bar: drawings.Bar) -> str:
     """A gain and its interval in words."""
-    words = f"{drawings.signed(bar.mean)} points"
-    interval = f", interval {drawings.signed(bar.low)} to {drawings.signed(bar.high)}"
+    words = f"{stats.signed(bar.mean)} points"
+    interval = f", interval {stats.signed(bar.low)} to {stats.signed(bar.high)}"
     return words + interval if bar.high < float("inf") else words
 
 

@@ -55,9 +55,10 @@ def suggest_temperature(study: Study, about: Cell) -> str | None:
         ways.append(f"a wider student{wider(*widths)}")
     if not found.high < 0 or not ways:
         return None
+    low, high = (stats.signed(100 * limit) for limit in (found.low, found.high))
     return (
         f"T = {hot.T:g} is {-100 * found.mean:.2f} points worse than T = {cold.T:g} at alpha = "
-        f"{alpha:g} (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, n = "
+        f"{alpha:g} (95 % interval {low} to {high}, n = "
         f"{found.n}): the student may be too small to match all of the teacher's logits; try "
         f"{', or '.join(ways)}."
     )

@@ -59,7 +59,9 @@ def draw_cells(study: Study) -> Markup:
     if chosen is None:
         return Markup()
     cells = [cell for cell in study.cells_of(chosen.method) if cell.alpha == chosen.alpha]
-    bars = [gain_bar(study, c) for c in cells if study.comparisons[c].gain.n][:MOST_BARS]
+    bars = [gain_bar(study, c, f"T = {c.T:g}") for c in cells if study.comparisons[c].gain.n][
+        :MOST_BARS
+    ]
     spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)
     title = f"Gain by temperature at alpha = {chosen.alpha:g}, with 95 % intervals"
     if all(np.isinf(bar.high) for bar in bars):

@@ -81,7 +81,9 @@ def write_files(sections: list[Section], folder: Path, study: str, frame: dict[s
         if section.figure is not None:
             path = folder / f"{section.slug}.png"
             section.figure.savefig(path, dpi=110)
-            board.add_picture(f"report/{section.slug}", np.asarray(Image.open(path).convert("RGB")))
+            board.add_picture(
+                f"when_reported/{section.slug}", np.asarray(Image.open(path).convert("RGB"))
+            )
             section.image = base64.b64encode(path.read_bytes()).decode()
         for name, table in {section.slug: section.table, **section.files}.items():
             if table is not None:
@@ -91,7 +93,9 @@ def write_files(sections: list[Section], folder: Path, study: str, frame: dict[s
         loader=PackageLoader("kd.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     templates.filters |= {"readable": format_value, "markdown": escape_markdown}
-    templates.filters |= {"heading": lambda column: COLUMNS.get(column, (column,))[0]}
+    templates.filters |= {
+        "heading": lambda column: COLUMNS.get(column, (column.replace("f1-score", "F1"),))[0]
+    }
     templates.filters |= {"figure": format_figure}
     for name in ("index.html", "report.md"):
         text = templates.get_template(name).render(sections=sections, study=study, **frame)
@@ -125,6 +129,8 @@ COLUMNS: dict[str, tuple[str, float, str]] = {
     "train/acc": ("training accuracy, %", 100, ".2f"),
     "val/acc": ("validation accuracy, %", 100, ".2f"),
 }
+# The columns of a network, whose name stands before.
+RATES = {name: (name, 1, ".4f") for name in ("precision", "recall", "f1-score")}
 ROWS = {
     "macs": "multiplications and additions per image",
     "file_bytes": "size on disk, bytes",
@@ -138,9 +144,10 @@ def format_figure(value: Any, column: str) -> str:
         batch = re.fullmatch(r"batch_(\d+)_ms", value)
         return f"latency of {batch[1]} images, ms" if batch else ROWS.get(value, one_line(value))
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if column not in COLUMNS or not number or not np.isfinite(value):
+    known = COLUMNS.get(column) or RATES.get(column.rpartition(" ")[2])
+    if not known or not number or not np.isfinite(value):
         return format_value(value)
-    _, factor, form = COLUMNS[column]
+    _, factor, form = known
     return f"{factor * float(value):{form}}".replace("-", "−" if form[0] == "+" else "-")
 
 

@@ -18,9 +18,11 @@ from kd.files import file_hash
 from kd.report import drawings, evaluation, figures
 from kd.report.comparison import chosen_student
 from kd.report.page import Section
+from kd.report.progress import watched
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
 from kd.training.run_folder import HISTORY
+from kd.training.threads import using
 
 NO_NETWORK = "The study has neither a complete teacher nor a student alone."
 
@@ -83,10 +85,10 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     runs = shown_networks(study)
     if not runs:
         return [Section("classes", "Classes", NO_NETWORK)]
-    parts = [tabulate_classes(run).add_prefix(f"{name} ") for name, run in runs.items()]
+    parts = [evaluation.per_class(run).add_prefix(f"{name} ") for name, run in runs.items()]
     classes = next(iter(runs.values())).classes
     table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
-    matrices = {name: evaluation.confusion(run.predictions) for name, run in runs.items()}
+    matrices = {name: evaluation.confusion(run) for name, run in runs.items()}
     pairs = {name: evaluation.confused_pairs(matrix) for name, matrix in matrices.items()}
 
     def called(number: int) -> str:
@@ -106,11 +108,6 @@ def show_classes(study: Study, config: Config) -> list[Section]:
         Section("classes", "Classification reports", "On the test images.", table=table),
         Section("confusion", "Confusion matrices", text, figure, alt, drawing=drawing),
     ]
-
-
-def tabulate_classes(run: evaluation.Run) -> pd.DataFrame:
-    """Tabulate :func:`kd.report.evaluation.per_class` of a run, classes by their names."""
-    return evaluation.per_class(run.predictions, run.classes)
 
 
 def show_calibration(study: Study, config: Config) -> list[Section]:
@@ -198,7 +195,7 @@ def show_costs(study: Study, config: Config) -> list[Section]:
     if not costs:
         return [Section("cost", title, unreadable)] if unreadable else []
     table = pd.DataFrame(costs).rename_axis("cost").reset_index()
-    text = f"CPU latencies are medians of 50 passes on this machine.{unreadable}"
+    text = f"CPU latencies are medians of up to 50 passes on this machine.{unreadable}"
     if {"teacher", "student alone"} <= costs.keys():
         t, s = costs["teacher"], costs["student alone"]
         size = f"{100 * s['parameters'] / t['parameters']:.0f} % of the teacher's parameters"
@@ -207,25 +204,26 @@ def show_costs(study: Study, config: Config) -> list[Section]:
     return [Section("cost", title, text, table=table)]
 
 
+@using(1)  # of one run's predictions, several would mostly wait for each other
 def show_runs(study: Study, config: Config) -> list[Section]:
     """Every run's figures: accuracy, calibration, fidelity to the teacher, controls included."""
-    rows, classes, matrices = [], {}, {}
-    for run in sorted(study.runs, key=place_of):
-        classes[run.name] = tabulate_classes(run)
-        matrices[run.name] = pd.DataFrame(evaluation.confusion(run.predictions))
+    rows, found = [], {}
+    for run in watched(sorted(study.runs, key=place_of), "scoring the runs"):
+        matrix = evaluation.confusion(run)
+        rates = evaluation.rate_classes(matrix)
+        found[run.name] = run.classes, rates, matrix
         row = {
             "run": run.name,
             "test_accuracy": run.metrics["test/acc"],
             "test_nll": run.metrics["test/loss"],
             "test_ece": run.metrics["test/ece"],
-            "macro_f1": classes[run.name].loc["macro avg", "f1-score"],
+            "macro_f1": rates[-2, evaluation.RATES.index("f1-score")],
             "validation_accuracy": run.metrics["val/acc"],
             "epochs": run.metrics["epochs"],
             "fit_s": run.metrics["time/fit_s"],
         }
         scoring = study.scoring_teacher(run)
         rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
-        _ = run.answers  # which are kept
         run.forget_predictions()  # those of a large study need not all stay in memory
     teacher = study.teacher
     fidelity = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
@@ -233,14 +231,30 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         fidelity += ", and of students whose own teacher has changed there is none"
     text = f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}."
     text += " per_class.csv has the figures by class, confusion.csv the confusion matrices."
-    per_class = pd.concat(classes, names=["run", "class"]).reset_index()
-    confusion = pd.concat(matrices, names=["run", "actual"]).reset_index()
-    files = {"per_class": per_class, "confusion": confusion}
     settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
     return [
-        Section("runs", "All runs", text, table=pd.DataFrame(rows), files=files),
-        Section("settings", "Their settings", settings, table=varying_settings(study.frame())),
+        Section("runs", "All runs", text, table=pd.DataFrame(rows), files=list_classes(found)),
+        Section("settings", "Their settings", settings, table=varying_settings(study)),
     ]
+
+
+def list_classes(
+    found: dict[str, tuple[list[str], np.ndarray, np.ndarray]],
+) -> dict[str, pd.DataFrame]:
+    """The tables of all runs by class, by the name of their file.
+
+    Args:
+        found: by run, the names of the classes, their rates and the confusion matrix.
+    """
+    names, rates, matrices = zip(*found.values(), strict=True)
+    rows = [evaluation.name_rates(own) for own in names]
+    per_class = pd.DataFrame(np.concatenate(rates), columns=evaluation.RATES)
+    per_class.insert(0, "run", np.repeat([*found], [*map(len, rows)]))
+    per_class.insert(1, "class", [name for own in rows for name in own])
+    confusion = pd.DataFrame(np.concatenate(matrices))
+    confusion.insert(0, "run", np.repeat([*found], [*map(len, matrices)]))
+    confusion.insert(1, "actual", np.concatenate([np.arange(len(own)) for own in matrices]))
+    return {"per_class": per_class.astype({"support": int}), "confusion": confusion}
 
 
 def place_of(run: evaluation.Run) -> tuple[int, str, float, float, int]:
@@ -251,8 +265,9 @@ def place_of(run: evaluation.Run) -> tuple[int, str, float, float, int]:
     return stages.index(found["stage"]), method, T, alpha, found["seed"]
 
 
-def varying_settings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Select the settings in which runs differ."""
+def varying_settings(study: Study) -> pd.DataFrame:
+    """Tabulate the settings in which runs differ."""
+    runs = pd.DataFrame([run.metrics for run in sorted(study.runs, key=place_of)])
     groups = (
         "seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher",
         "callbacks", "tags",

@@ -39,6 +39,11 @@ Correct = NDArray[np.bool_]  # (images,): which ones a network gets right
 Word = Literal["works", "does not work", "cannot tell"]
 
 
+def signed(value: float) -> str:
+    """A difference in points with its sign: a true minus, and none before 0."""
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
 class Estimate(NamedTuple):
     """A mean over seeds, its interval, and the p-value of the hypothesis that the mean is 0."""
 
@@ -274,14 +279,15 @@ def judge_gain(found: Comparison, cells: int, smallest_gain: float) -> tuple[Wor
         smallest_gain: the least gain of practical interest.
     """
     gain = found.gain
-    points = f"{100 * gain.mean + 0.0:+.2f} points of test accuracy over the student alone"
+    points = f"{signed(100 * gain.mean)} points of test accuracy over the student alone"
     measured = f"The cell chosen on validation has {points}"
     if gain.n < 2:
         return "cannot tell", (
             f"{measured}, with one seed. How far another seed would move this number, one seed "
             "cannot tell. Run at least five."
         )
-    interval = f"95 % interval {100 * gain.low:+.2f} to {100 * gain.high:+.2f}, {gain.n} seeds"
+    limits = " to ".join(signed(100 * limit) for limit in (gain.low, gain.high))
+    interval = f"95 % interval {limits}, {gain.n} seeds"
     if math.isinf(gain.high):
         interval = f"the same in all {gain.n} seeds, which says nothing about their spread"
     measured += f" ({interval}, p = {found.p_holm:.2g} after Holm)"

@@ -4,7 +4,7 @@ Hashes of checkpoints say which networks taught its runs. A path does not identi
 another network may have been trained in its place since.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from kd.errors import UserError
 from kd.report import stats
 from kd.report.evaluation import Run
+from kd.report.progress import watched
 from kd.report.teachers import (
     find_checkpoints,
     find_study_teacher,
@@ -115,21 +116,26 @@ class Study:
     @cached_property
     def comparisons(self) -> dict[Cell, stats.Comparison]:
         """Every cell compared with the controls of its seeds."""
-
-        def figures(key: str, runs: dict[int, Run]) -> dict[int, float]:
-            return {seed: run.metrics[key] for seed, run in runs.items()}
-
-        return stats.compare_cells(
-            test={cell: figures("test/acc", cell.runs) for cell in self.cells},
-            validation={cell: figures("val/acc", cell.runs) for cell in self.cells},
-            controls={cell: figures("test/acc", cell.method.controls) for cell in self.cells},
-            control_cells={cell for cell in self.cells if cell.is_control},
-        )
+        return compare(self.cells)
 
     @cached_property
     def verdict(self) -> stats.Verdict[Cell]:
         """Whether distillation works here: a word, a sentence, and the cell they are about."""
         return stats.judge(self.comparisons)
+
+
+def compare(cells: Collection[Cell]) -> dict[Cell, stats.Comparison]:
+    """Compare cells with the controls of their seeds, Holm-corrected over all of them."""
+
+    def figures(key: str, runs: dict[int, Run]) -> dict[int, float]:
+        return {seed: run.metrics[key] for seed, run in runs.items()}
+
+    return stats.compare_cells(
+        test={cell: figures("test/acc", cell.runs) for cell in cells},
+        validation={cell: figures("val/acc", cell.runs) for cell in cells},
+        controls={cell: figures("test/acc", cell.method.controls) for cell in cells},
+        control_cells={cell for cell in cells if cell.is_control},
+    )
 
 
 def load_study(folder: Path | str, trust_code: bool = False) -> Study:
@@ -145,7 +151,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    usable = select_usable((Run(folder / row["run"], row, trust_code) for row in rows), refused)
+    usable = select_usable([Run(folder / row["run"], row, trust_code) for row in rows], refused)
     if not usable:
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher"
@@ -155,7 +161,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     other_splits = [run for run in usable if run.name in refused]
     teachers, students, distilled = by_stage(runs)
     methods = partition_by_method(distilled)
-    cells = [cell for part in methods for cell in build_cells(part, methods, students)]
+    cells = cells_of_methods(methods, students)
     controls = filter(None, (cell.method.controls for cell in cells))
     found, changed = find_checkpoints(folder, teachers, distilled)
     # A teacher at the path of another that is gone has replaced it, unless it taught runs itself.
@@ -205,10 +211,10 @@ def list_refused(refused: dict[str, str], most: int = 3) -> str:
     return "".join(named[:most]) + more
 
 
-def select_usable(runs: Iterable[Run], refused: dict[str, str]) -> list[Run]:
+def select_usable(runs: Sequence[Run], refused: dict[str, str]) -> list[Run]:
     """Select the runs whose predictions can be used; add the others to ``refused``."""
     usable = []
-    for run in runs:
+    for run in watched(runs, "reading the runs"):
         try:
             _ = run.predictions
             usable.append(run)
@@ -289,9 +295,30 @@ def describe_others(distilled: list[Run], methods: list[list[Run]]) -> dict[str,
     for run in distilled:
         settings = student_settings(run)
         if differing := sorted({key for key, _ in settings.items() ^ compared.items()}):
-            words = [f"{key.replace('/', '.')}={settings.get(key)}" for key in differing]
-            found[", ".join(words)] = found.get(", ".join(words), 0) + 1
+            words = name_settings(run, differing)
+            found[words] = found.get(words, 0) + 1
     return found
+
+
+def name_settings(run: Run, keys: Iterable[str]) -> str:
+    """Some settings of a run as the command line takes them."""
+    known = OLDER | run.metrics
+    return ", ".join(f"{key.replace('/', '.')}={known.get(key)}" for key in keys)
+
+
+def students_of(study: Study) -> dict[str, list[Cell]]:
+    """The cells of every setting of the student among the distilled runs, by what differs.
+
+    Each is what a study of its own would compare. The largest comes first.
+    """
+    _, students, distilled = by_stage(study.runs)
+    parts = partition(distilled, student_settings)
+    compared = [student_settings(part[0]) for part in parts]
+    keys = {key for each in compared for key, _ in each.items() ^ compared[0].items()}
+    return {
+        name_settings(part[0], sorted(keys)): cells_of_methods(partition_by_method(part), students)
+        for part in parts
+    }
 
 
 def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
@@ -302,11 +329,21 @@ def partition_by_method(distilled: Iterable[Run]) -> list[list[Run]]:
     """
     (runs, *_) = partition(distilled, student_settings) or [[]]
     alike = partition(runs, comparable_settings)
-    # Of equally large ones, unaugmented images come first, then the first teacher.
+    # Of equally large ones, unaugmented images come first, then the teacher of the shortest name:
+    # it has nothing overridden.
     return sorted(
         (part for same in alike for part in partition_by_teacher(same)),
-        key=lambda p: (-len(p), len(views_of(p[0])), p[0].metrics["teacher/checkpoint"]),
+        key=lambda p: (
+            -len(p),
+            len(views_of(p[0])),
+            *by_length(p[0].metrics["teacher/checkpoint"]),
+        ),
     )
+
+
+def by_length(path: str | None) -> tuple[int, str]:
+    """Where a path stands among others: the shortest first."""
+    return len(path or ""), path or ""
 
 
 def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:
@@ -316,6 +353,11 @@ def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:
     if all(len(set(column)) == len(known) for column in zip(*known, strict=True)):
         return [runs]
     return partition(runs, lambda run: run.metrics["teacher/sha256"])
+
+
+def cells_of_methods(methods: list[list[Run]], students: list[Run]) -> list[Cell]:
+    """The cells of all methods of one student, by method, then temperature, then alpha."""
+    return [cell for part in methods for cell in build_cells(part, methods, students)]
 
 
 def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) -> list[Cell]:

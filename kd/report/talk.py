@@ -8,7 +8,14 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from kd.report.evaluation import Run, confused_pairs, confusion, mean_metric, per_class
+from kd.report.evaluation import (
+    RATES,
+    Run,
+    confused_pairs,
+    confusion,
+    mean_metric,
+    rate_classes,
+)
 from kd.report.study import Cell, Study
 
 TEACHER, STUDENT = 98.4, 96.3
@@ -42,11 +49,10 @@ def compare_network(
     """
     if not runs:
         return [(f"{name}: test accuracy", f"{accuracy} %", "no run")]
-    predictions = [run.predictions for run in runs]
-    ours = np.mean([per_class(one)["f1-score"][:10] for one in predictions], axis=0)
+    matrices = [confusion(run) for run in runs]
+    ours = np.mean([rate_classes(one)[:10, RATES.index("f1-score")] for one in matrices], axis=0)
     apart = f"at most {np.abs(ours - np.array(f1)).max():.3f} apart"
-    counts = np.sum([confusion(one) for one in predictions], axis=0)
-    pairs = ", ".join(f"{i} and {j}" for i, j, _ in confused_pairs(counts, 3))
+    pairs = ", ".join(f"{i} and {j}" for i, j, _ in confused_pairs(np.sum(matrices, axis=0), 3))
     return [
         (f"{name}: test accuracy", f"{accuracy} %", format_spread(runs)),
         (f"{name}: F1 of the digits", format_figures(f1), f"{format_figures(ours)} ({apart})"),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_summary import ModelSummary
+from rich.console import Console
 from torch import Tensor
 
 from kd.config.schema import Config, relevant
@@ -79,7 +80,9 @@ def fit(
     before = state.saved()
     clear(directory, resumed=before is not None)
     module = make_module(config, material)
-    log.info("%s", ModelSummary(module, max_depth=3))
+    summary = str(ModelSummary(module, max_depth=3))
+    fits = max(map(len, summary.splitlines())) <= Console().width
+    log.log(logging.INFO if fits else logging.DEBUG, "%s", summary)  # train.log has it anyway
     images, parameters = len(data.indices["train"]), count_parameters(module.network)
     log.info("%d images, %d parameters, on %s", images, parameters, material.accelerator.device)
 

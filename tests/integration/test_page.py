@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import MINI, make_up_run, metrics, runs
+from helpers import MINI, make_up_run, make_up_sweep, metrics, runs
 
 import train
 
@@ -268,6 +268,30 @@ def test_a_large_study_keeps_a_matrix_per_cell(visit, monkeypatch):
     assert len(data["answered"]) == 5  # of the teacher, and of two students alone and distilled
     opened.page.select_option("#seed", "1")
     assert opened.figures()["seeds"] == "seed 1"
+
+
+# Of sweeps, by their temperatures, alphas, seeds and test images: bytes of the page.
+BUDGETS = {(4, 5, 1, 10_000): 0.6e6, (11, 10, 5, 10_000): 1.5e6, (20, 25, 10, 1000): 5e6}
+
+
+@pytest.mark.parametrize("grid", BUDGETS)
+def test_a_page_stays_within_its_budget(visit, tmp_path, monkeypatch, grid):
+    """Of sweeps of 22, 556 and 5,011 runs, in figures that are those of results.csv."""
+    make_up_sweep(tmp_path / "large", *grid)
+    words = ["train.py", "stage=report", "study=large", f"output_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", words)
+    train.main()
+    page = tmp_path / "large/report/index.html"
+    assert page.stat().st_size < BUDGETS[grid]
+    opened = visit("#T=3,alpha=0.4", page)
+    table = pd.read_csv(tmp_path / "large/results.csv")
+    own = table[(table["kd/T"] == 3) & (table["kd/alpha"] == 0.4)]
+    assert len(own) == grid[2]
+    assert opened.cell() == "T = 3, alpha = 0.4"
+    assert opened.figures()["test accuracy"] == f"{100 * own['test/acc'].mean():.2f} %"
+    assert len(opened.page.query_selector_all("#map [data-cell]")) == grid[0] * grid[1]
+    assert len(opened.page.query_selector_all("#f1 tbody tr")) == 10
+    assert len(opened.page.query_selector_all("#runs tbody tr")) == len(table)
 
 
 def made_up(study: Path, stages: str, seeds: int = 1) -> None:

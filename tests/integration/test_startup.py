@@ -30,6 +30,24 @@ def test_help_and_mistakes_import_nothing_heavy(words):
     assert ("ended: error" in done.stdout) == (words != "--help")
 
 
+PRESSED = """
+import sys
+class Press:
+    def find_spec(self, name, *_):
+        if name == "omegaconf":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Press())
+import train
+"""
+
+
+def test_ctrl_c_during_the_first_imports_shows_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_help_teaches(cli):
     said = cli("--help")
     assert said.code == 0

@@ -25,6 +25,7 @@ NOT_SWEPT = {
     "output_dir": NO_RESULT,
     "overwrite": NO_RESULT,
     "keep_epochs": NO_RESULT,
+    "open": NO_RESULT,
     "trust_code": NO_RESULT,
     "logger": NO_RESULT,
     "tags": NO_RESULT,

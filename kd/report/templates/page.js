@@ -269,7 +269,7 @@ function picture(height, words, ...parts) {
   return build("svg", box, ...parts);
 }
 
-const write = (x, y, text, kind = "") => build("text", { x, y, class: kind }, text);
+const write = (x, y, text, kind = "") => build("text", { x, y, class: kind }, minus(text));
 
 /** A dot per seed for each cell. */
 function drawSeeds(rows) {

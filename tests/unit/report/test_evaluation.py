@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import config
+from sklearn.metrics import classification_report
 
 from kd.models.network import build_model
 from kd.report.evaluation import (
     Run,
     confused_pairs,
     confusion,
+    count_answers,
     measure_cost,
     measure_fidelity,
+    name_rates,
     per_class,
+    rate_classes,
     reliability,
 )
 from kd.report.predictions import Predictions
@@ -37,8 +41,8 @@ def run(folder: Path, predicted: list[int], labels: list[int], sure: float = 5.0
     return Run(folder, {})
 
 
-def test_per_class_figures_by_hand():
-    table = per_class(answers(logits_of([0, 0, 1, 1, 0, 2]), [0, 0, 0, 1, 1, 2]))
+def test_per_class_figures_by_hand(tmp_path):
+    table = per_class(run(tmp_path / "r", [0, 0, 1, 1, 0, 2], [0, 0, 0, 1, 1, 2]))
     assert table.loc["0", ["precision", "recall", "f1-score"]].tolist() == pytest.approx(
         [2 / 3] * 3
     )
@@ -47,8 +51,21 @@ def test_per_class_figures_by_hand():
     assert table.loc["weighted avg", "recall"] == pytest.approx(4 / 6)
 
 
-def test_confusion_counts_actual_down_and_predicted_across():
-    matrix = confusion(answers(logits_of([9, 9, 4, 4]), [4, 4, 9, 4]))
+def test_class_figures_are_those_of_scikit_learn():
+    """To the last bit: earlier reports had its figures."""
+    random = np.random.default_rng(0)
+    for count, images in ((2, 5), (3, 40), (10, 10_000), (130, 300)):
+        labels, named = random.integers(count, size=(2, images))
+        rates = rate_classes(count_answers(labels, named.astype(np.uint8), count))
+        form = {"labels": range(count), "output_dict": True, "zero_division": 0}
+        report = classification_report(labels, named, **form)
+        report.pop("accuracy", None)
+        assert name_rates([*map(str, range(count))]) == [*report]
+        assert rates.tolist() == [[*map(float, row.values())] for row in report.values()]
+
+
+def test_confusion_counts_actual_down_and_predicted_across(tmp_path):
+    matrix = confusion(run(tmp_path / "r", [9, 9, 4, 4], [4, 4, 9, 4]))
     assert matrix[4, 9] == 2
     assert matrix[9, 4] == 1
     assert matrix[4, 4] == 1

@@ -106,7 +106,7 @@ def test_a_crossing_is_accounted_for(tmp_path):
     assert (table["seeds"] == 3).all()
     assert (table["T"] == 10).all()
     assert (table["alpha"] == 0).all()
-    assert "lowest with model.dropout=0.1; optim.lr=0.001: -1.27 points" in section.text
+    assert "lowest with model.dropout=0.1; optim.lr=0.001: −1.27 points" in section.text
     assert "over the 3 seeds that every combination has." in section.text
     assert section.figure is not None
     assert section.said[0] == "what each factor accounts for at T = 10, alpha = 0 (3 seeds):"

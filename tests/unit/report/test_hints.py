@@ -32,7 +32,7 @@ def hints(study: Path) -> list[str]:
 def test_a_high_temperature_that_harms(tmp_path):
     make_up(tmp_path, {1.0: 0.001, 6.0: -0.002, 10.0: -0.007}, model__hidden=32)
     (said,) = hints(tmp_path)
-    assert said.startswith("T = 10 is 0.79 points worse than T = 1 at alpha = 0 (95 % interval -0.")
+    assert said.startswith("T = 10 is 0.79 points worse than T = 1 at alpha = 0 (95 % interval −0.")
     assert "n = 3)" in said
     assert said.endswith("try T from 2 to 4, or a wider student: -m … model.hidden=32,128,512.")
 
