@@ -15,8 +15,8 @@ from pandas import DataFrame
 from kd.report.stats import signed
 
 WIDTH, ROW = 340, 24
-NAMES, NUMBERS = 142, 52  # units that a forest plot leaves for its names and its numbers
-LETTERS = 23  # of the longest name
+NAMES, NUMBERS = 118, 52  # units that a forest plot leaves for its names and its numbers
+SHORT, MOST_LETTERS = 19, 54  # of a name that fits beside its bar, or above it
 TINY = 1e-12
 
 
@@ -85,12 +85,15 @@ def draw_forest(bars: Sequence[Bar], label: str, unit: str = "points") -> Markup
     ends = [e for bar in bars for e in (bar.mean, bar.low, bar.high) if math.isfinite(e)]
     low, high = min([0, *ends]), max([0, *ends])
     room = 0.08 * (high - low) or 1
-    axis = Axis(low - room, high + room, NAMES, WIDTH - NUMBERS)
-    bottom = ROW * len(bars) + 6
-    parts = [line(axis(0), 2, axis(0), bottom, "zero")]
+    above = max(len(bar.name) for bar in bars) > SHORT  # names stand above their bars
+    axis = Axis(low - room, high + room, 8 if above else NAMES, WIDTH - NUMBERS)
+    row = ROW + 16 * above
+    bottom = row * len(bars) + 6
+    parts = []
     for number, bar in enumerate(bars):
-        y = ROW * number + 15
-        parts.append(text(0, y + 4, shorten(bar.name, LETTERS)))
+        y = row * (number + 1) - 9
+        parts.append(line(axis(0), y - (8 if above else 15), axis(0), y + 9, "zero"))
+        parts.append(text(0, y - 11 if above else y + 4, shorten(bar.name, MOST_LETTERS)))
         if math.isfinite(bar.low) and math.isfinite(bar.high):
             parts.append(line(axis(bar.low), y, axis(bar.high), y, f"whisker {bar.tone}"))
             for end in (bar.low, bar.high):

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,30 +58,25 @@ def draw_gains(study: Study) -> Markup | None:
     if chosen is None:
         return None
     cells = [chosen, *(cell for cell in study.verdict.harmful if cell is not chosen)][:MOST_BARS]
-    bars = [gain_bar(study, cell, short_label(study, cell)) for cell in cells]
+    several = len(study.methods) > 1
+    bars = [gain_bar(study, cell, short_label(cell) if several else "") for cell in cells]
     spoken = "; ".join(f"{bar.name}: {speak(bar)}" for bar in bars)
     return drawings.draw_forest(bars, f"Gain over the student alone. {spoken}")
 
 
-def gain_bar(study: Study, cell: Cell, name: str) -> drawings.Bar:
+def gain_bar(study: Study, cell: Cell, name: str = "") -> drawings.Bar:
     """The gain of a cell in points, as a row of a forest plot."""
+    label = one_line(name or f"T={cell.T:g} alpha={cell.alpha:g}")
     found = study.comparisons[cell]
     significant = found.gain.n > 1 and found.p_holm < 1 - stats.LEVEL
     tone = ("good" if found.gain.mean > 0 else "bad") if significant else "plain"
     mean, low, high = (100 * end for end in found.gain[:3])
-    return drawings.Bar(one_line(name), mean, low, high, tone)
+    return drawings.Bar(label, mean, low, high, tone)
 
 
-def short_label(study: Study, cell: Cell) -> str:
-    """A cell's name with as much of its method as fits: ``dropout=0.1 T=2 a=0``."""
-    if len(study.methods) < 2:
-        return f"T={cell.T:g} alpha={cell.alpha:g}"
-    setting, method = f" T={cell.T:g} a={cell.alpha:g}", cell.method.label
-    name, _, others = method.partition(", ")
-    if others and all(each.label.startswith(f"{name}, ") for each in study.methods):
-        method = others
-    method = re.sub(r"[\w.]+\.(?=\w+=)", "", method)  # model.dropout → dropout
-    return drawings.shorten(method, drawings.LETTERS - len(setting)) + setting
+def short_label(cell: Cell) -> str:
+    """A cell's name with its method, in few letters."""
+    return f"{drawings.shorten(cell.method.label, 36)}, T={cell.T:g} alpha={cell.alpha:g}"
 
 
 def speak(bar: drawings.Bar) -> str:

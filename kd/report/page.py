@@ -81,7 +81,9 @@ def write_files(sections: list[Section], folder: Path, study: str, frame: dict[s
         if section.figure is not None:
             path = folder / f"{section.slug}.png"
             section.figure.savefig(path, dpi=110)
-            board.add_picture(f"report/{section.slug}", np.asarray(Image.open(path).convert("RGB")))
+            board.add_picture(
+                f"when_reported/{section.slug}", np.asarray(Image.open(path).convert("RGB"))
+            )
             section.image = base64.b64encode(path.read_bytes()).decode()
         for name, table in {section.slug: section.table, **section.files}.items():
             if table is not None:

@@ -323,11 +323,21 @@ def partition_by_method(distilled: Iterable[Run], students: Iterable[Run]) -> li
         for run in runs
     ]
     alike = partition(counted, comparable_settings)
-    # Of equally large ones, unaugmented images come first, then the first teacher.
+    # Of equally large ones, unaugmented images come first, then the teacher of the shortest name:
+    # it has nothing overridden.
     return sorted(
         (part for same in alike for part in partition_by_teacher(same)),
-        key=lambda p: (-len(p), len(views_of(p[0])), p[0].metrics["teacher/checkpoint"]),
+        key=lambda p: (
+            -len(p),
+            len(views_of(p[0])),
+            *by_length(p[0].metrics["teacher/checkpoint"]),
+        ),
     )
+
+
+def by_length(path: str | None) -> tuple[int, str]:
+    """Where a path stands among others: the shortest first."""
+    return len(path or ""), path or ""
 
 
 def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:

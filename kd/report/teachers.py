@@ -13,17 +13,32 @@ from kd.training.run_folder import read_metrics, shortened, teacher_paths
 
 
 def teacher_label(run: Run, others: Iterable[Run]) -> str:
-    """Name a run's teachers by their paths, with hashes where a path alone is ambiguous.
+    """Name a run's teachers by the words of their folders that tell them from others' teachers.
+
+    Where these do not, it is by their paths; with hashes where a path alone is ambiguous.
 
     Args:
         run: a distilled run.
         others: those that it must be told from, and itself.
     """
     path = run.metrics["teacher/checkpoint"]
-    namesakes = [other.metrics for other in others if other.metrics["teacher/checkpoint"] == path]
+    runs = [*others]
+    namesakes = [other.metrics for other in runs if other.metrics["teacher/checkpoint"] == path]
     retrained = len({metrics["teacher/sha256"] for metrics in namesakes}) > 1
-    taught = [(p.parent if p.name == CHECKPOINT else p, sha) for p, sha in teacher_checkpoints(run)]
-    return " + ".join(f"{path} ({sha[:8]})" if retrained else str(path) for path, sha in taught)
+    folders = {p: folder_of(p) for other in runs for p, _ in teacher_checkpoints(other)}
+    words = {folder: folder.name.split(",") for folder in folders.values()}
+    shared = set[str].intersection(*map(set, words.values()))
+    # Of a name that has no word of its own, as of a teacher with nothing overridden, all are told.
+    short = {f: ",".join([w for w in own if w not in shared] or own) for f, own in words.items()}
+    clear = len({*short.values()}) == len(short)
+    names = [str(short[folders[p]] if clear else folders[p]) for p, _ in teacher_checkpoints(run)]
+    hashes = [f" ({sha[:8]})" if retrained else "" for _, sha in teacher_checkpoints(run)]
+    return " + ".join(map("".join, zip(names, hashes, strict=True)))
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """What a teacher is called by: its run's folder, or the file where that is none of ours."""
+    return checkpoint.parent if checkpoint.name == CHECKPOINT else checkpoint
 
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
