@@ -8,16 +8,18 @@ INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORC
 
 .PHONY: run why why-fashion recipe test test-lowest lint bench torture clean
 
+TRAIN := $(BIN)/python train.py
+TEN := 0,1,2,3,4,5,6,7,8,9
+
+# The talk's student with and without its dropout, alone and taught, by ten seeds each.
 run: .venv/installed
-	$(BIN)/python train.py stage=teacher
-	$(BIN)/python train.py -m stage=student,distill kd.T=1,2,5,10 kd.alpha=0,0.25,0.5,0.75,1
-	$(BIN)/python train.py stage=report
-	@echo "Report: outputs/main/report/index.html. Curves and the table of all runs: $(BIN)/tensorboard --logdir outputs"
+	$(TRAIN) stage=teacher
+	$(TRAIN) -m stage=student,distill model.dropout=0,0.1 trainer.max_epochs=20 kd.T=1,2,4,10 kd.alpha=0,0.5 seed=$(TEN)
+	$(TRAIN) stage=report
+	@echo "Curves, and the table of all runs: $(BIN)/tensorboard --logdir outputs/main"
 
 # The studies of docs/why.md, one after another; those that train teachers of their own come last.
 WHY := factors dropout width rates time controls direction clip mse smoothing noise images labels teachers knows
-TRAIN := $(BIN)/python train.py
-TEN := 0,1,2,3,4,5,6,7,8,9
 why: .venv/installed
 	$(TRAIN) stage=teacher study=why
 	$(TRAIN) -m stage=teacher study=why trainer.max_epochs=1,3
