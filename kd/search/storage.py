@@ -1,0 +1,203 @@
+"""The file of a search: Optuna's journal of its trials, ``<study>/search.log``.
+
+``optuna-dashboard outputs/main/search.log`` shows it. What Optuna has no place for is in the user
+attributes of its study: what the search is, and the runs that confirm its choice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from filelock import Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from kd.config.schema import Search
+from kd.errors import UserError, shown
+from kd.files import lock
+from kd.search.space import Space
+from kd.training.run_folder import LOCKS, Busy
+
+FILE = "search.log"
+NAME = "search"  # of Optuna's study in the file
+DEFINITION, CONFIRMED = "definition", "confirmed"  # attributes of the study
+RUNS, FAILED, IS_CONTROL = "runs", "failed", "is_control"  # attributes of a trial
+MAY_DIFFER = ("trials", "batch", "confirm")  # of a search that goes on
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def definition(space: Space, settings: Search) -> dict[str, Any]:
+    """What a search is, by key: another one has another file."""
+    found = {f"search.{key}": value for key, value in asdict(settings).items()}
+    for key in MAY_DIFFER:
+        del found[f"search.{key}"]
+    own = {word.partition("=")[0]: word.partition("=")[2] for word in space.fixed}
+    return {**own, **space.told, **found}
+
+
+class Journal(NamedTuple):
+    """An open file of a search."""
+
+    study: Study
+    storage: JournalStorage
+
+    def note(self, trial: int, key: str, value: Any) -> None:
+        """Give a trial that has not ended an attribute."""
+        self.storage.set_trial_user_attr(self._id(trial), key, value)
+
+    def report(self, trial: int, epoch: int, value: float) -> None:
+        """Note what a trial had after an epoch."""
+        self.storage.set_trial_intermediate_value(self._id(trial), epoch, value)
+
+    def _id(self, trial: int) -> int:
+        study = self.storage.get_study_id_from_name(NAME)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, trial)
+
+
+@contextlib.contextmanager
+def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Generator[Journal]:
+    """Open a search's file, or make it, for this process alone.
+
+    Args:
+        study: the folder of kd's study.
+        what: see :func:`definition`.
+        metric: that is looked for.
+        anew: leaves nothing of an earlier one.
+
+    Raises:
+        UserError: it is of another search, cannot be read, or is in use.
+    """
+    held = lock(study / LOCKS / "search.lock", wait=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise Busy(f"{study}: another process is searching in this study; wait for it") from error
+    path = study / FILE
+    try:
+        for leftover in study.glob(f"{FILE}.lock*"):  # Optuna's, of a process that was killed
+            leftover.unlink()
+        if anew:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            _mend(path)
+        with _readable(path):
+            direction = "minimize" if metric.endswith("loss") else "maximize"
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            found = optuna.create_study(
+                storage=storage, study_name=NAME, direction=direction, load_if_exists=True
+            )
+            _refuse_another(path, found, what)
+        yield Journal(found, storage)
+    finally:
+        held.release()
+
+
+def _mend(path: Path) -> None:
+    """Cut off half a line at the end, which a killed process or a full disk left."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Generator[None]:
+    """Say in a line that a file is none of Optuna's journals."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"{path}: cannot be read as the file of a search ({shown(str(error))}); delete it to "
+            "search anew: what is trained is kept"
+        ) from error
+
+
+def _refuse_another(path: Path, found: Study, what: dict[str, Any]) -> None:
+    """Make sure that the file is of this search.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    before = found.user_attrs.get(DEFINITION)
+    if before is None and not found.get_trials(deepcopy=False):
+        found.set_user_attr(DEFINITION, what)
+        return
+    before = before or {}
+    differing = [
+        f"{key} ({shown(before.get(key))} there, {shown(what.get(key))} here)"
+        for key in {**before, **what}
+        if before.get(key) != what.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{path}: holds another search: {', '.join(differing)}; give study=NEW to keep it, or "
+            "overwrite=true to replace it"
+        )
+
+
+class Found(NamedTuple):
+    """A search as its file has it."""
+
+    study: Study
+    trials: list[FrozenTrial]  # that have ended, in their order
+    metric: str
+    seeds: int  # of each trial
+    chosen: FrozenTrial | None
+    confirmed: list[str]  # runs of the chosen setting on fresh seeds
+    aside: set[str]  # runs that take no part in a verdict: those of trials, and of earlier choices
+
+
+def read_search(study: Path) -> Found | None:
+    """Read the search of a study, to look at it; None without one.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    path = study / FILE
+    if not path.is_file():
+        return None
+    with _readable(path):
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        found = optuna.load_study(storage=storage, study_name=NAME)
+        what = found.user_attrs[DEFINITION]
+        choices = [c["runs"] for c in found.user_attrs.get(CONFIRMED, [])]
+        every = found.get_trials(deepcopy=False)
+        runs = {run for trial in every for run in trial.user_attrs.get(RUNS, [])}
+        confirmed = choices[-1] if choices else []
+        aside = runs | {run for some in choices for run in some if run not in confirmed}
+        metric, seeds = str(what["search.metric"]), len(what["search.seeds"])
+        return Found(found, ended(found), metric, seeds, choose(found), confirmed, aside)
+
+
+def ended(found: Study) -> list[FrozenTrial]:
+    """The trials that have had their training, or as much of it as was granted."""
+    states = TrialState.COMPLETE, TrialState.PRUNED
+    return found.get_trials(deepcopy=False, states=states)
+
+
+def choose(found: Study) -> FrozenTrial | None:
+    """The trial that is best on validation; of equally good ones the first.
+
+    One with alpha = 1 is the student alone by its setting, and is not chosen.
+    """
+    trials = [
+        trial
+        for trial in found.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if not trial.user_attrs.get(IS_CONTROL)
+    ]
+    sign = 1 if found.direction == StudyDirection.MAXIMIZE else -1
+    return max(trials, key=lambda trial: sign * (trial.value or 0.0), default=None)
+
+
+def add_choice(found: Study, trial: FrozenTrial, runs: Sequence[str]) -> None:
+    """Note which runs confirm a choice, before they are trained."""
+    before = [c for c in found.user_attrs.get(CONFIRMED, []) if c["trial"] != trial.number]
+    found.set_user_attr(CONFIRMED, [*before, {"trial": trial.number, "runs": list(runs)}])
