@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from kd._startup import importing
 from kd.errors import UserError
+from kd.search.reading import NEEDED
 
 
 @dataclass
@@ -47,7 +48,7 @@ class SearchSweeper(Sweeper):
             UserError: the words are wrong, or Optuna is not installed.
         """
         if find_spec("optuna") is None:
-            raise UserError("hydra/sweeper=search: needs Optuna; pip install 'kd[search]'")
+            raise UserError(f"hydra/sweeper=search: {NEEDED}")
         with importing():
             from kd.search.loop import search
 

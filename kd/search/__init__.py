@@ -5,6 +5,6 @@ May import ``kd.sweeps`` and all below it.
 
 from kd._startup import exports
 
-_MODULES = {"search": "loop"} | dict.fromkeys(("Found", "read_search"), "storage")
+_MODULES = {"search": "loop"} | dict.fromkeys(("Found", "read_search"), "reading")
 __all__ = [*_MODULES]
 __getattr__ = exports(__name__, _MODULES)

@@ -20,6 +20,7 @@ from kd.errors import UserError
 from kd.search import storage
 from kd.search.halving import Halving, Values, rungs_of
 from kd.search.line import Line
+from kd.search.reading import FAILED, FILE, IS_CONTROL, RUNS, choose, ended
 from kd.search.space import Params, Space, read_space
 from kd.sweeps import plan
 from kd.sweeps.job_configs import Compose, Job, compose_jobs
@@ -102,17 +103,17 @@ class _Search:
 
     def run(self) -> None:
         """Bring the search to its number of trials."""
-        before = len(storage.ended(self.study))
+        before = len(ended(self.study))
         started = time.perf_counter(), before
         if before:
             self.console.print(f"the search has {before} of {self.settings.trials} trials")
-        while len(storage.ended(self.study)) < self.settings.trials:
+        while len(ended(self.study)) < self.settings.trials:
             jobs = {trial.number: self._jobs(trial.params) for trial in self._ask()}
             for trial, some in jobs.items():
-                self.journal.note(trial, storage.RUNS, [job.name for job in some])
+                self.journal.note(trial, RUNS, [job.name for job in some])
                 kd = some[0].config
                 if kd.stage == "distill" and not is_taught(kd):
-                    self.journal.note(trial, storage.IS_CONTROL, True)
+                    self.journal.note(trial, IS_CONTROL, True)
             self._forget_told()
             if self.other:
                 self._train_by(self.other, jobs)
@@ -128,7 +129,7 @@ class _Search:
             if trial.params.keys() != self.space.varied.keys():  # killed while it was proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         batch = [t for t in open_trials if t.params.keys() == self.space.varied.keys()]
-        done = len(storage.ended(self.study))
+        done = len(ended(self.study))
         size = self.settings.batch - done % self.settings.batch
         size = min(size, self.settings.trials - done)
         for number in range(done + len(batch), done + size):
@@ -151,7 +152,7 @@ class _Search:
         every = [job for some in jobs.values() for job in some]
         if self.settings.halving:
             known: Values = {rung: {} for rung in self.rungs}
-            for trial in storage.ended(self.study):
+            for trial in ended(self.study):
                 for rung, value in trial.intermediate_values.items():
                     known.setdefault(rung, {})[trial.number] = value
             metric, factor = self.settings.metric, self.settings.halving
@@ -188,7 +189,7 @@ class _Search:
             return
         if len(found) < len(figures):  # one that diverged is none to go near to
             cause = next((job.error for job in jobs if job.error), None)
-            self.journal.note(trial, storage.FAILED, cause or "its run failed")
+            self.journal.note(trial, FAILED, cause or "its run failed")
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def _figure(self, job: Job) -> float | None:
@@ -206,8 +207,8 @@ class _Search:
         for job in every:
             if job.waits:
                 raise UserError(f"{job.error}") from job.failure
-        trials = {trial.number: trial for trial in storage.ended(self.study)}
-        causes = [trials[number].user_attrs.get(storage.FAILED) for number in jobs]
+        trials = {trial.number: trial for trial in ended(self.study)}
+        causes = [trials[number].user_attrs.get(FAILED) for number in jobs]
         if all(causes):
             named = "; ".join(dict.fromkeys(map(str, causes[:MOST_NAMED])))
             raise UserError(
@@ -216,17 +217,17 @@ class _Search:
 
     def _forget_told(self) -> None:
         """Take groups off the plan that a killed process left there: their trials have ended."""
-        ended = storage.ended(self.study)
-        runs = [self.folder / run for t in ended for run in t.user_attrs.get(storage.RUNS, [])]
+        told = [run for trial in ended(self.study) for run in trial.user_attrs.get(RUNS, [])]
+        runs = [self.folder / run for run in told]
         for group in plan.read(self.folder):
             if plan.ended(self.folder, group, runs):
                 plan.replace(self.folder, [group], [])
 
     def _stand(self) -> tuple[int, int, str]:
         """How many trials have ended, how many are wanted, and the best in words."""
-        best = storage.choose(self.study)
+        best = choose(self.study)
         said = f"{self._shown(best)} on validation: {self._setting(best)}" if best else ""
-        return len(storage.ended(self.study)), self.settings.trials, said
+        return len(ended(self.study)), self.settings.trials, said
 
     def _shown(self, trial: FrozenTrial) -> str:
         """The figure of a trial."""
@@ -246,22 +247,22 @@ class _Search:
         Raises:
             UserError: a run failed.
         """
-        ended, best = storage.ended(self.study), storage.choose(self.study)
-        failed = sum(storage.FAILED in trial.user_attrs for trial in ended)
-        halved = sum(trial.state == TrialState.PRUNED for trial in ended) - failed
+        trials, best = ended(self.study), choose(self.study)
+        failed = sum(FAILED in trial.user_attrs for trial in trials)
+        halved = sum(trial.state == TrialState.PRUNED for trial in trials) - failed
         parts = [f"{n} {what}" for n, what in ((halved, "halved"), (failed, "failed")) if n]
         of = f" ({', '.join(parts)})" if parts else ""
         if best is None:
-            self.console.print(f"{len(ended)} trials{of}, and none to choose")
+            self.console.print(f"{len(trials)} trials{of}, and none to choose")
             return
         seeds = len(self.settings.seeds)
         mean = f", mean of {seeds} seeds" if seeds > 1 else ""
         self.console.print(
-            f"{len(ended)} trials{of}; the best on validation{mean} has {self.settings.metric} "
+            f"{len(trials)} trials{of}; the best on validation{mean} has {self.settings.metric} "
             f"{self._shown(best)}: {self._setting(best)}",
             markup=False,
         )
-        self.console.print(f"to look at the search: optuna-dashboard {self.folder / storage.FILE}")
+        self.console.print(f"to look at the search: optuna-dashboard {self.folder / FILE}")
         if self.settings.confirm:
             self._confirm(best)
 

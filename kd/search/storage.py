@@ -16,19 +16,16 @@ import optuna
 from filelock import Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from kd.config.schema import Search
+from kd.config.schema import BESIDE, NOT_RELEVANT, Search
 from kd.errors import UserError, shown
 from kd.files import lock
+from kd.search.reading import CONFIRMED, DEFINITION, FILE, NAME, readable
 from kd.search.space import Space
 from kd.training.run_folder import LOCKS, Busy
 
-FILE = "search.log"
-NAME = "search"  # of Optuna's study in the file
-DEFINITION, CONFIRMED = "definition", "confirmed"  # attributes of the study
-RUNS, FAILED, IS_CONTROL = "runs", "failed", "is_control"  # attributes of a trial
 MAY_DIFFER = ("trials", "batch", "confirm")  # of a search that goes on
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,7 +37,8 @@ def definition(space: Space, settings: Search) -> dict[str, Any]:
     for key in MAY_DIFFER:
         del found[f"search.{key}"]
     own = {word.partition("=")[0]: word.partition("=")[2] for word in space.fixed}
-    return {**own, **space.told, **found}
+    shared = {key: value for key, value in own.items() if key not in NOT_RELEVANT | BESIDE}
+    return {**shared, **space.told, **found}
 
 
 class Journal(NamedTuple):
@@ -88,7 +86,7 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
             path.unlink(missing_ok=True)
         elif path.exists():
             _mend(path)
-        with _readable(path):
+        with readable(path):
             direction = "minimize" if metric.endswith("loss") else "maximize"
             storage = JournalStorage(JournalFileBackend(str(path)))
             found = optuna.create_study(
@@ -106,18 +104,6 @@ def _mend(path: Path) -> None:
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         path.write_bytes(whole)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Generator[None]:
-    """Say in a line that a file is none of Optuna's journals."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise UserError(
-            f"{path}: cannot be read as the file of a search ({shown(str(error))}); delete it to "
-            "search anew: what is trained is kept"
-        ) from error
 
 
 def _refuse_another(path: Path, found: Study, what: dict[str, Any]) -> None:
@@ -141,60 +127,6 @@ def _refuse_another(path: Path, found: Study, what: dict[str, Any]) -> None:
             f"{path}: holds another search: {', '.join(differing)}; give study=NEW to keep it, or "
             "overwrite=true to replace it"
         )
-
-
-class Found(NamedTuple):
-    """A search as its file has it."""
-
-    study: Study
-    trials: list[FrozenTrial]  # that have ended, in their order
-    metric: str
-    seeds: int  # of each trial
-    chosen: FrozenTrial | None
-    confirmed: list[str]  # runs of the chosen setting on fresh seeds
-    aside: set[str]  # runs that take no part in a verdict: those of trials, and of earlier choices
-
-
-def read_search(study: Path) -> Found | None:
-    """Read the search of a study, to look at it; None without one.
-
-    Raises:
-        UserError: its file cannot be read.
-    """
-    path = study / FILE
-    if not path.is_file():
-        return None
-    with _readable(path):
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        found = optuna.load_study(storage=storage, study_name=NAME)
-        what = found.user_attrs[DEFINITION]
-        choices = [c["runs"] for c in found.user_attrs.get(CONFIRMED, [])]
-        every = found.get_trials(deepcopy=False)
-        runs = {run for trial in every for run in trial.user_attrs.get(RUNS, [])}
-        confirmed = choices[-1] if choices else []
-        aside = runs | {run for some in choices for run in some if run not in confirmed}
-        metric, seeds = str(what["search.metric"]), len(what["search.seeds"])
-        return Found(found, ended(found), metric, seeds, choose(found), confirmed, aside)
-
-
-def ended(found: Study) -> list[FrozenTrial]:
-    """The trials that have had their training, or as much of it as was granted."""
-    states = TrialState.COMPLETE, TrialState.PRUNED
-    return found.get_trials(deepcopy=False, states=states)
-
-
-def choose(found: Study) -> FrozenTrial | None:
-    """The trial that is best on validation; of equally good ones the first.
-
-    One with alpha = 1 is the student alone by its setting, and is not chosen.
-    """
-    trials = [
-        trial
-        for trial in found.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if not trial.user_attrs.get(IS_CONTROL)
-    ]
-    sign = 1 if found.direction == StudyDirection.MAXIMIZE else -1
-    return max(trials, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
 def add_choice(found: Study, trial: FrozenTrial, runs: Sequence[str]) -> None:
