@@ -24,7 +24,7 @@ from kd.search.reading import FAILED, FILE, IS_CONTROL, RUNS, choose, ended
 from kd.search.space import Params, Space, read_space
 from kd.sweeps import plan
 from kd.sweeps.job_configs import Compose, Job, compose_jobs
-from kd.sweeps.launcher import launch, run_jobs
+from kd.sweeps.launcher import launch, refuse_untrainable, run_jobs
 from kd.sweeps.students import is_taught
 from kd.training.run_folder import read_metrics
 
@@ -53,6 +53,9 @@ def search(
     rungs = _rungs(first, space, other)
     what = storage.definition(space, first.search)
     print_config(first)
+    if not (folder / FILE).exists():  # a search that cannot begin leaves nothing behind
+        (job,) = compose_jobs(compose, master, [space.example])
+        refuse_untrainable([job], {job})
     with storage.opened(folder, what, first.search.metric, first.overwrite) as journal:
         found = _Search(space, first, folder, journal, rungs, compose, master, other)
         found.run()
@@ -262,7 +265,8 @@ class _Search:
             f"{self._shown(best)}: {self._setting(best)}",
             markup=False,
         )
-        self.console.print(f"to look at the search: optuna-dashboard {self.folder / FILE}")
+        place = f"{self.config.output_dir}/{self.config.study}/{FILE}"
+        self.console.print(f"to look at the search: optuna-dashboard {place}", markup=False)
         if self.settings.confirm:
             self._confirm(best)
 

@@ -21,8 +21,9 @@ from kd.errors import UserError, shown
 Params = dict[str, Any]  # by key: what a trial tries
 DIGITS = 5  # of a number that is tried
 # Trials that differ in these have no figures that can be compared, or none at all.
-FIXED = {"stage", "experiment", "debug", "data", "data.seed", "data.split", "data.val_size"}
-FIXED |= {"data.test_size", "data.dir", "data.file", "data.centre", *NOT_RELEVANT, *BESIDE}
+IMAGES = ("dataset", "dir", "file", "seed", "size", "source", "split", "test_size", "val_size")
+FIXED = {"stage", "experiment", "debug", "data", *(f"data.{name}" for name in IMAGES)}
+FIXED |= NOT_RELEVANT | BESIDE
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Space:
     varied: dict[str, BaseDistribution]  # by key
     told: dict[str, str]  # by such a key: how the command gives it
     fixed: list[str]  # the other words, but those of ``search.``
-    of_search: list[str]
+    example: list[str]  # the words of a run
 
     def words(self, params: Params, seed: int, stage: str | None = None) -> list[str]:
         """The words of a run with such values.
@@ -85,17 +86,16 @@ def read_space(
     for word in plain:
         if word.lstrip("+").startswith("seed="):
             raise UserError(f"{shown(word)}: the seeds of a search are given as search.seeds=0,1,2")
-    of_search = [word for word in plain if word.startswith("search.")]
-    fixed = [word for word in plain if word not in of_search]
+    fixed = [word for word in plain if not word.startswith("search.")]
     ends = {key: _ends(override) for key, override in swept.items()}
-    config = Config()
+    config, values = Config(), []
     for number in range(max(map(len, ends.values()))):  # each of them is within its key's bounds
         values = [f"{key}={some[number % len(some)]}" for key, some in ends.items()]
         config = configured([*plain, *values])
     known = flatten(config)
     varied = {key: _distribution(swept[key], ends[key], known.get(key)) for key in swept}
     told = {key: str(override.input_line).partition("=")[2] for key, override in swept.items()}
-    return Space(varied, told, fixed, of_search), config
+    return Space(varied, told, fixed, [*fixed, *values]), config
 
 
 def _as_list(word: str) -> str:
