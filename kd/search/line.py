@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +12,15 @@ from rich.text import Text
 from kd.sweeps.board import PAUSE, Board
 from kd.sweeps.job_configs import Job
 from kd.sweeps.table import rounded
+
+
+@dataclass
+class Pace:
+    """How fast a command's earlier batches were."""
+
+    started: float = field(default_factory=time.perf_counter)
+    trials: int = 0
+    epochs: int = 0  # of all their students
 
 
 class Line(Board):
@@ -21,7 +31,7 @@ class Line(Board):
         console: to draw on.
         tell: is told of each trial whose jobs have all had their turn.
         stand: how many trials have ended, how many are wanted, and the best of them in words.
-        started: when the command began its first batch, and how many trials had ended by then.
+        pace: of the command so far.
     """
 
     def __init__(
@@ -30,12 +40,12 @@ class Line(Board):
         console: Console,
         tell: Callable[[int, Sequence[Job]], None],
         stand: Callable[[], tuple[int, int, str]],
-        started: tuple[float, int],
+        pace: Pace,
     ) -> None:
         super().__init__([job for some in jobs.values() for job in some], console)
         self.of_trial, self.tell, self.stand = jobs, tell, stand
-        self.begun, self.before = started
-        self.settled: set[Job] = set()
+        self.pace, self.settled = pace, set[Job]()
+        self.spent: dict[Job, int] = {}  # epochs
 
     def settle(self, job: Job, number: int, said: str) -> None:
         """Take note that a job has had its turn; tell of its trial if it was the last."""
@@ -48,22 +58,38 @@ class Line(Board):
                 self.tell(trial, some)
         self.draw()
 
-    def words(self) -> str:
-        """The line."""
-        done, wanted, best = self.stand()
-        trained = sum(self.epochs[job] / job.config.trainer.max_epochs for job in self.jobs)
-        whole = len(self.jobs) - len(self.settled)
-        part = (trained - len(self.settled)) / whole if whole else 0.0  # of those in training
-        ended = done - self.before + part * (len(self.of_trial) - self.told())
-        left = ""
-        if ended > 0 and wanted > done:
-            spent = time.perf_counter() - self.begun
-            left = f"  {rounded(spent / ended * (wanted - self.before - ended))} left"
-        return f"trials {done}/{wanted}{f'  best {best}' if best else ''}{left}"
+    def note(self, job: Job, epochs: int, accuracy: float, ended: bool) -> None:
+        """Take note of an epoch of a job."""
+        super().note(job, epochs, accuracy, ended)
+        self.spent[job] = epochs
 
-    def told(self) -> int:
-        """How many trials of the batch have ended."""
-        return sum(self.settled.issuperset(some) for some in self.of_trial.values())
+    def __exit__(self, *error: object) -> None:
+        """Take the line down; the batch counts for the next one's pace."""
+        super().__exit__(*error)
+        if not self.console.is_terminal and error[0] is None:
+            self.say(self.words())
+        self.pace.trials += len(self.of_trial)
+        self.pace.epochs += sum(self.spent.values())
+
+    def words(self) -> str:
+        """The line; the time left is that of trials which are halved as often as those so far."""
+        done, wanted, best = self.stand()
+        said = f"trials {done}/{wanted}{f'  best {best}' if best else ''}"
+        if done == wanted:
+            return said
+        told = sum(self.settled.issuperset(some) for some in self.of_trial.values())
+        begun = len(self.of_trial) - told
+        here = sum(self.spent.values())
+        ahead = sum(job.config.trainer.max_epochs - self.epochs[job] for job in self.jobs)
+        if self.pace.trials:  # some will leave, as in the batches before
+            usual = self.pace.epochs / self.pace.trials * len(self.of_trial)
+            ahead = min(ahead, max(0.0, usual - here))
+        if not (spent := self.pace.epochs + here):
+            return said
+        each = (spent + ahead) / (self.pace.trials + len(self.of_trial))
+        left = ahead + each * (wanted - done - begun)
+        seconds = (time.perf_counter() - self.pace.started) / spent * left
+        return f"{said}  {rounded(seconds)} left"
 
     def draw(self) -> None:
         """Draw the line, a few times per second at most."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +18,7 @@ from kd.config.validation import validate
 from kd.errors import UserError
 from kd.search import storage
 from kd.search.halving import Halving, Values, rungs_of
-from kd.search.line import Line
+from kd.search.line import Line, Pace
 from kd.search.reading import FAILED, FILE, IS_CONTROL, RUNS, choose, ended
 from kd.search.space import Params, Space, read_space
 from kd.sweeps import plan
@@ -107,7 +106,7 @@ class _Search:
     def run(self) -> None:
         """Bring the search to its number of trials."""
         before = len(ended(self.study))
-        started = time.perf_counter(), before
+        pace = Pace()
         if before:
             self.console.print(f"the search has {before} of {self.settings.trials} trials")
         while len(ended(self.study)) < self.settings.trials:
@@ -121,7 +120,7 @@ class _Search:
             if self.other:
                 self._train_by(self.other, jobs)
             else:
-                self._train(jobs, started)
+                self._train(jobs, pace)
             self._refuse_fruitless(jobs)
         self._forget_told()
 
@@ -150,7 +149,7 @@ class _Search:
         words = [self.space.words(params, seed) for seed in self.settings.seeds]
         return compose_jobs(self.compose, self.master, words)
 
-    def _train(self, jobs: Mapping[int, Sequence[Job]], started: tuple[float, int]) -> None:
+    def _train(self, jobs: Mapping[int, Sequence[Job]], pace: Pace) -> None:
         """Train a batch as a sweep of our launcher's, those of a kind at once."""
         every = [job for some in jobs.values() for job in some]
         if self.settings.halving:
@@ -164,10 +163,8 @@ class _Search:
                 job.dismiss = self.halving
         distinct = {job.directory: job for job in reversed(every)}  # Optuna may propose one twice
         jobs = {t: [distinct[job.directory] for job in some] for t, some in jobs.items()}
-        line = Line(jobs, self.console, self._tell, self._stand, started)
+        line = Line(jobs, self.console, self._tell, self._stand, pace)
         run_jobs([job for job in every if distinct[job.directory] is job], self.console, line)
-        if not self.console.is_terminal:
-            self.console.print(line.words(), markup=False)
 
     def _train_by(self, other: Launch, jobs: Mapping[int, Sequence[Job]]) -> None:
         """Have another launcher train a batch."""
@@ -275,15 +272,16 @@ class _Search:
         fresh = range(first, first + self.settings.confirm)
         stages = ["distill", "student"] if self.config.stage == "distill" else [self.config.stage]
         words = [self.space.words(best.params, s, stage) for stage in stages for s in fresh]
-        if self.other:
-            self.other(words, self.launched)
-            return
         jobs = compose_jobs(self.compose, self.master, words)
         mine = [job for job in jobs if job.config.stage == self.config.stage]
         storage.add_choice(self.study, best, [job.name for job in mine])
         self.console.print(f"on {len(fresh)} fresh seeds, to confirm it:")
-        launch(jobs)
-        validated = fmean(job.outcome.metrics[self.settings.metric] for job in mine)
+        if self.other:
+            self.other(words, self.launched)
+        else:
+            launch(jobs)
+        figures = [self._figure(job) for job in mine]
+        validated = fmean(figure for figure in figures if figure is not None)
         self.console.print(
             f"{self.settings.metric} {validated:.4f} on fresh seeds, {self._shown(best)} in the "
             "search, where it was the best of many"

@@ -22,7 +22,7 @@ Params = dict[str, Any]  # by key: what a trial tries
 DIGITS = 5  # of a number that is tried
 # Trials that differ in these have no figures that can be compared, or none at all.
 IMAGES = ("dataset", "dir", "file", "seed", "size", "source", "split", "test_size", "val_size")
-FIXED = {"stage", "experiment", "debug", "data", *(f"data.{name}" for name in IMAGES)}
+FIXED = {"stage", "seed", "experiment", "debug", "data", *(f"data.{name}" for name in IMAGES)}
 FIXED |= NOT_RELEVANT | BESIDE
 
 

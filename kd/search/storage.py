@@ -24,6 +24,7 @@ from kd.errors import UserError, shown
 from kd.files import lock
 from kd.search.reading import CONFIRMED, DEFINITION, FILE, NAME, readable
 from kd.search.space import Space
+from kd.training.complete import as_shown
 from kd.training.run_folder import LOCKS, Busy
 
 MAY_DIFFER = ("trials", "batch", "confirm")  # of a search that goes on
@@ -77,7 +78,9 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
     try:
         held.acquire()
     except Timeout as error:
-        raise Busy(f"{study}: another process is searching in this study; wait for it") from error
+        raise Busy(
+            f"{as_shown(study)}: another process is searching in this study; wait for it"
+        ) from error
     path = study / FILE
     try:
         for leftover in study.glob(f"{FILE}.lock*"):  # Optuna's, of a process that was killed
@@ -86,13 +89,13 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
             path.unlink(missing_ok=True)
         elif path.exists():
             _mend(path)
-        with readable(path):
+        with readable(as_shown(path)):
             direction = "minimize" if metric.endswith("loss") else "maximize"
             storage = JournalStorage(JournalFileBackend(str(path)))
             found = optuna.create_study(
                 storage=storage, study_name=NAME, direction=direction, load_if_exists=True
             )
-            _refuse_another(path, found, what)
+            _refuse_another(as_shown(path), found, what)
         yield Journal(found, storage)
     finally:
         held.release()

@@ -141,8 +141,17 @@ def test_a_student_that_stays_is_the_one_without_halving(cli, teacher):
     cli(*SMALL, *HALVING, "search.trials=4", "search.confirm=0")
     halved = found()
     place = f'teacher.checkpoint="outputs/main/teacher/{teacher.name}"'
-    words = [w for w in (*SMALL, "trainer.max_epochs=4") if w not in HALVING]
-    assert cli(*words, "search.trials=4", "search.confirm=0", "study=whole", place).code == 0
+    assert (
+        cli(
+            *SMALL,
+            "trainer.max_epochs=4",
+            "search.trials=4",
+            "search.confirm=0",
+            "study=whole",
+            place,
+        ).code
+        == 0
+    )
     whole = read_search(Path("outputs/whole"))
     for one, other in zip(halved.trials, whole.trials, strict=True):
         assert one.params == other.params
@@ -151,17 +160,17 @@ def test_a_student_that_stays_is_the_one_without_halving(cli, teacher):
 
 
 def test_a_trial_that_diverges_fails_alone(cli, teacher):
-    said = cli(*SEARCH, "optim=sgd", "optim.lr=0.01,1e9", "search.trials=8", "search.confirm=0")
+    said = cli(*SEARCH, "optim=sgd", "optim.lr=0.01,1e30", "search.trials=8", "search.confirm=0")
     assert said.code == 0, said.err
     failed = [t for t in found().trials if FAILED in t.user_attrs]
     assert 0 < len(failed) < 8
     assert all("diverged" in t.user_attrs[FAILED] for t in failed)
-    assert {t.params["optim.lr"] for t in failed} == {"1e9"}
+    assert {float(t.params["optim.lr"]) for t in failed} == {1e30}
     assert f"8 trials ({len(failed)} failed)" in said.out
 
 
 def test_a_search_where_every_trial_fails_ends(cli, teacher):
-    one_line(cli(*SEARCH, "optim=sgd", "optim.lr=1e9,1e8", "search.trials=80").err, "diverged")
+    one_line(cli(*SEARCH, "optim=sgd", "optim.lr=1e30,1e29", "search.trials=80").err, "diverged")
 
 
 def test_a_control_by_its_setting_is_not_chosen(cli, teacher):
@@ -249,7 +258,7 @@ WRONG = [
     (["kd.alpha=tag(log,interval(0,1))"], "an interval of logarithms begins above 0"),
     (["kd.T=tag(exp,interval(1,2))"], "of tags a search knows log"),
     (["kd.T=interval(4,1)"], "an interval goes from less to more"),
-    (["kd.TT=interval(4,1)"], "kd.TT: no such key; did you mean kd.T?"),
+    (["kd.TT=interval(1,4)"], "kd.TT: no such key; did you mean kd.T?"),
     ([*SPACE, "search.metric=val/accuracy"], "search.metric=val/accuracy: must be val/acc or val"),
     ([*SPACE, "search.metric=test/acc"], "for no test or training figure may choose"),
     ([*SPACE, "search.trials=0"], "search.trials=0: must be a whole number from 1 to"),
@@ -287,7 +296,7 @@ def test_the_file_of_another_search_is_refused(cli, teacher):
     before = (OUTPUTS / "search.log").read_bytes()
     others = ["kd.T=interval(1,8)", *SMALL[6:]]
     one_line(cli(*SEARCH, *others).err, "holds another search: kd.T (tag(log,interval(1,64)) th")
-    one_line(cli(*SMALL, "search.halving=2").err, "search.halving (None there, 2 here)")
+    one_line(cli(*SMALL, "search.halving=2").err, "search.halving (null there, 2 here)")
     assert (OUTPUTS / "search.log").read_bytes() == before
     said = cli(*SEARCH, *others, "overwrite=true")
     assert said.code == 0, said.err
