@@ -113,7 +113,7 @@ def shorten(name: str, most: int) -> str:
 def draw_frame(x: Axis, y: Axis, names: tuple[str, str], logs: bool = False) -> list[Markup]:
     """Draw the axes of a plot with their ticks and names; ``logs``: x has logarithms to base 10."""
     parts = [line(x.start, y.start, x.end, y.start, "axis")]
-    for value in ticks(x.low, x.high, 6):
+    for value in ticks(x.low, x.high, 4 if logs else 6):
         said = f"{10**value:.2g}" if logs else f"{value:g}"
         parts.append(text(x(value), y.start + 14, said, "middle faint"))
     for value in ticks(y.low, y.high):
@@ -199,7 +199,7 @@ def draw_bars(shares: Mapping[str, float], label: str) -> Markup:
     parts = []
     for number, (name, share) in enumerate(shares.items()):
         y = ROW * number + 15
-        parts.append(text(0, y + 4, shorten(name, 19)))
+        parts.append(text(0, y + 4, shorten(name, 17)))
         parts.append(markup(form, NAMES, y - 6, round(axis(share) - NAMES, 1)))
         parts.append(text(WIDTH, y + 4, f"{100 * share:.0f} %", "end strong"))
     return draw(ROW * len(shares) + 6, label, *parts)

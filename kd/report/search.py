@@ -46,7 +46,8 @@ def describe(found: Found) -> str:
     return (
         f"{len(found.trials)} trials{others} of {len(found.chosen.params)} settings at once, "
         f"proposed by {found.sampler}. The best on validation is {words_of(found.chosen)}: "
-        f"{figure(found, found.chosen.value)} ({seeds})."
+        f"{figure(found, found.chosen.value)} ({seeds}). Small dots at the edge of a drawing are "
+        "trials that were halved, or are worse than it has room for."
     )
 
 
@@ -61,7 +62,7 @@ def confirm(study: Study, found: Found) -> str:
     fresh = fmean(run.metrics[found.metric] for run in runs)
     better = 1 if found.metric.endswith("acc") else -1
     by = better * (found.chosen.value - fresh)
-    much = f"{100 * by:+.2f} points" if found.metric.endswith("acc") else f"{by:+.4f}"
+    much = f"{100 * by:.2f} points" if found.metric.endswith("acc") else f"{by:.4f}"
     return (
         f"On {len(runs)} fresh seeds the same setting has {figure(found, fresh)} on validation: "
         f"being the best of many flattered it by {much.replace('-', '−')}. The verdict is about "
@@ -115,29 +116,42 @@ def tabulate(found: Found) -> pd.DataFrame:
 
 def draw(found: Found) -> Markup:
     """The accuracy over the trials, the importance of each setting, and a slice of each."""
-    unit = "validation accuracy, %" if found.metric.endswith("acc") else "validation loss, nats"
-    factor = 100 if found.metric.endswith("acc") else 1
-    trials = [t for t in found.trials if state_of(t) == "complete" and t.value is not None]
-    trials = [t for t in trials if math.isfinite(t.value or 0)]
-    worst = worst_shown(found, [t.value or 0.0 for t in trials])
     drawn = {}
-    for key in ("", *found.chosen.params) if found.chosen else ():
-        dots = []
-        for trial in sorted(trials, key=lambda t: t is found.chosen or t == found.chosen):
-            x, name = place(found, trial, key)
-            value = (min, max)[factor == 100](trial.value or 0.0, worst)
-            chosen = found.chosen is not None and trial.number == found.chosen.number
-            kind = "good" if chosen else "plain"
-            said = "chosen" if chosen else f"trial {trial.number}: {name}"
-            dots.append(Dot(said, x, factor * value, kind, 4.5 if chosen else 3))
-        title = f"{unit.partition(',')[0].capitalize()} by {key or 'trial'}"
-        axis = axis_name(found, key)
-        logs = key in logarithmic(found)
-        drawn[title] = drawings.draw_dots(dots, title, (axis, unit), logs=logs)
     if shares := importances(found):
         bars = drawings.draw_bars(shares, "Importance of each setting")
-        drawn = {"Importance of each setting (PED-ANOVA)": bars} | drawn
+        drawn["Importance of each setting (PED-ANOVA)"] = bars
+    what = "Validation accuracy (%)" if found.metric.endswith("acc") else "Validation loss"
+    for key in ("", *found.chosen.params) if found.chosen else ():
+        title = f"{what} by {key or 'trial'}"
+        names, logs = (axis_name(found, key), ""), key in logarithmic(found)
+        drawn[title] = drawings.draw_dots(dots_of(found, key), title, names, logs=logs)
     return drawings.beside(drawn)
+
+
+def dots_of(found: Found, key: str) -> list[Dot]:
+    """All trials by their value of a setting, or by their number; the chosen one on top.
+
+    Those that were halved, or are worse than the drawing shows, stand small at its edge.
+    """
+    accuracy = found.metric.endswith("acc")
+    values = {
+        trial.number: trial.value
+        for trial in found.trials
+        if state_of(trial) == "complete" and trial.value is not None and math.isfinite(trial.value)
+    }
+    worst, dots = worst_shown(found, list(values.values())), []
+    for trial in found.trials:
+        x, name = place(found, trial, key)
+        value = values.get(trial.number, -math.inf if accuracy else math.inf)
+        inside = value >= worst if accuracy else value <= worst
+        y = (100 if accuracy else 1) * (value if inside else worst)
+        said = f"trial {trial.number}, {state_of(trial)}: {name}"
+        dots.append(Dot(said, x, y, size=3 if inside else 1.5))
+    best = found.chosen
+    if best is not None and best.value is not None:
+        x, y = place(found, best, key)[0], (100 if accuracy else 1) * best.value
+        dots.append(Dot("chosen", x, y, "good"))
+    return dots
 
 
 def worst_shown(found: Found, values: Sequence[float]) -> float:
