@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from kd.search import storage
 from kd.search.halving import Halving, Values, rungs_of
 from kd.search.line import Line, Pace
 from kd.search.reading import FAILED, FILE, IS_CONTROL, RUNS, choose, ended
-from kd.search.space import Params, Space, read_space
+from kd.search.space import Space, read_space
 from kd.sweeps import plan
 from kd.sweeps.job_configs import Compose, Job, compose_jobs
 from kd.sweeps.launcher import launch, refuse_untrainable, run_jobs
@@ -52,11 +53,12 @@ def search(
     rungs = _rungs(first, space, other)
     what = storage.definition(space, first.search)
     print_config(first)
+    jobs_of = partial(compose_jobs, compose, master)
     if not (folder / FILE).exists():  # a search that cannot begin leaves nothing behind
-        (job,) = compose_jobs(compose, master, [space.example])
+        (job,) = jobs_of([space.example])
         refuse_untrainable([job], {job})
     with storage.opened(folder, what, first.search.metric, first.overwrite) as journal:
-        found = _Search(space, first, folder, journal, rungs, compose, master, other)
+        found = _Search(space, first, journal, rungs, jobs_of, other)
         found.run()
         found.confirm()
 
@@ -83,23 +85,30 @@ def _rungs(config: Config, space: Space, other: Launch | None) -> list[int]:
 
 
 class _Search:
-    """A search in progress."""
+    """A search in progress.
+
+    Args:
+        space: what is varied.
+        config: of any of its runs, with the settings of the search.
+        journal: its file.
+        rungs: epochs after which the worst leave.
+        jobs_of: makes jobs of the words of each.
+        other: a launcher in place of ours.
+    """
 
     def __init__(
         self,
         space: Space,
         config: Config,
-        folder: Path,
         journal: storage.Journal,
         rungs: Sequence[int],
-        compose: Compose,
-        master: DictConfig,
+        jobs_of: Callable[[Sequence[Sequence[str]]], list[Job]],
         other: Launch | None,
     ) -> None:
         self.space, self.config, self.settings = space, config, config.search
-        self.folder, self.rungs = folder, rungs
         self.journal, self.study = journal, journal.study
-        self.compose, self.master, self.other = compose, master, other
+        self.rungs, self.jobs_of, self.other = rungs, jobs_of, other
+        self.folder = Path(config.output_dir, config.study).absolute()
         self.console = Console(highlight=False, soft_wrap=True)
         self.launched = 0  # jobs
 
@@ -110,7 +119,11 @@ class _Search:
         if before:
             self.console.print(f"the search has {before} of {self.settings.trials} trials")
         while len(ended(self.study)) < self.settings.trials:
-            jobs = {trial.number: self._jobs(trial.params) for trial in self._ask()}
+            seeds, words = self.settings.seeds, self.space.words
+            jobs = {
+                trial.number: self.jobs_of([words(trial.params, seed) for seed in seeds])
+                for trial in self._ask()
+            }
             for trial, some in jobs.items():
                 self.journal.note(trial, RUNS, [job.name for job in some])
                 kd = some[0].config
@@ -143,11 +156,6 @@ class _Search:
             self.study.sampler = sampler
             self.study.ask(self.space.varied)
         return self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-
-    def _jobs(self, params: Params) -> list[Job]:
-        """The runs of a trial, one per seed."""
-        words = [self.space.words(params, seed) for seed in self.settings.seeds]
-        return compose_jobs(self.compose, self.master, words)
 
     def _train(self, jobs: Mapping[int, Sequence[Job]], pace: Pace) -> None:
         """Train a batch as a sweep of our launcher's, those of a kind at once."""
@@ -272,7 +280,7 @@ class _Search:
         fresh = range(first, first + self.settings.confirm)
         stages = ["distill", "student"] if self.config.stage == "distill" else [self.config.stage]
         words = [self.space.words(best.params, s, stage) for stage in stages for s in fresh]
-        jobs = compose_jobs(self.compose, self.master, words)
+        jobs = self.jobs_of(words)
         mine = [job for job in jobs if job.config.stage == self.config.stage]
         storage.add_choice(self.study, best, [job.name for job in mine])
         self.console.print(f"on {len(fresh)} fresh seeds, to confirm it:")

@@ -90,11 +90,12 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
         elif path.exists():
             _mend(path)
         with readable(as_shown(path)):
-            direction = "minimize" if metric.endswith("loss") else "maximize"
             storage = JournalStorage(JournalFileBackend(str(path)))
-            found = optuna.create_study(
-                storage=storage, study_name=NAME, direction=direction, load_if_exists=True
-            )
+            if NAME in optuna.get_all_study_names(storage):
+                found = optuna.load_study(study_name=NAME, storage=storage)
+            else:
+                direction = "minimize" if metric.endswith("loss") else "maximize"
+                found = optuna.create_study(study_name=NAME, storage=storage, direction=direction)
             _refuse_another(as_shown(path), found, what)
         yield Journal(found, storage)
     finally:
@@ -134,5 +135,7 @@ def _refuse_another(path: Path, found: Study, what: dict[str, Any]) -> None:
 
 def add_choice(found: Study, trial: FrozenTrial, runs: Sequence[str]) -> None:
     """Note which runs confirm a choice, before they are trained."""
-    before = [c for c in found.user_attrs.get(CONFIRMED, []) if c["trial"] != trial.number]
-    found.set_user_attr(CONFIRMED, [*before, {"trial": trial.number, "runs": list(runs)}])
+    before, choice = found.user_attrs.get(CONFIRMED, []), {"trial": trial.number, "runs": [*runs]}
+    if before[-1:] != [choice]:
+        others = [earlier for earlier in before if earlier["trial"] != trial.number]
+        found.set_user_attr(CONFIRMED, [*others, choice])
