@@ -287,6 +287,11 @@ def test_a_wrong_search_is_one_line_and_leaves_nothing(cli, teacher, words, said
     assert tree(Path("outputs")) == before
 
 
+def test_a_search_without_a_teacher_leaves_nothing(cli):
+    one_line(cli(*SMALL).err, "stage=teacher")
+    assert not Path("outputs").exists()
+
+
 def test_an_interval_without_the_sweeper_names_it(cli):
     one_line(cli("-m", "stage=student", RATE).err, "hydra/sweeper=search searches in it")
 
