@@ -19,7 +19,9 @@ FLOORS = [
     ["kd.config"],
     ["kd.data"],
     ["kd.training"],
-    ["kd.sweeps", "kd.report"],
+    ["kd.sweeps"],
+    ["kd.search"],
+    ["kd.report"],
     [TOP],
 ]
 PURPOSE = {

@@ -58,6 +58,8 @@ class SweepLauncher(Launcher):
 
         launch(jobs)
         return [
-            JobReturn(words, status=JobStatus.COMPLETED, _return_value=job.outcome)
+            JobReturn(
+                words, status=JobStatus.COMPLETED, _return_value=job.outcome.metrics["val/acc"]
+            )
             for words, job in zip(job_overrides, jobs, strict=True)
         ]

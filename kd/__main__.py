@@ -39,7 +39,8 @@ def train(cfg: DictConfig) -> object:
             return build_report(config)
         from kd.training.run import execute
 
-        return execute(config, Path(hydra_node.runtime.output_dir), hydra_node)
+        run = execute(config, Path(hydra_node.runtime.output_dir), hydra_node)
+        return run.metrics["val/acc"]  # what other sweepers look for good settings by
     except Exception as error:
         if hydra_node.mode == RunMode.MULTIRUN:
             raise  # the launcher notes the failure and continues with the other jobs

@@ -83,6 +83,10 @@ def sweep(*words: str) -> pd.DataFrame:
 
 def _sweep(words: Sequence[str]) -> list[Job]:
     """Do what :func:`sweep` does, and return its jobs."""
+    if any(word.startswith("hydra/sweeper=") for word in words):
+        raise UserError(
+            "hydra/sweeper: is of the command line; kd.sweep takes the values by itself"
+        )
     with composing():
         overrides = OverridesParser.create().parse_overrides(check(["-m", *words])[1:])
         of_hydra, of_task = (

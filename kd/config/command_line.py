@@ -126,7 +126,8 @@ def check(arguments: list[str]) -> list[str]:
             _check_keys(override)
             _check_choices(override)
         asked = [o.value() for o in overrides if o.key_or_group == "hydra.mode"]
-        if given.multirun or "MULTIRUN" in asked:
+        sweepers = [o.value() for o in overrides if o.key_or_group == "hydra/sweeper"]
+        if (given.multirun or "MULTIRUN" in asked) and sweepers in ([], ["basic"]):
             _check_sweep(overrides)
     return flags + _debug_last([_as_choice(word) for word in given.words])
 
@@ -257,7 +258,10 @@ def _length(override: Override) -> int:
     """Count the values that a word sweeps over; 1 if it does not sweep."""
     value, word = override.value(), shown(override.input_line)
     if isinstance(value, types.IntervalSweep):
-        raise UserError(f"{word}: has no end; range(START,STOP,STEP) sweeps over an interval")
+        raise UserError(
+            f"{word}: has no end; range(START,STOP,STEP) sweeps over an interval, and "
+            "hydra/sweeper=search searches in it"
+        )
     if isinstance(value, types.RangeSweep):
         numbers = value.start or 0, value.stop or 0, value.step
         if not value.step or not all(-math.inf < number < math.inf for number in numbers):

@@ -30,7 +30,7 @@ def run_name(config: Config, overrides: list[str]) -> str:
     named: dict[str, Any] = {"seed": config.seed}
     if config.stage == "distill":
         named = {"T": config.kd.T, "alpha": config.kd.alpha, **named}
-    told = {"stage", "seed", "kd.T", "kd.alpha", "experiment", "debug"} | NOT_RELEVANT
+    told = {"stage", "seed", "kd.T", "kd.alpha", "experiment", "debug"} | NOT_RELEVANT | BESIDE
     unused = BESIDE if config.stage == "distill" else BESIDE | {"kd", "teacher"}
     extra: dict[str, Any] = {}
     for word in overrides:

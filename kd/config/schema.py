@@ -154,6 +154,34 @@ class Teacher:
         return self.control != "none" or self.clip is not None
 
 
+SEEDS = "a list of different seeds from 0 to 4294967295, as in [0,1,2]"
+
+
+def are_seeds(value: Any) -> bool:
+    """Whether a value can be the seeds of a setting that is trained several times."""
+    return 0 < len(value) == len(set(value)) and all(0 <= seed < 2**32 for seed in value)
+
+
+@dataclass
+class Search:
+    """The search for good settings of ``hydra/sweeper=search``; no run knows of it."""
+
+    trials: int = count(100, most=100_000)
+    batch: int = count(50, most=100_000)
+    sampler: str = choice("tpe", "random")
+    metric: str = setting(
+        "val/acc",
+        "val/acc or val/loss, for no test or training figure may choose",
+        lambda v: v in ("val/acc", "val/loss"),
+    )
+    seed: int = seed()
+    seeds: list[int] = setting([0], SEEDS, are_seeds)
+    halving: int | None = setting(
+        None, "null or a whole number from 2 to 1000", lambda v: v is None or 2 <= v <= 1000
+    )
+    confirm: int = count(10, least=0, most=1000)
+
+
 def are_targets(value: dict[str, Value]) -> bool:
     """Whether each of the nodes says by its ``_target_`` what is to be made."""
     return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
@@ -183,6 +211,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
     teacher: Teacher = field(default_factory=Teacher)
+    search: Search = field(default_factory=Search)
     logger: dict[str, Any] = setting(
         {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
@@ -206,7 +235,8 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 _HOW = {"overwrite", "trust_code", "open", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
-BESIDE = {"logger", "tags", "print_config"}
+_SEARCH = {f"search.{spec.name}" for spec in dataclasses.fields(Search)}
+BESIDE = {"logger", "tags", "print_config"} | _SEARCH
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 

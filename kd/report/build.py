@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd.config.schema import Config
 from kd.errors import UserError
-from kd.report import comparison, factors, hints, sections
+from kd.report import comparison, factors, hints, search, sections
 from kd.report.embedded import embed
 from kd.report.headline import make_footer, make_headline
 from kd.report.maps import draw_for_page
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 # In the order of the page. Each takes the study and the configuration of the report.
 SECTIONS = [
-    comparison.show_verdict, hints.show_hints, comparison.show_left_out, sections.show_talk,
-    factors.show_factors, comparison.show_methods, comparison.show_maps, sections.show_curves,
-    sections.show_classes, sections.show_calibration, sections.show_disagreements,
-    sections.show_costs, sections.show_runs,
+    comparison.show_verdict, hints.show_hints, comparison.show_left_out, search.show_search,
+    sections.show_talk, factors.show_factors, comparison.show_methods, comparison.show_maps,
+    sections.show_curves, sections.show_classes, sections.show_calibration,
+    sections.show_disagreements, sections.show_costs, sections.show_runs,
 ]  # fmt: skip
 
 

@@ -116,11 +116,12 @@ def shorten(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def draw_frame(x: Axis, y: Axis, names: tuple[str, str]) -> list[Markup]:
-    """Draw the axes of a plot with their ticks and names."""
+def draw_frame(x: Axis, y: Axis, names: tuple[str, str], logs: bool = False) -> list[Markup]:
+    """Draw the axes of a plot with their ticks and names; ``logs``: x has logarithms to base 10."""
     parts = [line(x.start, y.start, x.end, y.start, "axis")]
-    for value in ticks(x.low, x.high, 6):
-        parts.append(text(x(value), y.start + 14, plain(value), "middle faint"))
+    for value in ticks(x.low, x.high, 4 if logs else 6):
+        said = f"{10**value:.2g}" if logs else plain(value)
+        parts.append(text(x(value), y.start + 14, said, "middle faint"))
     for value in ticks(y.low, y.high):
         parts.append(line(x.start, y(value), x.end, y(value), "grid"))
         parts.append(text(x.start - 5, y(value) + 4, plain(value), "end faint"))
@@ -163,13 +164,27 @@ class Dot(NamedTuple):
 
 
 def draw_dots(
-    dots: Sequence[Dot], label: str, names: tuple[str, str], diagonal: bool = False
+    dots: Sequence[Dot],
+    label: str,
+    names: tuple[str, str],
+    diagonal: bool = False,
+    logs: bool = False,
 ) -> Markup:
-    """Draw points, those of a kind other than "plain" with their names."""
+    """Draw points, those of a kind other than "plain" with their names.
+
+    Args:
+        dots: the points.
+        label: the drawing in words.
+        names: of the axes.
+        diagonal: draws the line of equal shares, from 0 to 1.
+        logs: places them by the logarithm of x.
+    """
+    if logs:
+        dots = [dot._replace(x=math.log10(dot.x)) for dot in dots]
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
     limits = (0, 1, 0, 1) if diagonal else (*widened(xs), *widened(ys))
     x, y = Axis(*limits[:2], 58, WIDTH - 16), Axis(*limits[2:], 186, 42)
-    parts = draw_frame(x, y, names)
+    parts = draw_frame(x, y, names, logs)
     if diagonal:
         parts.append(line(x(0), y(0), x(1), y(1), "zero"))
     form = '<circle cx="{}" cy="{}" r="{}" class="dot {}"><title>{}</title></circle>'
@@ -188,6 +203,19 @@ def widened(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = (high - low) / 20 or max(abs(high), 1) / 100
     return low - room, high + room
+
+
+def draw_bars(shares: Mapping[str, float], label: str) -> Markup:
+    """Draw shares from 0 to 1 as bars, one below the other."""
+    axis = Axis(0, max(shares.values()), NAMES, WIDTH - NUMBERS)
+    form = '<rect x="{}" y="{}" width="{}" height="12" class="bar true"/>'
+    parts = []
+    for number, (name, share) in enumerate(shares.items()):
+        y = ROW * number + 15
+        parts.append(text(0, y + 4, shorten(name, 17)))
+        parts.append(markup(form, NAMES, y - 6, round(axis(share) - NAMES, 1)))
+        parts.append(text(WIDTH, y + 4, f"{100 * share:.0f} %", "end strong"))
+    return draw(ROW * len(shares) + 6, label, *parts)
 
 
 def draw_reliability(table: DataFrame, label: str) -> Markup:

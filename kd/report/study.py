@@ -23,6 +23,7 @@ from kd.report.teachers import (
     teacher_checkpoints,
     teacher_label,
 )
+from kd.search.reading import FILE, Found, read_search
 from kd.training.run_folder import METRICS, STAGES, scan, shortened
 
 VIEWS = ("data/augment/", "data/views")
@@ -80,6 +81,7 @@ class Study:
     not_compared: dict[str, int]  # by what differs: distilled runs of other settings
     refused: dict[str, str]  # by name: why a run is left out of everything
     other_splits: list[Run]  # of those left out: usable, but of another data split than ``runs``
+    search: Found | None = None  # whose trials are not among ``runs``
 
     def __repr__(self) -> str:
         """Folder and number of runs: the runs themselves would fill pages."""
@@ -148,7 +150,21 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    usable = select_usable([Run(folder / row["run"], row, trust_code) for row in rows], refused)
+    search = None
+    try:
+        search = read_search(folder)
+    except UserError as error:
+        refused[FILE] = shortened(error, folder)
+    aside = search.aside if search else ()
+    found_runs = [
+        Run(folder / row["run"], row, trust_code) for row in rows if row["run"] not in aside
+    ]
+    usable = select_usable(found_runs, refused)
+    if not usable and search and search.trials:
+        raise UserError(
+            f"{folder}: has the trials of a search alone; give its command again with "
+            "search.confirm=10, which trains the chosen setting and its student alone"
+        )
     if not usable:
         raise UserError(
             f"{folder}: no complete run to report; first run python train.py stage=teacher"
@@ -180,6 +196,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
         not_compared=describe_others(distilled, methods),
         refused=refused,
         other_splits=other_splits,
+        search=search,
     )
 
 

@@ -57,7 +57,7 @@ class Materials:
         return self.known[key]
 
 
-def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> list[Share]:
+def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> list[Share | None]:
     """Train the students of one group, or continue where an earlier attempt ended.
 
     Args:
@@ -66,7 +66,7 @@ def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> l
             these numbers.
 
     Returns:
-        each member's share.
+        each member's share; None of one that has left before the end, as its ``dismiss`` wanted.
 
     Raises:
         UserError: the accelerator, the data or the teacher is not to be had.
@@ -90,15 +90,21 @@ def train_group(group: Group, watch: Callable[..., Callback] | None = None) -> l
 
     students = [planned.students.index(student_of(job.config)) for job in group.members]
     record = Record(state, list(zip(students, loggers, strict=True)), lead.overwrite)
+    if dismiss := group.members[0].dismiss:
+        module.dismiss = partial(dismiss, module, planned.students)
     device = first.accelerator.device
     methods = dict.fromkeys(config.kd.method for config in configs if is_taught(config))
     what = f"stage=distill kd={','.join(methods)}" if methods else f"stage={configs[0].stage}"
     log.info("%d students train together on %s: %s", len(configs), device, what)
     shown = watch(group.members, students) if watch else ShowProgress(every=1)
     train(lead, first.accelerator, module, [record, shown], before)
+    if dismiss:
+        dismiss(module, planned.students)  # of an earlier attempt it may not know yet
     said = f"trained together with {len(configs) - 1} other students, on {device}"
     return [
         Share(material, partial(report_training, share_of(module, student, of_run), said))
+        if student not in module.dismissed
+        else None
         for material, student, of_run in zip(of_jobs, students, loggers, strict=True)
     ]
 

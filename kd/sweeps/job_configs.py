@@ -41,6 +41,8 @@ class Job:
     lock: Any = None  # of its run's folder, while its group trains
     outcome: Any = None  # a kd.training.run.Outcome, once it is complete
     failure: Exception | None = None
+    dismiss: Any = None  # of a search: which students are to leave their group early, see group.py
+    dismissed: bool = False  # it has left its group, and will not be a run
     waits: bool = False  # it failed for want of memory or of the folder, and may continue later
 
     def put_off(self, error: Exception) -> None:

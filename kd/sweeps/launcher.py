@@ -82,8 +82,14 @@ def launch(wanted: Sequence[Job]) -> None:
         )
 
 
-def run_jobs(jobs: Sequence[Job], console: Console) -> None:
-    """Run the jobs in their order; a group trains when the first of its jobs has its turn."""
+def run_jobs(jobs: Sequence[Job], console: Console, board: Board | None = None) -> None:
+    """Run the jobs in their order; a group trains when the first of its jobs has its turn.
+
+    Args:
+        jobs: in folders of their own.
+        console: to say things on.
+        board: is told how each fares; by default one that shows all of them.
+    """
     missing = {j for j in jobs if j.config.overwrite or not run_folder.is_complete(j.directory)}
     if missing:  # else neither torch nor Lightning is needed
         with importing():
@@ -95,8 +101,8 @@ def run_jobs(jobs: Sequence[Job], console: Console) -> None:
         plan.tidy(study)
     groups = form_groups(jobs, missing, console) if missing else []
     try:
-        with Board(jobs, console) as board:
-            groups += train_and_finish(jobs, groups, board)
+        with board or Board(jobs, console) as shown:
+            groups += train_and_finish(jobs, groups, shown)
     finally:
         for job in jobs:
             if job.lock:
@@ -148,6 +154,8 @@ def outcome_of(job: Job, spent: Sequence[float], left: int) -> str:
     """
     if job.error:
         return f"FAILED: {job.error}"
+    if job.dismissed:
+        return "left early"
     said = f"test accuracy {job.accuracy:.4f}"
     if job.outcome.skipped:
         return f"{said}  complete already, skipped"
@@ -190,7 +198,7 @@ def finish_job(job: Job) -> None:
     Raises:
         UserError: no room is left to write.
     """
-    if job.failure is None:
+    if job.failure is None and not job.dismissed:
         keep()
         note = f"trains alone: {job.apart}" if job.apart else ""
         try:
@@ -250,7 +258,7 @@ def train_together(
             board.say(f"{len(members)} runs train alone: {members[0].apart}")
     else:
         for job, share in zip(members, shares, strict=True):
-            job.share = share
+            job.share, job.dismissed = share, share is None
     if parts:  # here the error no longer holds the memory
         train_parts(group, members, parts, jobs, board)
     return parts

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -50,6 +50,9 @@ class Bookkeeper(LightningModule, ABC):
         self.kept: list[dict[str, Tensor]] = [{}] * len(ends)
         self.live = list(range(len(ends)))
         self.counted = list(self.live)  # the students that batches are counted of
+        # After an epoch: who is to leave before the end, and has no result.
+        self.dismiss: Callable[[], Collection[int]] = tuple
+        self.dismissed: list[int] = []
         # Sums over an epoch of losses and of right answers. Adding to them costs a few µs per step;
         # a logging call or a metric object per step would be felt beside so small a network.
         # No buffer: a callback that averages weights averages buffers too.
@@ -147,11 +150,14 @@ class Bookkeeper(LightningModule, ABC):
         for student in self.live:
             self.spent[student] += (now - self.started) / len(self.live)
         self.started = now
-        staying = [student for student in self.live if not self._has_ended(student)]
+        going_on = [student for student in self.live if not self._has_ended(student)]
+        let_go = self.dismiss()
+        staying = [student for student in going_on if student not in let_go]
+        self.dismissed += [student for student in going_on if student in let_go]
         # Those that end with the training have the weights that it ends with: a callback may have
         # averaged them.
         leaving = set(self.live).difference(staying) if staying else set[int]()
-        for student in self.live:
+        for student in set(self.live).difference(self.dismissed):
             looks = self.ends[student].checkpoint == "best" or student in leaving
             if looks and self.epoch_kept(student) == len(self.history):
                 self.kept[student] = self.state(student)
@@ -202,6 +208,7 @@ class Bookkeeper(LightningModule, ABC):
             "spent": self.spent,
             "live": self.live,
             "counted": self.counted,
+            "dismissed": self.dismissed,
             # Rounding depends on it: what resumes on another machine resumes as it began.
             "threads": torch.get_num_threads(),
         }
@@ -212,6 +219,7 @@ class Bookkeeper(LightningModule, ABC):
         use_threads(book["threads"])
         self.history, self.kept, self.spent = book["history"], book["kept"], book["spent"]
         self.live, self.counted = book["live"], book["counted"]
+        self.dismissed = book["dismissed"]
         self.sums = torch.zeros(len(PARTS), 2, len(self.counted))
         self.restored, self.restored_global = book["generators"], book["global"]
 

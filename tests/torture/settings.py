@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from kd.config.schema import Config, flatten
+from kd.config.schema import Config, Search, flatten
 from kd.methods import METHODS
 from kd.methods.base import Distillation
 from kd.models import MODELS
@@ -34,6 +34,7 @@ NOT_SWEPT = {
     "trainer.group_mb": NO_RESULT,
     "trainer.stack": NO_RESULT,
     "data.files": NO_RESULT,
+    **{f"search.{spec.name}": "no run knows of a search" for spec in dataclasses.fields(Search)},
     "data.dir": "other images are another study",
     "data.dataset": "the small digits are all there is without a network",
     "data.source": "the small digits are neither verified nor to be downloaded",

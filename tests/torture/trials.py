@@ -36,6 +36,11 @@ COMMANDS = {
     "alone": ("-m", "stage=distill", "hydra/launcher=basic", "kd.T=1,3", *M),
     "group": ("-m", "stage=distill", "kd.T=1,2", "kd.alpha=0,0.5,1", "seed=0,1", *M),
     "groups": ("-m", "stage=student", "seed=range(0,9)", "trainer.group_mb=4", *M),
+    "search": (
+        *("-m", "hydra/sweeper=search", "stage=distill", *M[:2], "trainer.max_epochs=4"),
+        *("kd.T=tag(log,interval(1,64))", "kd.alpha=interval(0,1)", "search.halving=2"),
+        *("search.trials=9", "search.batch=5", "search.seeds=0,1", "search.confirm=2"),
+    ),
     "report": ("stage=report",),
 }
 STUDY = [
