@@ -20,6 +20,7 @@ FLOORS = [
     ["kd.data"],
     ["kd.training"],
     ["kd.sweeps", "kd.report"],
+    ["kd.export"],
     [TOP],
 ]
 PURPOSE = {

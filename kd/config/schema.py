@@ -154,16 +154,34 @@ class Teacher:
         return self.control != "none" or self.clip is not None
 
 
+@dataclass
+class Export:
+    """Which network ``stage=export`` writes, and how it is checked and measured."""
+
+    run: str = setting(
+        "best",
+        "best, all, or the path of one run or of one checkpoint; an ensemble is exported a member "
+        "at a time",
+        is_path,
+    )
+    tolerance: float = number(0.002, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    calibration: int = count(1_000)
+    passes: int = count(200)
+
+
 def are_targets(value: dict[str, Value]) -> bool:
     """Whether each of the nodes says by its ``_target_`` what is to be made."""
     return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
+
+
+OF_STUDIES = ("report", "export")  # the stages that train nothing
 
 
 @dataclass
 class Config:
     """Everything that a run depends on."""
 
-    stage: str = choice("teacher", "student", "distill", "report")
+    stage: str = choice("teacher", "student", "distill", *OF_STUDIES)
     study: str = setting(
         "main",
         "a name of 1 to 100 of the characters A-Z, a-z, 0-9, '.', '_' and '-', not beginning "
@@ -182,6 +200,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     trainer: Trainer = field(default_factory=Trainer)
     teacher: Teacher = field(default_factory=Teacher)
+    export: Export = field(default_factory=Export)
     logger: dict[str, Any] = setting(
         {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
@@ -205,7 +224,8 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 _HOW = {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
-BESIDE = {"logger", "tags", "print_config"}
+BESIDE = {"logger", "tags", "print_config", "export"}
+BESIDE |= {f"export.{spec.name}" for spec in dataclasses.fields(Export)}
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 
