@@ -224,8 +224,8 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 _HOW = {"overwrite", "trust_code", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
-BESIDE = {"logger", "tags", "print_config", "export"}
-BESIDE |= {f"export.{spec.name}" for spec in dataclasses.fields(Export)}
+_OF_EXPORT = {"export", *(f"export.{spec.name}" for spec in dataclasses.fields(Export))}
+BESIDE = {"logger", "tags", "print_config", *_OF_EXPORT}
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 

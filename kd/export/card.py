@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
@@ -11,10 +10,11 @@ from torch import Tensor
 from kd.export.formats import INT8, ONNX
 from kd.export.subject import Subject
 from kd.files import file_hash
-from kd.report.compression import HOW, TITLES, say_compression, tabulate
+from kd.report.compression import HOW, networks_of, say_compression, tabulate
 from kd.report.evaluation import per_class, reliability
 from kd.report.page import COLUMNS, escape_markdown, format_figure
 from kd.report.predictions import Predictions
+from kd.training.run_folder import teacher_paths
 
 CARD = "MODEL_CARD.md"
 
@@ -35,8 +35,8 @@ def write_card(subject: Subject, tested: Tensor, measured: dict[str, Any], folde
         loader=PackageLoader("kd.export"), trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     templates.filters["markdown"] = escape_markdown
-    networks = tabulate(measured)
-    mine = networks.set_index("network").loc[subject.kind]
+    networks = networks_of(measured)
+    (mine,) = (row for row in networks if row["network"] == subject.kind)
     text = templates.get_template(CARD).render(
         subject=subject,
         facts=subject.facts,
@@ -45,11 +45,13 @@ def write_card(subject: Subject, tested: Tensor, measured: dict[str, Any], folde
         mine=mine,
         int8=measured["int8"],
         small=INT8,
-        networks=as_markdown(networks),
-        latency=as_markdown(pd.DataFrame(measured["latency"])),
+        networks=as_markdown(tabulate(networks)),
+        latency=as_markdown(tabulate(measured["latency"])),
         compression=say_compression(measured),
         how=HOW,
         classes=as_markdown(classes),
+        teacher=teacher_words(subject.facts),
+        limits=taught_words(subject.facts),
         sure=reliability(found).tail(1).iloc[0],
         files=[(path.name, path.stat().st_size, file_hash(path)) for path in files],
         onnx=ONNX,
@@ -57,11 +59,25 @@ def write_card(subject: Subject, tested: Tensor, measured: dict[str, Any], folde
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
+def teacher_words(facts: dict[str, Any]) -> str:
+    """Name a student's teachers by study and run: where these lie is nobody's business."""
+    paths = teacher_paths(facts) if facts.get("teacher/checkpoint") else []
+    return " and ".join("/".join(Path(path).parts[-4:-1]) for path in paths)
+
+
+def taught_words(facts: dict[str, Any]) -> str:
+    """Say which settings had a network taught other images than all for training as they are."""
+    keys = ("train_size", "unlabelled", "label_noise", "omit", "views", "augment/")
+    found = {k.removeprefix("data/"): v for k, v in facts.items() if k.startswith("data/")}
+    words = [f"{k.replace('/', '.')}={v}" for k, v in found.items() if k.startswith(keys) and v]
+    return ", ".join(word for word in words if not word.endswith("=none"))
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """Write a table in Markdown, its numbers in the units of the report."""
-    heads = [TITLES.get(name, COLUMNS.get(name, (name,))[0]) for name in table.columns]
+    heads = [COLUMNS.get(name, (name,))[0] for name in table.columns]
     lines = [heads, ["---"] * len(heads)]
-    for row in table.replace({np.nan: None}).itertuples(index=False):
+    for row in table.itertuples(index=False):
         cells = zip(row, table.columns, strict=True)
         lines.append([escape_markdown(format_figure(value, name)) for value, name in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

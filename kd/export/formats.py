@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kd.errors import UserError, reason
@@ -136,7 +136,8 @@ def write_safetensors(network: nn.Module, folder: Path, about: Mapping[str, Any]
     weights = {name: value.contiguous() for name, value in weights_of(network).items()}
     if isinstance(network, Centred):
         weights[MEAN] = network.mean.contiguous()
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    # save_file would keep it from all other users, whatever the umask says
+    (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 

@@ -17,9 +17,10 @@ from kd.data.sources import fetch
 from kd.errors import UserError, shown
 from kd.models.base import Task
 from kd.models.network import Ensemble
+from kd.report import stats
 from kd.report.evaluation import CHECKPOINT, Run
 from kd.report.sections import data_of
-from kd.report.study import Study, load_study, student_settings, views_of
+from kd.report.study import Study, comparable_settings, load_study, student_settings, views_of
 from kd.report.teachers import find_checkpoints, teacher_checkpoints
 from kd.training.checkpoint import load_checkpoint, read_facts
 from kd.training.complete import as_shown
@@ -199,8 +200,10 @@ def load(chosen: Chosen, config: Config) -> Subject:
     others, notes = {}, []
     if run is None:
         notes.append("Exported from a checkpoint alone: of its training no more is known.")
-    elif run.metrics["stage"] == "distill":
-        others, notes = compared_with(run, chosen.study, config.trust_code)
+    else:
+        if run.metrics["stage"] == "distill":
+            others, notes = compared_with(run, chosen.study, config.trust_code)
+        notes.insert(0, of_other_seeds(run, chosen.study))
     return Subject(
         chosen, facts, saved["model"], network, pool.task, pool.names, train, val, test, others,
         notes,
@@ -237,6 +240,27 @@ def compared_with(run: Run, study: Path, trusted: bool) -> tuple[dict[str, Any],
     else:
         notes.append("The study has no student alone of this seed and these settings.")
     return found, notes
+
+
+def of_other_seeds(run: Run, study: Path) -> str:
+    """Say what the run's setting reaches over all its seeds: one of them may be lucky."""
+    rows, _ = scan(study, [f"{run.metrics['stage']}/*"])
+    runs = [Run(study / row["run"], row) for row in rows]
+    alike = [other for other in runs if setting_of(other) == setting_of(run)]
+    found = stats.estimate([other.metrics["test/acc"] for other in alike])
+    if found.n < 2:
+        return "No other seed of its setting was trained, so how lucky it is cannot be told."
+    return (
+        f"It is one of {found.n} seeds of its setting, which have {100 * found.mean:.2f} % of the "
+        f"test images on average (95 % interval over seeds {100 * found.low:.2f} to "
+        f"{100 * found.high:.2f} %)."
+    )
+
+
+def setting_of(run: Run) -> tuple[Any, ...]:
+    """What runs share that differ in their seed alone."""
+    keys = ("kd/T", "kd/alpha", "teacher/sha256", "data/fingerprint")
+    return comparable_settings(run), *(run.metrics.get(key) for key in keys)
 
 
 def control_of(run: Run, study: Path) -> Run | None:

@@ -98,7 +98,10 @@ def load_checkpoint(path: Path, split: str | None = None, trusted: bool = False)
 
 def source_of(saved: dict[str, Any]) -> Source:
     """What names a network's code, of the settings that shape it."""
-    return Source(**{field.name: saved.get(field.name) for field in dataclasses.fields(Source)})
+    named: dict[str, Any] = {
+        field.name: saved.get(field.name) for field in dataclasses.fields(Source)
+    }
+    return Source(**named)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
