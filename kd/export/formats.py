@@ -1,10 +1,11 @@
 """The files of an exported network: written, and read back."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ Forward = Callable[[Tensor], Tensor]
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what exporters say to themselves from the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    before, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -59,7 +60,10 @@ def trace(network: nn.Module, task: Task, name: str) -> torch.export.ExportedPro
         with quiet():
             found = torch.export.export(network, (torch.rand(2, *task.shape),), dynamic_shapes=dims)
     except Exception as error:  # whatever the user's own code and torch make of each other
-        raise UserError(f"{name}: cannot be exported: {reason(error)}") from error
+        raise UserError(
+            f"{name}: cannot be exported; its code may decide by the values of images, which no "
+            f"graph can: {reason(error)}"
+        ) from error
     for node in found.graph.nodes:  # where the code lies is nobody's business
         node.meta.pop("stack_trace", None)
     return found

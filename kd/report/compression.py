@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from kd.config.schema import Config
 from kd.report.figures import BLUE, GREY, ORANGE
@@ -39,6 +41,8 @@ KINDS = {
     "student alone": (ORANGE, "o"),
     "student alone, int8": (ORANGE, "v"),
 }
+
+ROUND = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
 
 Row = dict[str, Any]  # a network: its name, its costs, how good it is
 
@@ -94,8 +98,10 @@ def compare(large: Row, small: Row, what: str) -> str:
         ratio = large[key] / small[key]
         if ratio >= WORTH:
             less.append(f"{name} ({ratio:.1f} times {fewer})")
+        elif ratio <= 1 / WORTH:
+            same.append(f"{name} ({1 / ratio:.1f} times {more})")
         elif ratio != 1:
-            share = 100 * abs(1 - small[key] / large[key])
+            share = 100 * abs(1 - 1 / ratio)
             same.append(f"{name} ({share:.0f} % {fewer if ratio > 1 else more})")
         else:
             same.append(f"{name} (the same)")
@@ -108,10 +114,13 @@ def show_compression(study: Study, config: Config) -> list[Section]:
     exports = read_exports(study.folder)
     if not exports:
         return []
-    rows = list({(r["network"], r["size"]): r for e in exports for r in networks_of(e)}.values())
+    rows = list({label_of(row): row for each in exports for row in networks_of(each)}.values())
+    rows.sort(key=lambda row: (row["network"] != "teacher", row["parameters"]))
     timed = [{"size": each["shape"], **row} for each in exports for row in each["latency"]]
     best = max(exports, key=lambda each: each["about"].get("val_acc") or 0)
-    text = f"{len(exports)} exported. {best['name']}: {say_compression(best)} {HOW}"
+    text = f"{best['name']}: {say_compression(best)} {HOW}"
+    if len(exports) > 1:
+        text = f"{len(exports)} networks are exported. The best on validation is {text}"
     told = f"Microseconds per batch, on {best['machine']}, measured side by side for each export."
     named = {cost: ", ".join(map(label_of, frontier(rows, cost))) for cost in ("p50_us", "bytes")}
     worth = f"No other network beats these in both: by latency {named['p50_us']}; by bytes "
@@ -145,21 +154,31 @@ def label_of(row: Row) -> str:
 def draw_pareto(rows: list[Row]) -> Figure:
     """Draw accuracy against latency and against bytes; a line joins what no other beats."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    costs = {"p50_us": "median latency of one image, µs (onnxruntime, one thread)"}
-    costs |= {"bytes": "bytes of the ONNX file"}
-    for axes, (cost, label) in zip(figure.subplots(1, 2), costs.items(), strict=True):
-        best = frontier(rows, cost)
-        line = [row[cost] for row in best], [100 * row["test_accuracy"] for row in best]
-        axes.step(*line, where="post", color=GREY, lw=0.8, zorder=0)
-        for kind, (colour, marker) in KINDS.items():
-            own = [row for row in rows if row["network"].removesuffix(" (refused)") == kind]
-            if own:
-                place = [row[cost] for row in own], [100 * row["test_accuracy"] for row in own]
-                axes.scatter(*place, c=colour, marker=marker, label=kind, s=36)
-        for row in best:
-            words = row["size"].partition(" ")[2]
-            place = row[cost], 100 * row["test_accuracy"]
-            axes.annotate(words, place, (4, -9), textcoords="offset points", fontsize=7)
-        axes.set(xscale="log", xlabel=label, ylabel="test accuracy, %")
-        axes.legend(fontsize=8)
+    left, right = figure.subplots(1, 2)
+    draw_front(left, rows, "p50_us", "latency of one image, µs (onnxruntime, one thread, median)")
+    draw_front(right, rows, "bytes", "ONNX file, kB", 1000)
     return figure
+
+
+def draw_front(axes: Axes, rows: list[Row], cost: str, label: str, unit: int = 1) -> None:
+    """Draw accuracy against one cost, in units of so many; the front with its networks' sizes."""
+    best = frontier(rows, cost)
+    axes.step(*places(best, cost, unit), where="post", color=GREY, lw=0.8, zorder=0)
+    for kind, (colour, marker) in KINDS.items():
+        if own := [row for row in rows if row["network"].removesuffix(" (refused)") == kind]:
+            axes.scatter(*places(own, cost, unit), c=colour, marker=marker, label=kind, s=36)
+    for size, row in {row["size"]: row for row in reversed(best)}.items():
+        ((x,), (y,)) = places([row], cost, unit)
+        words = size.partition(" ")[2]  # without the network's name
+        axes.annotate(words, (x, y), (5, -9), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel=label, ylabel="test accuracy, %")
+    low, high = axes.get_xlim()
+    axes.set_xticks([value for value in ROUND if low <= value <= high])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize=8)
+
+
+def places(rows: list[Row], cost: str, unit: int) -> tuple[list[float], list[float]]:
+    """Where networks stand: their costs, and their accuracies in %."""
+    return [row[cost] / unit for row in rows], [100 * row["test_accuracy"] for row in rows]
