@@ -67,6 +67,8 @@ def replacing_folder(path: Path) -> Generator[Path]:
             path.rename(old)
         fresh.rename(path)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -58,7 +58,8 @@ def trace(network: nn.Module, task: Task, name: str) -> torch.export.ExportedPro
     dims = ({0: torch.export.Dim("batch")},)
     try:
         with quiet():
-            found = torch.export.export(network, (torch.rand(2, *task.shape),), dynamic_shapes=dims)
+            images = torch.rand(2, *task.shape)
+            found = torch.export.export(network, (images,), dynamic_shapes=dims, strict=False)
     except Exception as error:  # whatever the user's own code and torch make of each other
         raise UserError(
             f"{name}: cannot be exported; its code may decide by the values of images, which no "
@@ -88,7 +89,8 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, about: Mapping
             model = made.model_proto
             onnx.checker.check_model(model)
     except Exception as error:  # of the exporter's many kinds
-        raise UserError(f"{path.name}: ONNX cannot say it: {reason(error)}") from error
+        why = reason(error.__cause__ or error)  # the error itself is a page of advice
+        raise UserError(f"{path.name}: ONNX cannot say it: {why}") from error
     onnx.save(tidy(model, about), path)
 
 

@@ -22,9 +22,6 @@ from kd.export.formats import INPUT, Forward, open_onnx, quiet
 from kd.export.subject import Part, Subject
 from kd.report import stats
 
-# Of seven bits, so that sums of products cannot overflow on CPUs without instructions for them.
-WEIGHTS = {"per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8}
-
 
 class Int8(NamedTuple):
     """A network in eight bits, and what it loses."""
@@ -82,18 +79,29 @@ def quantise(
         for way, path in list(files.items()):
             try:
                 if way == "static":
-                    reader = Calibration(train, count)
-                    quantize_static(
-                        prepared, path, reader, quant_format=QuantFormat.QDQ,
-                        activation_type=QuantType.QUInt8, **WEIGHTS,
-                    )  # fmt: skip
-                else:
-                    quantize_dynamic(prepared, path, **WEIGHTS)
+                    quantise_statically(prepared, path, Calibration(train, count))
+                else:  # whole numbers from 0 are all that older runtimes know for convolutions
+                    quantize_dynamic(prepared, path, weight_type=QuantType.QUInt8)
                 finish(path, fp32)
+                open_onnx(path)
             except Exception as error:  # of an operation that has no form in eight bits
                 why.append(f"{way.capitalize()} quantisation failed: {reason(error)}.")
                 del files[way]
     return files, why
+
+
+def quantise_statically(prepared: Path, path: Path, images: Calibration) -> None:
+    """Quantise a network with the ranges that these images show."""
+    quantize_static(
+        prepared,
+        path,
+        images,
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,  # else sums overflow on CPUs without instructions for them
+    )
 
 
 def finish(path: Path, fp32: Path) -> None:
