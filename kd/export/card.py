@@ -7,6 +7,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
+from kd.data.module import EVAL_BATCH
 from kd.export.formats import INT8, ONNX
 from kd.export.subject import Subject
 from kd.files import file_hash
@@ -55,6 +56,7 @@ def write_card(subject: Subject, tested: Tensor, measured: dict[str, Any], folde
         sure=reliability(found).tail(1).iloc[0],
         files=[(path.name, path.stat().st_size, file_hash(path)) for path in files],
         onnx=ONNX,
+        batch=EVAL_BATCH,
     )
     (folder / CARD).write_text(text, encoding="utf-8")
 

@@ -24,12 +24,12 @@ from kd.report import stats
 
 
 class Int8(NamedTuple):
-    """A network in eight bits, and what it loses."""
+    """A network in eight bits, and what that changes."""
 
     way: str  # static or dynamic
     validation: dict[str, float]  # accuracy by way
-    lost_on_validation: float  # accuracy of float32 less its own
-    lost: float  # the same on test images, with the interval of the two on the same images
+    on_validation: float  # its accuracy less that of float32
+    change: float  # the same on test images, with the interval of the two on the same images
     low: float
     high: float
     p: float  # McNemar's
@@ -148,9 +148,9 @@ def choose(
     way = max(accuracy, key=lambda way: accuracy[way])  # of equal ones static, which comes first
     logits = answers(open_onnx(files[way]), subject.test)
     whole, mine = right(tested, subject.test), right(logits, subject.test)
-    on_validation = float(right(validated, subject.val).mean()) - accuracy[way]
-    lost = float(whole.mean() - mine.mean())
-    low, high = stats.bootstrap_difference(whole, mine) if (whole != mine).any() else (0.0, 0.0)
-    refused = max(lost, on_validation) > tolerance
+    on_validation = accuracy[way] - float(right(validated, subject.val).mean())
+    change = float(mine.mean() - whole.mean())
+    low, high = stats.bootstrap_difference(mine, whole) if (whole != mine).any() else (0.0, 0.0)
+    refused = -min(change, on_validation) > tolerance
     p = stats.mcnemar(whole, mine)
-    return Int8(way, accuracy, on_validation, lost, low, high, p, refused), logits
+    return Int8(way, accuracy, on_validation, change, low, high, p, refused), logits

@@ -198,8 +198,9 @@ def describe_int8(judged: Int8 | None, tolerance: float) -> list[str]:
     if judged is None:
         return ["int8: could not be made"]
     told = (
-        f"int8 ({judged.way}): {100 * judged.lost + 0.0:+.2f} points lost on test (95 % interval "
-        f"{100 * judged.low:+.2f} to {100 * judged.high:+.2f}, McNemar p = {judged.p:.2g})"
+        f"int8 ({judged.way}): {100 * judged.change:+.2f} points of test accuracy beside float32 "
+        f"(95 % interval {100 * judged.low:+.2f} to {100 * judged.high:+.2f}, McNemar p = "
+        f"{judged.p:.2g})"
     )
     if judged.refused:
         told += f"; refused, since it loses more than export.tolerance={tolerance:g}: {REFUSED}"
