@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,17 @@ def measure(subject: Subject, networks: list[Network], passes: int) -> dict[str,
         "networks": rows,
         "latency": time_all(networks, images, passes),
         "images": len(subject.test.indices),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": describe_machine(),
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
+
+
+def describe_machine() -> str:
+    """Name the machine, and say how busy it is: latencies suffer from what runs beside."""
+    found = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    with suppress(AttributeError, OSError):  # not known everywhere
+        return f"{found} (load {os.getloadavg()[0]:.1f})"
+    return found
 
 
 def shape_words(shape: dict[str, Any]) -> str:

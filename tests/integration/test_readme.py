@@ -23,7 +23,8 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command):
     words = [quote_path(word) for word in shlex.split(command) if word != "-m"]
-    first = [w if '"' in w else re.sub(r"=([^,\[]*),.*", r"=\1", w) for w in words]  # of a sweep
+    one_path = re.compile(r'[^=]+="[^"]*"')
+    first = [w if one_path.fullmatch(w) else re.sub(r"=([^,\[]*),.*", r"=\1", w) for w in words]
     validate(composed(*first))
 
 
