@@ -80,8 +80,8 @@ def quantise(
             try:
                 if way == "static":
                     quantise_statically(prepared, path, Calibration(train, count))
-                else:  # whole numbers from 0 are all that older runtimes know for convolutions
-                    quantize_dynamic(prepared, path, weight_type=QuantType.QUInt8)
+                else:
+                    quantise_dynamically(prepared, path)
                 finish(path, fp32)
                 open_onnx(path)
             except Exception as error:  # of an operation that has no form in eight bits
@@ -102,6 +102,19 @@ def quantise_statically(prepared: Path, path: Path, images: Calibration) -> None
         per_channel=True,
         reduce_range=True,  # else sums overflow on CPUs without instructions for them
     )
+
+
+def quantise_dynamically(prepared: Path, path: Path) -> None:
+    """Quantise a network whose inputs have the ranges of each batch.
+
+    Weights of whole numbers from 0 up are all that older runtimes know for convolutions, and fast
+    there; products of matrices are faster with signed ones.
+    """
+    if any(node.op_type == "Conv" for node in onnx.load(prepared).graph.node):
+        quantize_dynamic(prepared, path, weight_type=QuantType.QUInt8)
+    else:
+        signed = QuantType.QInt8
+        quantize_dynamic(prepared, path, per_channel=True, reduce_range=True, weight_type=signed)
 
 
 def finish(path: Path, fp32: Path) -> None:
