@@ -22,6 +22,7 @@ FLOORS = [
     ["kd.sweeps"],
     ["kd.search"],
     ["kd.report"],
+    ["kd.export"],
     [TOP],
 ]
 PURPOSE = {

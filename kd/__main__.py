@@ -37,6 +37,11 @@ def train(cfg: DictConfig) -> object:
                 from kd.report.build import build_report
 
             return build_report(config)
+        if config.stage == "export":
+            with importing():
+                from kd.export.build import build_export
+
+            return build_export(config)
         from kd.training.run import execute
 
         run = execute(config, Path(hydra_node.runtime.output_dir), hydra_node)

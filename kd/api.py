@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from kd.config.command_line import check
 from kd.config.composing import compose_words, composing
 from kd.config.naming import run_name
-from kd.config.schema import Config
+from kd.config.schema import OF_STUDIES, Config
 from kd.config.showing import print_config
 from kd.config.validation import validate
 from kd.data.in_python import Images
@@ -56,8 +56,8 @@ def _run(words: Sequence[str]) -> tuple[Path, dict[str, Any]]:
         cfg = compose_words(check(list(words)))
         config = validate(cfg)
         print_config(config)
-        if config.stage == "report":
-            raise UserError("stage=report: is no run; kd.load_study reads a study")
+        if config.stage in OF_STUDIES:
+            raise UserError(f"stage={config.stage}: is no run; kd.load_study reads a study")
         from kd.training.run import execute
 
         folder = Path(config.output_dir, config.study, run_name(config, cfg.hydra.overrides.task))

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,28 @@ def replacing(path: Path) -> Generator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Generator[Path]:
+    """Yield an empty folder beside ``path`` to fill, then rename it to ``path``.
+
+    An old one stays until then. One process at a time may do so; what a killed one left is removed.
+    """
+    fresh, old = (path.with_name(f".{path.parent.name}.{age}") for age in ("new", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:

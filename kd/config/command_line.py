@@ -27,6 +27,7 @@ from kd.models import MODELS
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 100_000  # a sweep keeps 0.1 MB of every run's configuration
 LISTED = ("experiment", "logger", "callbacks")  # groups that several choices may be made of at once
+ONE_PATH = ("export.run",)  # keys that take no list: a comma is part of the path
 DEEPEST = 20  # brackets within brackets; the parser recurses
 # Measured on 2 cores: a run's configuration is composed and checked in 0.05 s; an epoch of a
 # student takes 0.05 s in a group, and twice that in a small one.
@@ -96,7 +97,7 @@ def quote_path(word: str) -> str:
         word = f"{key}={value}"
     odd = "=" in value or re.search(r"[^ -~]", value)
     plain = odd and not re.search(r"['\"\\\[({$]", value)
-    one_path = "," not in value or os.path.exists(value)
+    one_path = key in ONE_PATH or "," not in value or os.path.exists(value)
     return f'{key}="{value}"' if plain and one_path else word
 
 

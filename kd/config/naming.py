@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kd.config.schema import BESIDE, NOT_RELEVANT, TARGETS, Config, flatten
+from kd.config.schema import BESIDE, NOT_RELEVANT, OF_STUDIES, TARGETS, Config, flatten
 from kd.config.validation import check_values, validate
 from kd.errors import UserError, as_typed
 from kd.files import MINI, data_dir
@@ -24,7 +24,7 @@ def run_name(config: Config, overrides: list[str]) -> str:
     Returns:
         such as ``distill/T=2.0,alpha=0.5,seed=0,optim.lr=0.001``; safe as a path.
     """
-    if config.stage == "report":
+    if config.stage in OF_STUDIES:
         return "."
     flat = flatten(config)
     named: dict[str, Any] = {"seed": config.seed}
@@ -43,10 +43,10 @@ def run_name(config: Config, overrides: list[str]) -> str:
     # A run of a few batches, as debug=fast makes, never lies where the whole one would.
     views |= {key: flat[key] for key in ("trainer.limit_batches",) if flat[key] is not None}
     words = [f"{k}={v}" for k, v in [*named.items(), *sorted((views | extra).items())]]
-    return f"{config.stage}/{_shorten(','.join(map(_shorten, words)), most=240)}"
+    return f"{config.stage}/{shorten(','.join(map(shorten, words)), most=240)}"
 
 
-def _shorten(name: str, most: int = 80) -> str:
+def shorten(name: str, most: int = 80) -> str:
     """Replace what a path cannot hold; a name that is too long for one ends in a hash."""
     safe = re.sub(r"[^\w.,=+-]", "_", name)
     if len(safe) <= most:

@@ -182,16 +182,34 @@ class Search:
     confirm: int = count(10, least=0, most=1000)
 
 
+@dataclass
+class Export:
+    """Which network ``stage=export`` writes, and how it is checked and measured."""
+
+    run: str = setting(
+        "best",
+        "best, all, or the path of one run or of one checkpoint; an ensemble is exported a member "
+        "at a time",
+        is_path,
+    )
+    tolerance: float = number(0.002, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    calibration: int = count(1_000)
+    passes: int = count(200)
+
+
 def are_targets(value: dict[str, Value]) -> bool:
     """Whether each of the nodes says by its ``_target_`` what is to be made."""
     return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
+
+
+OF_STUDIES = ("report", "export")  # the stages that train nothing
 
 
 @dataclass
 class Config:
     """Everything that a run depends on."""
 
-    stage: str = choice("teacher", "student", "distill", "report")
+    stage: str = choice("teacher", "student", "distill", *OF_STUDIES)
     study: str = setting(
         "main",
         "a name of 1 to 100 of the characters A-Z, a-z, 0-9, '.', '_' and '-', not beginning "
@@ -212,6 +230,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     teacher: Teacher = field(default_factory=Teacher)
     search: Search = field(default_factory=Search)
+    export: Export = field(default_factory=Export)
     logger: dict[str, Any] = setting(
         {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
@@ -235,8 +254,11 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 _HOW = {"overwrite", "trust_code", "open", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
-_SEARCH = {f"search.{spec.name}" for spec in dataclasses.fields(Search)}
-BESIDE = {"logger", "tags", "print_config"} | _SEARCH
+_BESIDE_RUNS = {"search": Search, "export": Export}
+_OF_THESE = {
+    f"{key}.{spec.name}" for key, of in _BESIDE_RUNS.items() for spec in dataclasses.fields(of)
+}
+BESIDE = {"logger", "tags", "print_config", "export"} | _OF_THESE
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 

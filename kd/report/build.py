@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd.config.schema import Config
 from kd.errors import UserError
-from kd.report import comparison, factors, hints, search, sections
+from kd.report import comparison, compression, factors, hints, search, sections
 from kd.report.embedded import embed
 from kd.report.headline import make_footer, make_headline
 from kd.report.maps import draw_for_page
@@ -22,7 +22,8 @@ SECTIONS = [
     comparison.show_verdict, hints.show_hints, comparison.show_left_out, search.show_search,
     sections.show_talk, factors.show_factors, comparison.show_methods, comparison.show_maps,
     sections.show_curves, sections.show_classes, sections.show_calibration,
-    sections.show_disagreements, sections.show_costs, sections.show_runs,
+    sections.show_disagreements, sections.show_costs, compression.show_compression,
+    sections.show_runs,
 ]  # fmt: skip
 
 

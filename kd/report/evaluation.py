@@ -151,9 +151,9 @@ def name_rates(names: Sequence[str]) -> list[str]:
     return [*names, "macro avg", "weighted avg"]
 
 
-def per_class(run: Run) -> pd.DataFrame:
-    """Tabulate :func:`rate_classes` of a run by the names of its classes."""
-    table = pd.DataFrame(rate_classes(confusion(run)), name_rates(run.classes), RATES)
+def per_class(matrix: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """Tabulate :func:`rate_classes` of a confusion matrix by the names of the classes."""
+    table = pd.DataFrame(rate_classes(matrix), name_rates(names), RATES)
     return table.astype({"support": int})
 
 

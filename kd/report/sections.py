@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from kd.config.schema import Config, Data
 from kd.config.validation import check_values
-from kd.data.pool import PLACE, Pool, load_pool
+from kd.data.pool import DECIDING, Pool, load_pool
 from kd.errors import UserError
 from kd.files import file_hash
 from kd.report import drawings, evaluation, figures
@@ -85,7 +85,10 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     runs = shown_networks(study)
     if not runs:
         return [Section("classes", "Classes", NO_NETWORK)]
-    parts = [evaluation.per_class(run).add_prefix(f"{name} ") for name, run in runs.items()]
+    parts = [
+        evaluation.per_class(evaluation.confusion(run), run.classes).add_prefix(f"{name} ")
+        for name, run in runs.items()
+    ]
     classes = next(iter(runs.values())).classes
     table = pd.concat(parts, axis=1).rename_axis("class").reset_index()
     matrices = {name: evaluation.confusion(run) for name, run in runs.items()}
@@ -162,21 +165,31 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     return [Section("disagreements", title, f"{text} {caption}", figure, text)]
 
 
-def load_images(run: evaluation.Run) -> Pool:
-    """Load the images that a run's configuration names.
+def data_of(run: evaluation.Run) -> Data:
+    """Return where a run's images are and how they are split, as its configuration says.
 
     Raises:
-        UserError: the configuration is damaged, or the images are not there.
+        UserError: the configuration is damaged.
     """
     saved = run.read_hydra("config.yaml")
     known = saved.get("data") if isinstance(saved, dict) else None
-    place = {key: known[key] for key in PLACE if key in known} if isinstance(known, dict) else {}
+    place = {key: known[key] for key in DECIDING if key in known} if isinstance(known, dict) else {}
     try:
         config = check_values(Config(), {"data": asdict(Data()) | place}, only=["data"]).data
     except UserError as error:
         raise UserError(f"{run.name}/.hydra/config.yaml: {error}") from error
     if not place:
         raise UserError(f"{run.name}/.hydra/config.yaml: does not say where they are")
+    return config
+
+
+def load_images(run: evaluation.Run) -> Pool:
+    """Load the images that a run's configuration names.
+
+    Raises:
+        UserError: the configuration is damaged, or the images are not there.
+    """
+    config = data_of(run)
     try:
         return load_pool(config, torch.device("cpu"))
     except (OSError, AttributeError) as error:

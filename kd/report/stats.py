@@ -116,6 +116,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(1, steps)[order.argsort()].tolist()
 
 
+def share_interval(right: int, images: int, level: float = LEVEL) -> tuple[float, float]:
+    """Compute the interval of a network's accuracy over test images (Wilson 1927).
+
+    It holds for this trained network, not for other seeds.
+    """
+    found = stats.binomtest(right, images).proportion_ci(confidence_level=level, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def mcnemar(one_correct: Correct, other_correct: Correct) -> float:
     """Compute the exact McNemar p-value of two networks erring equally often on the same images.
 

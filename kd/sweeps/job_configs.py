@@ -99,6 +99,8 @@ def _job(cfg: DictConfig, number: int) -> Job:
     config = validate(cfg)
     if config.stage == "report":
         raise UserError("stage=report: reports one study at a time, without -m")
+    if config.stage == "export":
+        raise UserError("stage=export: goes without -m; export.run=all exports several networks")
     # What hydra.sweep.dir and subdir stand for, which would check all settings once more.
     name = run_name(config, list(cfg.hydra.overrides.task))
     directory = Path(config.output_dir, config.study, name).absolute()

@@ -92,12 +92,25 @@ def load_checkpoint(path: Path, split: str | None = None, trusted: bool = False)
         split: as in :func:`read_checkpoint`.
         trusted: import the code that the file names, where its network is not kd's own.
     """
-    source = None
-    if trusted:
-        saved = _read(path)["model"]
-        names = [field.name for field in dataclasses.fields(Source)]
-        source = Source(**{name: saved.get(name) for name in names})
+    source = source_of(_read(path)["model"]) if trusted else None
     return read_checkpoint(path, split, source=source).network
+
+
+def source_of(saved: dict[str, Any]) -> Source:
+    """What names a network's code, of the settings that shape it."""
+    named: dict[str, Any] = {
+        field.name: saved.get(field.name) for field in dataclasses.fields(Source)
+    }
+    return Source(**named)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a ``model.ckpt`` says of its network besides the weights: stage, seed, sizes, split.
+
+    Raises:
+        UserError: the file is missing, damaged, or no checkpoint of this project.
+    """
+    return {k: v for k, v in _read(path).items() if k not in ("state_dict", "mean")}
 
 
 def read_checkpoint(
@@ -131,7 +144,7 @@ def read_checkpoint(
         if other or (task is not None and own != task):
             raise UserError(f"{path}: {_of_other_data(content, str(split), own, task)}")
         with isolated(generator(content["seed"], "weights").initial_seed()):
-            network = _rebuild(path, content["model"], own, source)
+            network = rebuild(path, content["model"], own, source)
         load_weights(network, content["state_dict"])
         if (mean := content.get("mean")) is not None:
             network = Centred(network, mean.reshape(own.shape))
@@ -162,8 +175,18 @@ def _of_other_data(content: dict[str, Any], split: str, own: Task, task: Task | 
     )
 
 
-def _rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | None) -> Any:
-    """Build the network that a checkpoint describes; one of other code only as ``source`` says."""
+def rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | None) -> Any:
+    """Build the network that a file describes; one of other code only as ``source`` says.
+
+    Args:
+        path: of the file, for messages.
+        saved: the settings that shape the network.
+        task: what it is made for.
+        source: names a network that is not kd's own; None for no such.
+
+    Raises:
+        UserError: it is of other code, which ``source`` does not name.
+    """
     cls = MODELS[saved["name"]]
     if not issubclass(cls, Source):
         sizes = {field.name for field in dataclasses.fields(cls)} & saved.keys()
@@ -173,15 +196,14 @@ def _rebuild(path: Path, saved: dict[str, Any], task: Task, source: Source | Non
             source = Source(**{k: v or saved[k] for k, v in dataclasses.asdict(source).items()})
         return build_source(source, task, "teacher.model")
     if saved["target"] in given:  # this very process was handed its code
-        names = [field.name for field in dataclasses.fields(Source)]
-        return build_source(Source(**{name: saved[name] for name in names}), task)
+        return build_source(source_of(saved), task)
     if str(saved["target"]).startswith(GIVEN):
         raise UserError(
             f"{path}: its network was handed over in Python, and cannot be rebuilt here"
         )
     raise UserError(
         f"{path}: its network is of other code, which nothing imports unasked; name it again: "
-        f"{words_for('teacher.model', saved)} (stage=report takes trust_code=true)"
+        f"{words_for('teacher.model', saved)} (stage=report and stage=export take trust_code=true)"
     )
 
 

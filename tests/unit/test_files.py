@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd.files import replacing
+from kd.files import replacing, replacing_folder
 
 
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
@@ -18,3 +18,22 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+def fill(path, content: str, fails: bool = False) -> None:
+    with replacing_folder(path) as folder:
+        (folder / "file").write_text(content)
+        if fails:
+            raise OSError("disk full")
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "all" / "one"
+    (tmp_path / "all" / ".all.new").mkdir(parents=True)  # of a process that was killed
+    fill(path, "old")
+    with pytest.raises(OSError, match="disk full"):
+        fill(path, "half", fails=True)
+    assert (path / "file").read_text() == "old"
+    fill(path, "new")
+    assert (path / "file").read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["one"]

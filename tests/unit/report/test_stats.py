@@ -17,6 +17,7 @@ from kd.report.stats import (
     judge,
     mcnemar,
     seeds_needed,
+    share_interval,
 )
 
 CELLS = [(T, alpha) for T in (1, 2, 5, 10) for alpha in (0, 0.25, 0.5, 0.75, 1)]
@@ -219,6 +220,12 @@ def test_mcnemar_counts_only_disagreements():
     assert mcnemar(one, other) == 1.0
     other[:8] = False
     assert mcnemar(one, other) == pytest.approx(2 * 0.5**8)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    low, high = share_interval(973, 1000)
+    assert (low, high) == pytest.approx((0.9610, 0.9814), abs=1e-4)
+    assert share_interval(10, 10)[1] == 1
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval():
