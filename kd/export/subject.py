@@ -18,9 +18,10 @@ from kd.errors import UserError, shown
 from kd.models.base import Task
 from kd.models.network import Ensemble
 from kd.report import stats
+from kd.report.alike import comparable_settings, student_settings, views_of
 from kd.report.evaluation import CHECKPOINT, Run
 from kd.report.sections import data_of
-from kd.report.study import Study, comparable_settings, load_study, student_settings, views_of
+from kd.report.study import Study, load_study
 from kd.report.teachers import find_checkpoints, teacher_checkpoints
 from kd.training.checkpoint import load_checkpoint, read_facts
 from kd.training.complete import as_shown

@@ -11,9 +11,10 @@ import pandas as pd
 
 from kd.config.schema import Config
 from kd.report import figures, stats
+from kd.report.alike import views_of
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section, one_line
-from kd.report.study import Cell, Method, Study, views_of
+from kd.report.study import Cell, Method, Study
 from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
 from kd.training.threads import using

@@ -16,12 +16,8 @@ import pandas as pd
 
 from kd.config.schema import Config
 from kd.report import figures, stats
-from kd.report.comparison import interval_columns, without_untested
-from kd.report.evaluation import Run
-from kd.report.page import Section, one_line
-from kd.report.study import (
+from kd.report.alike import (
     OLDER,
-    Study,
     by_stage,
     comparable_settings,
     partition,
@@ -29,6 +25,10 @@ from kd.report.study import (
     student_settings,
     views_of,
 )
+from kd.report.comparison import interval_columns, without_untested
+from kd.report.evaluation import Run
+from kd.report.page import Section, one_line
+from kd.report.study import Study
 
 MOST_CELLS = 3  # that are shown
 

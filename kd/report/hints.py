@@ -8,9 +8,10 @@ from typing import Any
 
 from kd.config.schema import Config
 from kd.report import stats
+from kd.report.alike import views_of
 from kd.report.evaluation import Run
 from kd.report.page import Section, one_line
-from kd.report.study import Cell, Study, views_of
+from kd.report.study import Cell, Study
 
 LITTLE = 0.003  # points of accuracy, as a share: a teacher this near has little to add
 MILD = (2, 4)  # temperatures at which small students do well; Hinton et al. 2015, section 3
