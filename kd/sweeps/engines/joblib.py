@@ -1,0 +1,91 @@
+"""Joblib: processes of this machine."""
+
+import contextlib
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kd.errors import UserError
+from kd.memory import available_bytes
+from kd.sweeps.engines.settings import Run, Spread
+
+LOOK = 1.0  # seconds between two looks at whether the command is still there
+
+
+@contextlib.contextmanager
+def opened(spread: Spread, study: Path) -> Generator[Run]:
+    """See ``settings.py``.
+
+    Raises:
+        UserError: Joblib is not installed, or the machine has no room for a task.
+    """
+    if find_spec("joblib") is None:
+        raise spread.missing("joblib")
+    import joblib
+
+    cores = joblib.cpu_count()
+    spread.refuse_more_than(cores, "this machine")
+    if spread.gpus:
+        raise UserError(
+            f"hydra.launcher.gpus={spread.gpus:g}: Joblib gives tasks no GPU of their own; use "
+            "hydra.launcher.backend=ray, or local"
+        )
+    room = cores // spread.threads
+    if spread.memory_gb and (free := available_bytes()):
+        room = min(room, int(free / 2**30 / spread.memory_gb))
+        if not room:
+            asked = f"hydra.launcher.memory_gb={spread.memory_gb:g}"
+            raise UserError(f"{asked}: {free / 2**30:.1f} GB are free on this machine")
+    yield functools.partial(_run, spread=spread, workers=min(room, spread.at_once or room))
+
+
+def _run(
+    calls: Sequence[Callable[[], Any]], spread: Spread, workers: int
+) -> Iterator[tuple[int, Any]]:
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    left = dict(enumerate(calls))
+    for retries_left in range(spread.retries, -1, -1):
+        # One call per message, and none is sent before a worker is free.
+        how: Any = {"batch_size": 1, "pre_dispatch": "n_jobs", "return_as": "generator_unordered"}
+        run: Any = joblib.Parallel(workers, backend="loky", **how)
+        numbered = joblib.delayed(_numbered)
+        command = os.getpid()
+        try:
+            for number, result in run(numbered(n, call, command) for n, call in [*left.items()]):
+                del left[number]
+                yield number, result
+            return
+        except TerminatedWorkerError as error:  # loky ends the others too; what is done was told
+            if not retries_left:
+                said = str(error).partition(".")[0]
+                yield from ((number, spread.lost(said)) for number in left)
+
+
+def _numbered(number: int, call: Callable[[], Any], command: int) -> tuple[int, Any]:
+    """Make a call, in a process that ends with the command and leaves the terminal to it."""
+    _watch(command)
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        return number, call()
+
+
+@functools.cache  # once per worker, which makes many calls
+def _watch(command: int) -> None:
+    """Have this process end when the command that started it is gone: loky's would train on."""
+    threading.Thread(target=_end_with, args=(command,), daemon=True).start()
+
+
+def _end_with(command: int) -> None:
+    while os.getppid() == command:
+        time.sleep(LOOK)
+    os._exit(1)
