@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import re
 import shutil
@@ -123,7 +124,7 @@ def _run(
 
     executor = _executor(spread, folder)
     try:
-        with executor.batch():
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():
             sent = [executor.submit(Requeued(call)) for call in calls]
     except FailedJobError as error:
         shutil.rmtree(folder, ignore_errors=True)
