@@ -28,7 +28,8 @@ ENGINES = {
     "ray": ("hydra.launcher.backend=ray",),
     "slurm": ("hydra.launcher.backend=slurm", "hydra.launcher.slurm.executor=local"),
 }
-OWN = {"time/fit_s", "teacher/checkpoint", "output_dir"}  # what need not be the same
+# What need not be the same.
+OWN = {"time/fit_s", "teacher/checkpoint", "git/commit", "git/dirty"}
 WAIT = 300.0  # seconds, beside busy neighbours
 
 engines = pytest.mark.parametrize("engine", ENGINES)
@@ -209,9 +210,10 @@ def test_no_slurm_here(cli, sbatch):
 
 
 def test_a_slurm_that_refuses(cli, sbatch):
-    for name in ("sbatch", "srun"):
+    refusing = "echo 'sbatch: error: invalid partition' >&2\nexit 1\n"
+    for name, does in {"sbatch": refusing, "srun": "", "sacct": ""}.items():
         program = sbatch / name
-        program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+        program.write_text(f"#!/bin/sh\n{does}")
         program.chmod(0o755)
     words = ("hydra.launcher.backend=slurm", "hydra.launcher.slurm.partition=none")
     said = cli("-m", "stage=student", *MINI, "seed=0,1", *words)

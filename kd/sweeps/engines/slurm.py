@@ -22,6 +22,7 @@ from kd.sweeps.engines.settings import Run, Spread
 from kd.training.run_folder import LOCKS
 
 LOOK = 1.0  # seconds between two looks at what has ended
+QUIET: Any = {"capture_output": True, "text": True}
 TASKS = ".tasks"  # the folder in a study for what is sent to tasks, and their logs
 ENDED = "Job not requeued because"  # Submitit's words for a task that has timed out too often
 RULE = 22 * "-"  # its line around a traceback
@@ -59,6 +60,9 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
             "hydra.launcher.backend=slurm: no Slurm on this machine (sbatch, srun); give the "
             "command on a node from which jobs are submitted"
         )
+    if on_slurm and (asked := subprocess.run(["sacct", "--noheader"], **QUIET)).returncode:
+        why = _last_line(asked.stderr)
+        raise UserError(f"hydra.launcher.backend=slurm: a lost task would not be seen ({why})")
     if 0 < spread.gpus < 1:
         raise UserError(f"hydra.launcher.gpus={spread.gpus:g}: Slurm gives whole GPUs; give 0 or 1")
     if not on_slurm:
@@ -88,9 +92,9 @@ def _unfinished(folder: Path) -> list[str]:
 def _cancel_earlier(folder: Path) -> None:
     """Have the tasks of a command that was killed end: others go on where they were."""
     if ids := _unfinished(folder):
-        subprocess.run(["scancel", *ids], capture_output=True)
+        subprocess.run(["scancel", *ids], **QUIET)
         listing = ["squeue", "--noheader", f"--jobs={','.join(ids)}"]
-        while subprocess.run(listing, capture_output=True).stdout.strip():
+        while subprocess.run(listing, **QUIET).stdout.strip():
             time.sleep(LOOK)
         shutil.rmtree(folder)
 
@@ -146,7 +150,7 @@ def _run(
                     running[executor.submit(Requeued(calls[number]))] = number
                 else:
                     yield number, spread.lost(f"{_reason(error)} (logs: {folder})")
-            time.sleep(LOOK)
+            time.sleep(max(LOOK, len(running) / 100))
     finally:
         for job in running:
             job.cancel(check=False)
