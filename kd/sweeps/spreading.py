@@ -73,9 +73,12 @@ class Task:
     jobs: list[Job]
     group: grouping.Group | None
     threads: int
+    packed: Any = None  # as it was sent here
 
     def __reduce__(self) -> Any:
         """Pack the task when it is sent, for a process that may not know where to find code."""
+        if self.packed:  # Slurm takes it back, to begin it again
+            return self.packed
         lean = {job: replace(job, hydra=_node(job)) for job in self.jobs}
         group = self.group
         if group:
@@ -122,7 +125,7 @@ def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Task:
     """A task as it was sent, in a process that now finds files and code as the command does."""
     os.chdir(place)
     sys.path += [path for path in paths if path not in sys.path]
-    return Task(*pickle.loads(content))
+    return Task(*pickle.loads(content), packed=(_unpacked, (place, paths, content)))
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
         if on_slurm:
             _cancel_earlier(folder)
         yield functools.partial(_run, spread=spread, folder=folder)
-        if not _unfinished(folder):
+        if not any(folder.glob("*.pkl")):  # those of a task that was lost too often stay
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -140,13 +140,14 @@ def _run(
                 number, error = running.pop(job), job.exception()
                 if error is None:
                     result = job.result()
-                    for path in (job.paths.submitted_pickle, job.paths.result_pickle):
-                        path.unlink(missing_ok=True)
+                    _forget(job)
                     yield number, result
                 elif isinstance(error, FailedJobError) and ENDED not in str(error):
                     raise UserError(f"a task failed: {_reason(error)} (logs: {folder})") from error
                 elif begun[number] <= spread.retries and not isinstance(error, FailedJobError):
                     begun[number] += 1
+                    job.cancel(check=False)  # Slurm may be about to begin it again
+                    _forget(job)
                     running[executor.submit(Requeued(calls[number]))] = number
                 else:
                     yield number, spread.lost(f"{_reason(error)} (logs: {folder})")
@@ -154,6 +155,13 @@ def _run(
     finally:
         for job in running:
             job.cancel(check=False)
+
+
+def _forget(job: Any) -> None:
+    """Remove a task's files."""
+    paths = job.paths
+    for path in (paths.submitted_pickle, paths.result_pickle, paths.stdout, paths.stderr):
+        path.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
