@@ -191,7 +191,7 @@ def form_groups(jobs: Sequence[Job], missing: set[Job], console: Console) -> lis
     for job, reason in apart.items():
         job.apart = reason
     if differing := grouping.why_several(groups):
-        said = f"{len(groups)} groups train one after another: their runs differ in {differing}"
+        said = f"{len(groups)} groups: their runs differ in {differing}"
         console.print(said, markup=False)
     reasons = Counter(apart.values()) if len(missing) > 1 else {}
     for reason, count in reasons.items():

@@ -26,7 +26,11 @@ SWEEP += ("model.hidden=16,200,[8,8]", "trainer.stack=always", "logger=[]")
 ENGINES = {
     "joblib": ("hydra.launcher.backend=joblib",),
     "ray": ("hydra.launcher.backend=ray",),
-    "slurm": ("hydra.launcher.backend=slurm", "hydra.launcher.slurm.executor=local"),
+    "slurm": (
+        "hydra.launcher.backend=slurm",
+        "hydra.launcher.slurm.executor=local",
+        "hydra.launcher.slurm.groups=2",
+    ),
 }
 # What need not be the same.
 OWN = {"time/fit_s", "teacher/checkpoint", "git/commit", "git/dirty"}

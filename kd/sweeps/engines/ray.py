@@ -12,7 +12,7 @@ from typing import Any
 from kd.errors import UserError, reason
 from kd.sweeps.engines.settings import Run, Spread
 
-AHEAD = 2  # tasks sent for each that there is room for
+AHEAD = 4  # tasks sent for each that there is room for: nodes may be added
 SECONDS = 5.0  # to answer at an address; Ray itself would knock for many minutes
 
 
@@ -35,7 +35,7 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
         _connect(spread.ray.address)
     try:
         room = _room(spread, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        yield partial(_run, spread=spread, room=min(room, spread.at_once or room))
+        yield partial(_run, spread=spread, most=spread.at_once or AHEAD * room)
     finally:
         if not begun_by_others:
             ray.shutdown()
@@ -83,7 +83,7 @@ def _room(spread: Spread, nodes: Sequence[dict[str, float]]) -> int:
 
 
 def _run(
-    calls: Sequence[Callable[[], Any]], spread: Spread, room: int
+    calls: Sequence[Callable[[], Any]], spread: Spread, most: int
 ) -> Iterator[tuple[int, Any]]:
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -94,7 +94,7 @@ def _run(
     waiting = iter(enumerate(calls))
     sent: dict[Any, int] = {}
     while True:
-        while len(sent) < AHEAD * room and (following := next(waiting, None)):
+        while len(sent) < most and (following := next(waiting, None)):
             number, call = following
             sent[remote.remote(call)] = number
         if not sent:

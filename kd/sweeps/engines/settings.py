@@ -44,7 +44,8 @@ class Slurm:
 
     partition: str | None = maybe_word("the name of a partition")
     account: str | None = maybe_word("the name of an account")
-    minutes: int = count(60)  # that a task may take; it goes on in another one then
+    groups: int = count(1)  # per task of the array, one after another
+    minutes: int = count(60)  # that a task may take; what is left goes on in another then
     executor: str = choice("slurm", "local")  # Submitit's: local runs tasks on this machine
 
 

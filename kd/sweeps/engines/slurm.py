@@ -1,4 +1,4 @@
-"""Slurm, by Submitit: one job array per sweep, a task of it for each call."""
+"""Slurm, by Submitit: one job array per sweep, a task of it for each call or several."""
 
 import contextlib
 import functools
@@ -29,17 +29,17 @@ RULE = 22 * "-"  # its line around a traceback
 
 
 class Requeued:
-    """A call that Slurm may end, before its time is up or for a job of more weight, and requeue."""
+    """Calls that Slurm may end, for their time is up or another job weighs more, and requeue."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
+    def __init__(self, calls: Sequence[Callable[[], Any]]) -> None:
+        self.calls = calls
 
-    def __call__(self) -> Any:
-        """Make the call."""
-        return self.call()
+    def __call__(self) -> list[Any]:
+        """Make the calls."""
+        return [call() for call in self.calls]
 
     def checkpoint(self) -> Any:
-        """What Submitit requeues: the same call, which goes on where it was."""
+        """What Submitit requeues: the same calls, which go on where they were."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -126,10 +126,12 @@ def _run(
 ) -> Iterator[tuple[int, Any]]:
     from submitit.core.utils import FailedJobError
 
-    executor = _executor(spread, folder)
+    executor, size = _executor(spread, folder), spread.slurm.groups
+    parts = [range(len(calls))[at : at + size] for at in range(0, len(calls), size)]
+    tasks = [Requeued([calls[number] for number in part]) for part in parts]
     try:
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():
-            sent = [executor.submit(Requeued(call)) for call in calls]
+            sent = [executor.submit(task) for task in tasks]
     except FailedJobError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"Slurm refuses the tasks: {_last_line(str(error))}") from error
@@ -137,20 +139,21 @@ def _run(
     try:
         while running:
             for job in [job for job in running if job.done()]:
-                number, error = running.pop(job), job.exception()
+                task, error = running.pop(job), job.exception()
                 if error is None:
-                    result = job.result()
+                    results = job.result()
                     _forget(job)
-                    yield number, result
+                    yield from zip(parts[task], results, strict=True)
                 elif isinstance(error, FailedJobError) and ENDED not in str(error):
                     raise UserError(f"a task failed: {_reason(error)} (logs: {folder})") from error
-                elif begun[number] <= spread.retries and not isinstance(error, FailedJobError):
-                    begun[number] += 1
+                elif begun[task] <= spread.retries and not isinstance(error, FailedJobError):
+                    begun[task] += 1
                     job.cancel(check=False)  # Slurm may be about to begin it again
                     _forget(job)
-                    running[executor.submit(Requeued(calls[number]))] = number
+                    running[executor.submit(tasks[task])] = task
                 else:
-                    yield number, spread.lost(f"{_reason(error)} (logs: {folder})")
+                    lost = spread.lost(f"{_reason(error)} (logs: {folder})")
+                    yield from ((number, lost) for number in parts[task])
             time.sleep(max(LOOK, len(running) / 100))
     finally:
         for job in running:
