@@ -47,28 +47,29 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
 def _run(
     calls: Sequence[Callable[[], Any]], spread: Spread, workers: int
 ) -> Iterator[tuple[int, Any]]:
-    import joblib
+    # The processes of joblib.Parallel, which makes calls in this one where it is told to have one.
+    from joblib.externals.loky import ProcessPoolExecutor, as_completed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     left = dict(enumerate(calls))
     for retries_left in range(spread.retries, -1, -1):
-        # One call per message, and none is sent before a worker is free.
-        how: Any = {"batch_size": 1, "pre_dispatch": "n_jobs", "return_as": "generator_unordered"}
-        run: Any = joblib.Parallel(workers, backend="loky", **how)
-        numbered = joblib.delayed(_numbered)
-        command = os.getpid()
+        executor: Any = ProcessPoolExecutor(workers)
+        sent = {executor.submit(_made, call, os.getpid()): number for number, call in left.items()}
         try:
-            for number, result in run(numbered(n, call, command) for n, call in [*left.items()]):
-                del left[number]
-                yield number, result
+            for ended in as_completed(sent):
+                result = ended.result()
+                del left[sent[ended]]
+                yield sent[ended], result
             return
-        except TerminatedWorkerError as error:  # loky ends the others too; what is done was told
+        except TerminatedWorkerError as error:  # loky has ended the other workers too
             if not retries_left:
                 said = str(error).partition(".")[0]
                 yield from ((number, spread.lost(said)) for number in left)
+        finally:
+            executor.shutdown(kill_workers=True)
 
 
-def _numbered(number: int, call: Callable[[], Any], command: int) -> tuple[int, Any]:
+def _made(call: Callable[[], Any], command: int) -> Any:
     """Make a call, in a process that ends with the command and leaves the terminal to it."""
     _watch(command)
     with (
@@ -76,7 +77,7 @@ def _numbered(number: int, call: Callable[[], Any], command: int) -> tuple[int, 
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
     ):
-        return number, call()
+        return call()
 
 
 @functools.cache  # once per worker, which makes many calls
