@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -143,6 +144,43 @@ def test_a_worker_that_is_lost_too_often_is_one_line_and_the_command_goes_on_the
     assert command.returncode == 1
     assert "the worker was lost, once begun" in said
     assert max(epochs(place)) >= 3
+    assert begin(place, *ENGINES["joblib"]).wait() == 0
+    assert table(place) == local
+
+
+@pytest.mark.slow
+def test_a_node_is_lost_and_another_added(place, local):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        node = cluster.add_node(num_cpus=2)
+        address = f"hydra.launcher.ray.address={cluster.address}"
+        command = begin(place, *ENGINES["ray"], address)
+        until(lambda: 3 <= max(epochs(place), default=0) < EPOCHS - 5)
+        cluster.remove_node(node, allow_graceful=False)
+        until(lambda: not trainers(place))
+        assert command.poll() is None
+        cluster.add_node(num_cpus=2)
+        said = command.communicate()[0]
+    finally:
+        cluster.shutdown()
+    assert command.returncode == 0, said
+    assert table(place) == local
+
+
+@pytest.mark.slow
+def test_a_full_disk_where_tasks_write(place, local):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # a group's state is larger
+    try:
+        command = begin(place, *ENGINES["joblib"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = command.communicate()[0]
+    assert command.returncode == 1
+    assert said.count("FAILED: no room left on the device") == 6
+    assert not list(place.glob("main/distill/*/metrics.json"))
     assert begin(place, *ENGINES["joblib"]).wait() == 0
     assert table(place) == local
 
