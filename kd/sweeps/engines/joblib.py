@@ -53,7 +53,7 @@ def _run(
 
     left = dict(enumerate(calls))
     for retries_left in range(spread.retries, -1, -1):
-        executor: Any = ProcessPoolExecutor(workers)
+        executor: Any = ProcessPoolExecutor(min(workers, len(left)))
         sent = {executor.submit(_made, call, os.getpid()): number for number, call in left.items()}
         try:
             for ended in as_completed(sent):
