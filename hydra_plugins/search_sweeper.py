@@ -45,7 +45,7 @@ class SearchSweeper(Sweeper):
         """Search.
 
         Raises:
-            UserError: the words are wrong, or Optuna is not installed.
+            UserError: the words are wrong, Optuna is not installed, or groups would train elsewhere.
         """
         if find_spec("optuna") is None:
             raise UserError(f"hydra/sweeper=search: {NEEDED}")
@@ -53,5 +53,9 @@ class SearchSweeper(Sweeper):
             from kd.search.loop import search
 
         ours = self.config.hydra.runtime.choices["hydra/launcher"] == "sweep"
+        if ours and (backend := self.config.hydra.launcher.backend) != "local":
+            raise UserError(
+                f"hydra.launcher.backend={backend}: a search trains in this process; leave it out"
+            )
         other = None if ours else self.launcher.launch
         search(arguments, self.loader.load_sweep_config, self.config, other)

@@ -1,7 +1,7 @@
 """Where Hydra looks for the launcher of ``-m``: in a folder of this name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -10,18 +10,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from kd.sweeps.engines.settings import Spread, read_spread
 from kd.sweeps.job_configs import compose_jobs, copying
 
-
-@dataclass
-class SweepLauncherConf:
-    """Hydra's entry for ``hydra/launcher=sweep``."""
-
-    _target_: str = "hydra_plugins.sweep_launcher.SweepLauncher"
-    copy_configs: bool = True
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="sweep", node=SweepLauncherConf)
+# Not the dataclass itself: what it admits is said in our words.
+CONF = {
+    "_target_": "hydra_plugins.sweep_launcher.SweepLauncher",
+    "copy_configs": True,
+    **asdict(Spread()),
+}
+ConfigStore.instance().store(group="hydra/launcher", name="sweep", node=CONF)
 
 
 class SweepLauncher(Launcher):
@@ -30,15 +28,21 @@ class SweepLauncher(Launcher):
     Args:
         copy_configs: has each job's configuration copied from the first one's where they differ in
             values alone; false has Hydra compose each, which takes longer.
+        spread: where its groups train, the settings of ``Spread``.
     """
 
-    def __init__(self, copy_configs: bool) -> None:
-        self.copy_configs = copy_configs
+    def __init__(self, copy_configs: bool, **spread: Any) -> None:
+        self.copy_configs, self.spread = copy_configs, spread
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Have the sweeper's check of all jobs and :meth:`launch` compose each but once."""
+        """Have the sweeper's check of all jobs and :meth:`launch` compose each but once.
+
+        Raises:
+            UserError: a setting of the launcher is wrong.
+        """
+        self.where = read_spread(self.spread)
         loader: Any = hydra_context.config_loader
         self.config, self.loader = config, loader
         if self.copy_configs:
@@ -54,9 +58,9 @@ class SweepLauncher(Launcher):
         """
         compose = self.loader.load_sweep_config
         jobs = compose_jobs(compose, self.config, job_overrides, initial_job_idx)
-        from kd.sweeps.launcher import launch
+        from kd.sweeps.spreading import launch
 
-        launch(jobs)
+        launch(jobs, self.where)
         return [
             JobReturn(
                 words, status=JobStatus.COMPLETED, _return_value=job.outcome.metrics["val/acc"]

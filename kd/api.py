@@ -23,6 +23,7 @@ from kd.data.in_python import Images
 from kd.errors import UserError
 from kd.files import data_dir, replacing
 from kd.models._given import GIVEN, hand_over
+from kd.sweeps.engines.settings import read_spread
 from kd.sweeps.job_configs import Job, compose_jobs, copying
 
 if TYPE_CHECKING:
@@ -94,11 +95,12 @@ def _sweep(words: Sequence[str]) -> list[Job]:
             for hydra in (True, False)
         )
         first = compose_words([word for (word,) in of_hydra])
+        spread = read_spread(first.hydra.launcher)
         loader = copying(GlobalHydra.instance().config_loader())
         jobs = compose_jobs(loader, first, list(itertools.product(*of_task)))
-        from kd.sweeps.launcher import launch
+        from kd.sweeps.spreading import launch
 
-        launch(jobs)
+        launch(jobs, spread)
     return jobs
 
 

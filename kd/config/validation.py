@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kd.config.schema import Config
 from kd.errors import UserError, chain, shown
+from kd.fields import Settings
 from kd.methods import METHODS, find_method
 from kd.models import MODELS, find_model
 from kd.models.custom import Source
@@ -73,6 +74,22 @@ def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = (
     typed, admitted = _typed(schema)
     _fill(typed, admitted, schema, tree, only)
     return cast("Config", OmegaConf.to_object(typed))
+
+
+def fill(schema: Settings, tree: dict[str, Any], prefix: str) -> Settings:
+    """Fill any other schema with values, checked in the same way.
+
+    Args:
+        schema: a dataclass of fields with bounds.
+        tree: values by key, groups within; none is missing.
+        prefix: of the keys, for messages.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is of the wrong type or out of bounds.
+    """
+    typed = OmegaConf.structured(schema)
+    _fill(typed, {}, schema, tree, prefix=prefix)
+    return cast("Settings", OmegaConf.to_object(typed))
 
 
 # By the schema: OmegaConf's form of it, and the values in that which are admitted, by their keys.

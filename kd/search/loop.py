@@ -172,7 +172,7 @@ class _Search:
         distinct = {job.directory: job for job in reversed(every)}  # Optuna may propose one twice
         jobs = {t: [distinct[job.directory] for job in some] for t, some in jobs.items()}
         line = Line(jobs, self.console, self._tell, self._stand, pace)
-        run_jobs([job for job in every if distinct[job.directory] is job], self.console, line)
+        run_jobs([job for job in every if distinct[job.directory] is job], self.console, board=line)
 
     def _train_by(self, other: Launch, jobs: Mapping[int, Sequence[Job]]) -> None:
         """Have another launcher train a batch."""

@@ -12,9 +12,9 @@ import resource
 import time
 import traceback
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
@@ -43,11 +43,20 @@ else:
 
 MOST_CAUSES = 3  # that the last line tells
 
+# Gives all jobs of a sweep their turn, and returns the groups that others were cut into.
+Turns: TypeAlias = (
+    "Callable[[Sequence[Job], Iterable[grouping.Group], Board], list[grouping.Group]]"
+)
 
-def launch(wanted: Sequence[Job]) -> None:
+
+def launch(wanted: Sequence[Job], turns: Turns | None = None) -> None:
     """Run all jobs, then print the table of their test accuracies.
 
     A job that fails does not stop the others. Afterwards every job has its ``outcome``.
+
+    Args:
+        wanted: all of the sweep.
+        turns: trains them; by default one group or job after another, in this process.
 
     Raises:
         UserError: none of them can be trained, or one failed.
@@ -57,7 +66,7 @@ def launch(wanted: Sequence[Job]) -> None:
     jobs = [job for job in wanted if distinct[job.directory] is job]
     console = Console(highlight=False, soft_wrap=True)
     print_config(jobs[0].config)
-    run_jobs(jobs, console)
+    run_jobs(jobs, console, turns)
     for job in wanted:
         job.outcome = distinct[job.directory].outcome
 
@@ -82,12 +91,18 @@ def launch(wanted: Sequence[Job]) -> None:
         )
 
 
-def run_jobs(jobs: Sequence[Job], console: Console, board: Board | None = None) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    console: Console,
+    turns: Turns | None = None,
+    board: Board | None = None,
+) -> None:
     """Run the jobs in their order; a group trains when the first of its jobs has its turn.
 
     Args:
         jobs: in folders of their own.
         console: to say things on.
+        turns: see :func:`launch`.
         board: is told how each fares; by default one that shows all of them.
     """
     missing = {j for j in jobs if j.config.overwrite or not run_folder.is_complete(j.directory)}
@@ -102,7 +117,7 @@ def run_jobs(jobs: Sequence[Job], console: Console, board: Board | None = None) 
     groups = form_groups(jobs, missing, console) if missing else []
     try:
         with board or Board(jobs, console) as shown:
-            groups += train_and_finish(jobs, groups, shown)
+            groups += (turns or train_and_finish)(jobs, groups, shown)
     finally:
         for job in jobs:
             if job.lock:
@@ -184,7 +199,7 @@ def form_groups(jobs: Sequence[Job], missing: set[Job], console: Console) -> lis
     for job, reason in apart.items():
         job.apart = reason
     if differing := grouping.why_several(groups):
-        said = f"{len(groups)} groups train one after another: their runs differ in {differing}"
+        said = f"{len(groups)} groups: their runs differ in {differing}"
         console.print(said, markup=False)
     reasons = Counter(apart.values()) if len(missing) > 1 else {}
     for reason, count in reasons.items():

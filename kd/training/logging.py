@@ -27,6 +27,8 @@ def set_up_logging(level: int) -> None:
         lightning.setLevel(logging.WARNING)
     # What logger=csv says of a run's folder, where it finds other files than its own.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
+    # On any machine with Slurm, of which Lightning wants to be started in its own way.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Lightning's own use of a torch name that is on its way out: nothing a user can do.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
 

@@ -270,8 +270,9 @@ def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
     """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
     contents: list[Any] = [asdict(config)]
     if hydra is not None:
-        contents.append({"hydra": OmegaConf.to_container(hydra, enum_to_str=True)})
-        contents.append(OmegaConf.to_container(hydra.overrides.task))
+        plain = isinstance(hydra, dict)  # it was sent from another process
+        node = dict(hydra) if plain else OmegaConf.to_container(hydra, enum_to_str=True)
+        contents += [{"hydra": node}, [*hydra.overrides.task]]
     # As OmegaConf.to_yaml, without making a configuration of each first, which takes as long again.
     style: dict[str, Any] = {
         "default_flow_style": False,

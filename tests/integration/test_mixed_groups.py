@@ -225,5 +225,5 @@ def test_what_keeps_groups_apart_is_said_once(cli, teacher, words, differing):
     said = cli("-m", "stage=student", "data=mnist_mini", "trainer.max_epochs=1", *words)
     assert said.code == 0, said.err
     assert said.out.count(f"their runs differ in {differing}\n") == 1
-    assert "2 groups train one after another" in said.out
+    assert "2 groups: their runs differ in" in said.out
     assert "train alone" not in said.out

@@ -261,6 +261,7 @@ WRONG = [
     (["kd.TT=interval(1,4)"], "kd.TT: no such key; did you mean kd.T?"),
     ([*SPACE, "search.metric=val/accuracy"], "search.metric=val/accuracy: must be val/acc or val"),
     ([*SPACE, "search.metric=test/acc"], "for no test or training figure may choose"),
+    ([*SPACE, "hydra.launcher.backend=joblib"], "joblib: a search trains in this process"),
     ([*SPACE, "search.trials=0"], "search.trials=0: must be a whole number from 1 to"),
     ([*SPACE, "search.batch=0"], "search.batch=0: must be a whole number from 1 to"),
     ([*SPACE, "search.seeds=0,0"], "must be a list of different seeds"),

@@ -1,0 +1,246 @@
+"""Sweeps whose groups train elsewhere: each is a task of an engine.
+
+A task is a group, or a job that trains alone, with all that its training needs but data and
+teacher, which it reads where the command would. It writes its runs' folders as the command would
+and sends back what the command says of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from logging.handlers import BufferingHandler
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from kd._startup import importing, lazy
+from kd.config.undo import keep
+from kd.errors import UserError
+from kd.sweeps import launcher
+from kd.sweeps.board import Board
+from kd.sweeps.engines.settings import Lost, Run, Spread
+from kd.sweeps.job_configs import Job
+from kd.sweeps.plan import Planned
+from kd.training import run_folder
+
+if TYPE_CHECKING:
+    from kd.sweeps import grouping
+else:
+    grouping = lazy("kd.sweeps.grouping")
+
+
+class Told(NamedTuple):
+    """What became of a job."""
+
+    outcome: Any
+    error: str | None
+    apart: str
+    waits: bool
+
+
+class Done(NamedTuple):
+    """What became of a task."""
+
+    jobs: list[Told]
+    parts: list[Planned]  # the groups that it was cut into
+    said: list[str]  # lines for the console
+
+
+class Node(dict[str, Any]):
+    """A job's node ``hydra`` as a dictionary, which is sent in a tenth of the time."""
+
+    @property
+    def overrides(self) -> Any:
+        """The words of the job's command, as ``overrides.task``."""
+        return SimpleNamespace(**self["overrides"])
+
+
+@dataclass
+class Task:
+    """What an engine calls: trains jobs that are a group, or one by itself."""
+
+    jobs: list[Job]
+    group: grouping.Group | None
+    threads: int
+    packed: Any = None  # as it was sent here
+
+    def __reduce__(self) -> Any:
+        """Pack the task when it is sent, for a process that may not know where to find code."""
+        if self.packed:  # Slurm takes it back, to begin it again
+            return self.packed
+        lean = {job: replace(job, hydra=_node(job)) for job in self.jobs}
+        group = self.group
+        if group:
+            lead = lean.get(group.lead) or replace(group.lead, hydra=_node(group.lead))
+            group = group._replace(lead=lead, members=[lean[job] for job in group.members])
+        content = pickle.dumps(([*lean.values()], group, self.threads))
+        return _unpacked, (os.getcwd(), [*sys.path], content)
+
+    def __call__(self) -> Done:
+        """Train what is not complete, or go on where an earlier attempt was ended."""
+        with importing():
+            importlib.import_module("kd.sweeps.group")
+        from kd.training.threads import using
+
+        launcher.allow_many_files()
+        text = io.StringIO()
+        board = Board(self.jobs, Console(file=text, soft_wrap=True))
+        parts: list[grouping.Group] = []
+        with _warnings() as warned, using(self.threads):
+            try:
+                if self.group:
+                    parts = launcher.train_together(self.group, (), board)
+                for job in self.jobs:
+                    launcher.finish_job(job)
+            except Exception as error:  # no room is left to write
+                for job in self.jobs:
+                    if not job.outcome:
+                        job.put_off(error)
+            finally:
+                for job in self.jobs:
+                    if job.lock:
+                        job.lock.release()
+        told = [Told(job.outcome, job.error, job.apart, job.waits) for job in self.jobs]
+        return Done(
+            told, [part.planned for part in parts], [*text.getvalue().splitlines(), *warned]
+        )
+
+
+def _node(job: Job) -> Any:
+    return Node(OmegaConf.to_container(job.hydra, enum_to_str=True))  # pyright: ignore
+
+
+def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Task:
+    """A task as it was sent, in a process that now finds files and code as the command does."""
+    os.chdir(place)
+    sys.path += [path for path in paths if path not in sys.path]
+    return Task(*pickle.loads(content), packed=(_unpacked, (place, paths, content)))
+
+
+@contextlib.contextmanager
+def _warnings() -> Generator[list[str]]:
+    """Collect what is warned of meanwhile."""
+    handler, found = BufferingHandler(10_000), list[str]()
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger().removeHandler(handler)
+        found += [record.getMessage() for record in handler.buffer]
+
+
+def launch(jobs: Sequence[Job], spread: Spread) -> None:
+    """Run all jobs as :func:`kd.sweeps.launcher.launch` does, their groups where ``spread`` says.
+
+    Raises:
+        UserError: the engine is not to be had, none of the jobs can be trained, or one failed.
+    """
+    missing = [j for j in jobs if j.config.overwrite or not run_folder.is_complete(j.directory)]
+    if not missing or (spread.backend == "local" and spread.cores is None):
+        launcher.launch(jobs)
+    elif spread.backend == "local":
+        spread.refuse_more_than(os.cpu_count() or 1, "this machine")
+        launcher.launch(jobs, partial(train_here, threads=spread.threads))
+    else:
+        if any(j.config.trainer.accelerator == "gpu" for j in missing) and not spread.gpus:
+            raise UserError("trainer.accelerator=gpu: tasks have none; give hydra.launcher.gpus=1")
+        engine = importlib.import_module(f"kd.sweeps.engines.{spread.backend}")
+        with _gpus_hidden(not spread.gpus), engine.opened(spread, missing[0].study) as run:
+            launcher.launch(jobs, partial(train_elsewhere, run=run, threads=spread.threads))
+
+
+@contextlib.contextmanager
+def _gpus_hidden(hidden: bool) -> Generator[None]:
+    """Hide this machine's GPUs from this process and those that it starts."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if hidden:
+        os.environ[name] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def train_here(
+    jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board, threads: int
+) -> list[grouping.Group]:
+    """Do what the launcher does by itself, with so many threads."""
+    from kd.training.threads import using
+
+    with using(threads):
+        return launcher.train_and_finish(jobs, groups, board)
+
+
+def train_elsewhere(
+    jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board, run: Run, threads: int
+) -> list[grouping.Group]:
+    """Have an engine train the jobs, and say what became of each as its task ends.
+
+    Args:
+        jobs: all of the sweep.
+        groups: those that train together.
+        board: of the sweep.
+        run: of the engine.
+        threads: that each task trains with.
+
+    Returns:
+        the groups that others were cut into.
+    """
+    tasks = [Task(group.members, group, threads) for group in groups]
+    tasks += [Task([job], None, threads) for job in jobs if job.apart and not job.failure]
+    away = {job for task in tasks for job in task.jobs}
+    settled, parts, said = 0, list["grouping.Group"](), set[str]()
+
+    def settle(job: Job) -> None:
+        nonlocal settled
+        settled += 1
+        seconds = [job.outcome.metrics["time/fit_s"]] if job.outcome else []
+        told = launcher.outcome_of(job, seconds, 0)
+        board.settle(job, settled, f"[{settled}/{len(jobs)}] {job.name}  {told}")
+
+    for job in jobs:
+        if job not in away:  # complete, or cannot be trained
+            launcher.finish_job(job)
+            settle(job)
+    board.groups = len(tasks)
+    keep()
+    for number, result in run(tasks):
+        task = tasks[number]
+        found = [] if isinstance(result, Lost) else result.parts
+        if task.group:
+            parts += [task.group._replace(planned=part) for part in found]
+        board.group += 1
+        for line in [] if isinstance(result, Lost) else result.said:
+            if line not in said:  # tasks meet the same
+                said.add(line)
+                board.say(line)
+        for at, job in enumerate(task.jobs):
+            learn(job, result if isinstance(result, Lost) else result.jobs[at])
+            settle(job)
+        if len(tasks) > 1 and not board.drawn:
+            board.say(f"{board.group} of {len(tasks)} groups done")
+    return parts
+
+
+def learn(job: Job, told: Told | Lost) -> None:
+    """Note what became of a job elsewhere."""
+    if isinstance(told, Lost):
+        job.put_off(told)
+        return
+    job.outcome, job.apart, job.waits = told.outcome, told.apart, told.waits
+    job.failure = UserError(told.error) if told.error else None
