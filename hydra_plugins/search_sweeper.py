@@ -45,7 +45,7 @@ class SearchSweeper(Sweeper):
         """Search.
 
         Raises:
-            UserError: the words are wrong, Optuna is not installed, or groups would train elsewhere.
+            UserError: the words are wrong, Optuna is missing, or groups would train elsewhere.
         """
         if find_spec("optuna") is None:
             raise UserError(f"hydra/sweeper=search: {NEEDED}")
