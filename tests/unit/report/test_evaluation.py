@@ -42,7 +42,8 @@ def run(folder: Path, predicted: list[int], labels: list[int], sure: float = 5.0
 
 
 def test_per_class_figures_by_hand(tmp_path):
-    table = per_class(run(tmp_path / "r", [0, 0, 1, 1, 0, 2], [0, 0, 0, 1, 1, 2]))
+    found = run(tmp_path / "r", [0, 0, 1, 1, 0, 2], [0, 0, 0, 1, 1, 2])
+    table = per_class(confusion(found), found.classes)
     assert table.loc["0", ["precision", "recall", "f1-score"]].tolist() == pytest.approx(
         [2 / 3] * 3
     )
