@@ -272,6 +272,7 @@ def test_more_cores_than_a_cluster_has(cli):
     one_line(said.err, "hydra.launcher.cores=4096: the cluster's largest node has")
 
 
+@pytest.mark.slow
 def test_from_python(cli):
     import kd
 

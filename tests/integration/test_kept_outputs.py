@@ -48,6 +48,7 @@ def test_kept_outputs_are_those_that_are_computed(cli, teacher, computed):
     assert {k: v for k, v in again.items() if v != told[k]}.keys() <= {"time/fit_s"}
 
 
+@pytest.mark.slow
 def test_sweeps_use_them_and_hidden_representations_are_others(cli, teacher, computed):
     assert cli("-m", *DISTILL, "kd.T=1,2").code == 0
     assert cli("-m", *DISTILL, "kd.T=3,4").code == 0

@@ -135,6 +135,7 @@ def test_several_loggers_and_what_they_left_is_replaced(cli):
     assert not {"metrics.csv", "hparams.yaml"} & {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_nothing_is_made_of_a_saved_configuration(cli, teacher):
     path = teacher / ".hydra/config.yaml"
     saved = yaml.safe_load(path.read_text())

@@ -243,6 +243,7 @@ def test_hidden_layers_and_maps_are_seen_by_name(cli, nets, teacher):
     assert len(list(Path("outputs/own/distill").glob("*/metrics.json"))) == 6
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_other_code_teaches(cli, nets):
     sys.path.insert(0, str(nets))
     import my_nets

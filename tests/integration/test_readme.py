@@ -13,7 +13,7 @@ from kd.files import PROJECT
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [README, *(page.read_text(encoding="utf-8") for page in (PROJECT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^python train\.py (.*=.*?)(?:\s+#.*)?$", re.M)
-COMMANDS = sorted({command for page in PAGES for command in COMMAND.findall(page)})
+COMMANDS = sorted({c for page in PAGES for c in COMMAND.findall(page.replace(" \\\n", " "))})
 
 
 def test_there_are_commands():
@@ -23,7 +23,9 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_understood(command):
     words = [quote_path(word) for word in shlex.split(command) if word != "-m"]
-    words = [re.sub(r"=(tag\(log,)?interval\(([^,]*),.*", r"=\2", word) for word in words]
+    words = [
+        re.sub(r"=(?:tag\(log,)?(?:interval|range)\(([^,]*),.*", r"=\1", word) for word in words
+    ]
     one_path = re.compile(r'[^=]+="[^"]*"')
     first = [w if one_path.fullmatch(w) else re.sub(r"=([^,\[]*),.*", r"=\1", w) for w in words]
     validate(composed(*first))

@@ -588,6 +588,7 @@ def test_ctrl_c_promises_what_is_true(cli):
     assert "interrupted in the first epoch; the same command starts over" in said.out
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_no_training(tmp_path):
     command = [sys.executable, str(PROJECT / "train.py"), "stage=student", *MINI]
     run = subprocess.Popen(

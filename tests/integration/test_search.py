@@ -56,6 +56,7 @@ def test_a_search_trains_batches_and_confirms_its_choice_on_fresh_seeds(cli, tea
     assert len(said.out) < 4000  # no line per trial
 
 
+@pytest.mark.slow
 def test_no_test_figure_is_said_before_the_choice(cli, teacher):
     said = cli(*SMALL)
     before, _, after = said.out.partition("fresh seeds, to confirm it")
@@ -63,6 +64,7 @@ def test_no_test_figure_is_said_before_the_choice(cli, teacher):
     assert "test accuracy" in after
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(cli, teacher):
     cli(*SMALL)
     before = tree(OUTPUTS / "distill")
@@ -72,6 +74,7 @@ def test_the_same_command_again_trains_nothing(cli, teacher):
     assert tree(OUTPUTS / "distill") == before
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_to_more_trials(cli, teacher):
     cli(*SMALL)
     before = of_trials(found())
@@ -81,6 +84,7 @@ def test_a_search_goes_on_to_more_trials(cli, teacher):
     assert len(after) == 9
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_proposals(cli, teacher):
     def proposed(study: str, *words: str) -> list[dict]:
         told = [w for w in SMALL if not w.startswith("search.")]
@@ -125,6 +129,7 @@ def test_the_worst_leave_the_stack(cli, teacher):
     assert not (OUTPUTS / "unfinished").exists()
 
 
+@pytest.mark.slow
 def test_later_batches_are_judged_by_all_that_came_to_a_rung(cli, teacher):
     cli(*SMALL, *HALVING, "search.batch=4", "search.trials=12")
     values: dict[int, float] = {}
@@ -137,6 +142,7 @@ def test_later_batches_are_judged_by_all_that_came_to_a_rung(cli, teacher):
             assert (2 in trial.intermediate_values) == (trial.number in best)
 
 
+@pytest.mark.slow
 def test_a_student_that_stays_is_the_one_without_halving(cli, teacher):
     cli(*SMALL, *HALVING, "search.trials=4", "search.confirm=0")
     halved = found()
@@ -178,6 +184,7 @@ def test_a_control_by_its_setting_is_not_chosen(cli, teacher):
     assert found().chosen.params == {"kd.alpha": "0.5"}
 
 
+@pytest.mark.slow
 def test_methods_and_widths_are_searched_too(cli, teacher):
     words = ("kd=hinton,dkd", "model.hidden=interval(8,64)", "data.batch_size=range(32,128,32)")
     said = cli(*SEARCH, *words, "search.trials=6", "search.confirm=1")
@@ -193,6 +200,7 @@ def test_the_student_alone_is_searched_without_a_teacher(cli):
     assert len(found().confirmed) == 10
 
 
+@pytest.mark.slow
 def test_one_by_one_it_finds_the_same(cli, teacher):
     few = (*SEARCH, *SPACE, "search.trials=3", "search.confirm=1")
     assert cli(*few).code == 0
@@ -205,12 +213,14 @@ def test_one_by_one_it_finds_the_same(cli, teacher):
     assert len(alone.confirmed) == 1
 
 
+@pytest.mark.slow
 def test_the_loss_is_made_small(cli, teacher):
     assert cli(*SMALL, "search.metric=val/loss", "search.confirm=0").code == 0
     assert found().study.direction == optuna.study.StudyDirection.MINIMIZE
     assert found().chosen.value == min(trial.value for trial in found().trials)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_search_and_its_verdict_the_fresh_seeds(cli, teacher):
     cli(*SMALL, "search.confirm=3", "search.trials=8")
     said = cli("stage=report")
@@ -231,6 +241,7 @@ def test_a_report_of_trials_alone_says_what_is_missing(cli, teacher):
     one_line(cli("stage=report", "study=bare").err, "search.confirm=10")
 
 
+@pytest.mark.slow
 def test_a_damaged_file_leaves_the_report_whole(cli, teacher):
     cli(*SMALL)
     (OUTPUTS / "search.log").write_text("no journal\n")
@@ -239,6 +250,7 @@ def test_a_damaged_file_leaves_the_report_whole(cli, teacher):
     one_line(cli(*SMALL).err, "search.log: cannot be read as the file of a search")
 
 
+@pytest.mark.slow
 def test_half_a_line_at_the_end_is_cut_off(cli, teacher):
     cli(*SMALL)
     before = of_trials(found())
@@ -297,6 +309,7 @@ def test_an_interval_without_the_sweeper_names_it(cli):
     one_line(cli("-m", "stage=student", RATE).err, "hydra/sweeper=search searches in it")
 
 
+@pytest.mark.slow
 def test_the_file_of_another_search_is_refused(cli, teacher):
     cli(*SMALL, "search.confirm=0")
     before = (OUTPUTS / "search.log").read_bytes()

@@ -166,6 +166,7 @@ def test_a_sweep_ends_with_the_choice_beside_the_student_alone(cli, teacher):
     )
 
 
+@pytest.mark.slow
 def test_a_wide_table_continues_below(cli, teacher):
     alphas = [f"{k / 10:g}" for k in range(11)]
     said = cli("-m", "stage=distill", *MINI, "kd.T=1,2,5,10", f"kd.alpha={','.join(alphas)}")
