@@ -127,6 +127,7 @@ def test_students_together_are_those_alone(cli, teacher, which):
     assert_equal_up_to_rounding(runs("together", stage), runs("alone", stage))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["alone", "group"])
 def test_an_interrupted_training_goes_on_with_the_same_bits(cli, sweep):
     words = (*sweep, "stage=student", *LONGER)

@@ -50,6 +50,7 @@ def test_chunks_give_what_single_batches_give(cli, teacher, monkeypatch, words):
     same(chunked, run_of(cli, *words, "study=single"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [RUNS[0], (*RUNS[2], *VIEWS)], ids=" ".join)
 def test_a_chunked_run_that_was_killed_ends_with_the_same_bits(cli, words):
     with interrupting():

@@ -88,6 +88,7 @@ def test_a_limit_of_batches_holds_together_as_one_by_one(study, limit):
     assert_equal_up_to_rounding(together, study("alone", *sweep, *views, "hydra/launcher=basic"))
 
 
+@pytest.mark.slow
 def test_a_methods_own_weights_are_numbers_of_a_cell(study):
     sweep = ("stage=distill", "kd=dist", "kd.between_weight=0,2", "kd.within_weight=1,3")
     found = study("one", *sweep)
@@ -104,6 +105,7 @@ def test_when_the_teacher_stops_is_a_number_of_a_cell(study):
     assert distance(by_stop[2], by_stop[None]) > 0.01
 
 
+@pytest.mark.slow
 def test_students_alone_train_together_over_seeds(study):
     together = study("together", "stage=student", "seed=0,1,2")
     assert "3 students train together" in study.out

@@ -69,6 +69,7 @@ def test_a_logger_is_told_of_settings_epochs_and_test(cli, told):
     assert logger.run == f"student/{run.name}"
 
 
+@pytest.mark.slow
 def test_each_student_of_a_group_has_a_logger(cli, told):
     alone = cli("-m", *STUDENT, "seed=0,1", *told, "hydra/launcher=basic", "study=alone")
     assert alone.code == 0, alone.err

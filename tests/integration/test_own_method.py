@@ -115,6 +115,7 @@ def test_its_own_bounds_hold(cli, package):
     assert "kd.power=9: must be a whole number from 1 to 4" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
 def test_a_method_that_was_changed_is_not_gone_on_with(cli, teacher, package, monkeypatch, sweep):
     words = (*sweep, "stage=distill", *MINI, "kd.method=my_package.powered")

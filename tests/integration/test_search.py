@@ -99,6 +99,7 @@ def test_the_seed_decides_the_proposals(cli, teacher):
     assert proposed("d", "search.sampler=random") != one or len(one) < 10
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_seeds_counts(cli, teacher):
     said = cli(*SMALL, "search.seeds=0,1,2", "search.trials=3", "search.confirm=1")
     assert said.code == 0, said.err
@@ -109,6 +110,7 @@ def test_the_mean_of_the_seeds_counts(cli, teacher):
     assert [metrics(OUTPUTS / name)["seed"] for name in found().confirmed] == [3]
 
 
+@pytest.mark.slow
 def test_the_worst_leave_the_stack(cli, teacher):
     said = cli(*SMALL, *HALVING, "search.batch=8", "search.trials=12")
     assert said.code == 0, said.err

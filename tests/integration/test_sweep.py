@@ -414,6 +414,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(cli, teacher, mon
     assert kept.stat().st_mtime_ns == finish_one.before
 
 
+@pytest.mark.slow
 def test_what_a_group_has_learned_outlives_a_lack_of_memory(cli, teacher, monkeypatch):
     words = ("-m", "stage=student", *MINI, "seed=0,1")
     with pytest.MonkeyPatch.context() as patch:
