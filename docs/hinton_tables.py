@@ -50,9 +50,9 @@ def rows(study: Path, omitted: int | None) -> pd.DataFrame:
     runs = pd.read_csv(study / RESULTS)
     data = ImageDataModule(Data(), Config().seed)
     found = []
-    for run in runs[["run", "stage", "kd/T"]].itertuples(index=False):
+    for run in runs[["run", "stage", "kd/T", "data/views"]].itertuples(index=False):
         logits, labels, _ = read_predictions(study / run.run / "predictions.npz")
-        row = {"stage": run.stage, "T": run[2], "errors": errors(logits, labels)}
+        row = {"stage": run.stage, "T": run[2], "views": run[3], "errors": errors(logits, labels)}
         if omitted is not None and run.stage != "teacher":
             data.setup()
             bias = best_raise(study / run.run, omitted, data)
@@ -78,11 +78,12 @@ def main() -> None:
     parser.add_argument("--omitted", type=int, help="class that students have not seen, as 3")
     given = parser.parse_args()
     found = rows(given.study, given.omitted)
-    groups = found.groupby(["stage", "T"], dropna=False, sort=False)
-    names = [name for name in found if name not in ("stage", "T")]
+    groups = found.groupby(["stage", "T", "views"], dropna=False, sort=False)
+    names = [name for name in found if name not in ("stage", "T", "views")]
     print(f"| network | n | {' | '.join(names)} |\n{'|---' * (2 + len(names))}|")
-    for (stage, temperature), runs in groups:
+    for (stage, temperature, views), runs in groups:
         network = stage if pd.isna(temperature) else f"distilled, T = {temperature:g}"
+        network += "" if views == "none" else f", data.views={views}"
         cells = ["–" if runs[name].isna().all() else spread(runs[name]) for name in names]
         print(f"| {network} | {len(runs)} | {' | '.join(cells)} |")
 

@@ -150,11 +150,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
-    search = None
-    try:
-        search = read_search(folder)
-    except UserError as error:
-        refused[FILE] = shortened(error, folder)
+    search = find_search(folder, refused)
     aside = search.aside if search else ()
     found_runs = [
         Run(folder / row["run"], row, trust_code) for row in rows if row["run"] not in aside
@@ -198,6 +194,15 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
         other_splits=other_splits,
         search=search,
     )
+
+
+def find_search(folder: Path, refused: dict[str, str]) -> Found | None:
+    """Read the search that a study holds, if there is one; add a damaged file to ``refused``."""
+    try:
+        return read_search(folder)
+    except UserError as error:
+        refused[FILE] = shortened(error, folder)
+        return None
 
 
 def by_seed(runs: Iterable[Run]) -> dict[int, Run]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
-from filelock import Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -21,11 +20,10 @@ from optuna.trial import FrozenTrial
 
 from kd.config.schema import BESIDE, NOT_RELEVANT, Search
 from kd.errors import UserError, shown
-from kd.files import lock
 from kd.search.reading import CONFIRMED, DEFINITION, FILE, NAME, readable
 from kd.search.space import Space
 from kd.training.complete import as_shown
-from kd.training.run_folder import LOCKS, Busy
+from kd.training.run_folder import take
 
 MAY_DIFFER = ("trials", "batch", "confirm")  # of a search that goes on
 
@@ -74,15 +72,9 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
     Raises:
         UserError: it is of another search, cannot be read, or is in use.
     """
-    held = lock(study / LOCKS / "search.lock", wait=False)
-    try:
-        held.acquire()
-    except Timeout as error:
-        raise Busy(
-            f"{as_shown(study)}: another process is searching in this study; wait for it"
-        ) from error
+    busy = f"{as_shown(study)}: another process is searching in this study; wait for it"
     path = study / FILE
-    try:
+    with take(study, "search.lock", busy):
         for leftover in study.glob(f"{FILE}.lock*"):  # Optuna's, of a process that was killed
             leftover.unlink()
         if anew:
@@ -98,8 +90,6 @@ def opened(study: Path, what: dict[str, Any], metric: str, anew: bool) -> Genera
                 found = optuna.create_study(study_name=NAME, storage=storage, direction=direction)
             _refuse_another(as_shown(path), found, what)
         yield Journal(found, storage)
-    finally:
-        held.release()
 
 
 def _mend(path: Path) -> None:

@@ -136,7 +136,26 @@ def has_runs(study: Path) -> bool:
 
 
 class Busy(UserError):
-    """Another process trains the run."""
+    """Another process has what this one needs for itself."""
+
+
+def take(study: Path, name: Path | str, busy: str) -> BaseFileLock:
+    """Take one of a study's locks, until it is released or the process ends.
+
+    Args:
+        study: its folder.
+        name: of the lock.
+        busy: what to say if another process has it.
+
+    Raises:
+        Busy: another process has it.
+    """
+    held = lock(study / LOCKS / name, wait=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise Busy(busy) from error
+    return held
 
 
 def hold(directory: Path) -> BaseFileLock:
@@ -146,15 +165,8 @@ def hold(directory: Path) -> BaseFileLock:
         Busy: another process has it.
     """
     study = directory.parents[1]
-    held = lock(study / LOCKS / directory.relative_to(study), wait=False)
-    try:
-        held.acquire()
-    except Timeout as error:
-        raise Busy(
-            f"{directory}: another process is training this run; wait for it to end, or give "
-            "study=NEW"
-        ) from error
-    return held
+    busy = f"{directory}: another process is training this run; wait for it to end, or give "
+    return take(study, directory.relative_to(study), busy + "study=NEW")
 
 
 def remove_empty(directory: Path, levels: int = 3) -> None:

@@ -14,12 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from kd.errors import UserError
-from kd.files import lock
 from kd.sweeps.engines.settings import Run, Spread
-from kd.training.run_folder import LOCKS
+from kd.training.run_folder import take
 
 LOOK = 1.0  # seconds between two looks at what has ended
 QUIET: Any = {"capture_output": True, "text": True}
@@ -68,15 +65,8 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
     if not on_slurm:
         spread.refuse_more_than(os.cpu_count() or 1, "this machine")
     folder = study / TASKS
-    held = lock(study / LOCKS / "slurm.lock", wait=False)
-    try:
-        held.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{study}: another command has tasks of this study on Slurm; wait for it to end, or "
-            "give study=NEW"
-        ) from error
-    with held:
+    busy = f"{study}: another command has tasks of this study on Slurm; wait for it to end, or "
+    with take(study, "slurm.lock", busy + "give study=NEW"):
         if on_slurm:
             _cancel_earlier(folder)
         yield functools.partial(_run, spread=spread, folder=folder)
