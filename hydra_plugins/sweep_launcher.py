@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from kd.sweeps.engines.settings import Spread, read_spread
-from kd.sweeps.job_configs import compose_jobs, copying
+from kd.sweeps.job_configs import compose_jobs, copying, make_job
 
 # Not the dataclass itself: what it admits is said in our words.
 CONF = {
@@ -67,3 +67,21 @@ class SweepLauncher(Launcher):
             )
             for words, job in zip(job_overrides, jobs, strict=True)
         ]
+
+    def launch_packed(self, lists: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        """Run a large sweep, whose runs are packed.
+
+        Args:
+            lists: for each key the words that it is swept over.
+
+        Raises:
+            UserError: a setting is wrong (nothing has run then), or a job failed.
+        """
+        from kd.sweeps.packing import launch
+        from kd.sweeps.ranges import plan_families
+
+        compose = self.loader.load_sweep_config
+        launch(
+            plan_families(lists, lambda words: make_job(compose(self.config, words))), self.where
+        )
+        return []

@@ -42,6 +42,13 @@ def train(cfg: DictConfig) -> object:
                 from kd.export.build import build_export
 
             return build_export(config)
+        if config.stage == "unpack":
+            with importing():
+                from kd.training.unpack import unpack_chosen
+
+            folder = unpack_chosen(config)
+            print(f"unpacked: {folder}")
+            return folder
         from kd.training.run import execute
 
         run = execute(config, Path(hydra_node.runtime.output_dir), hydra_node)

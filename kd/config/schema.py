@@ -197,12 +197,25 @@ class Export:
     passes: int = count(200)
 
 
+@dataclass
+class Store:
+    """How a large sweep keeps its runs, and which one ``stage=unpack`` makes a folder of."""
+
+    compact_from: int = count(1000)
+    pack: int = count(1000, most=10_000)
+    weights: str = choice("all", "best", "none")
+    logits: bool = False
+    run: str | None = setting(
+        None, "null or the name of a run as results.csv has it", lambda v: v is None or is_path(v)
+    )
+
+
 def are_targets(value: dict[str, Value]) -> bool:
     """Whether each of the nodes says by its ``_target_`` what is to be made."""
     return all(isinstance(v, dict) and is_path(v.get("_target_")) for v in value.values())
 
 
-OF_STUDIES = ("report", "export")  # the stages that train nothing
+OF_STUDIES = ("report", "export", "unpack")  # the stages that train nothing
 
 
 @dataclass
@@ -231,6 +244,7 @@ class Config:
     teacher: Teacher = field(default_factory=Teacher)
     search: Search = field(default_factory=Search)
     export: Export = field(default_factory=Export)
+    store: Store = field(default_factory=Store)
     logger: dict[str, Any] = setting(
         {"tensorboard": {"_target_": "kd.training.curves.Curves", "directory": "{folder}"}},
         "loggers by their names, each with its _target_ and arguments, as in conf/logger",
@@ -254,11 +268,11 @@ _WHERE = {"study", "output_dir", "data.dir", "data.files", "data.file"}
 _HOW = {"overwrite", "trust_code", "open", "keep_epochs", "trainer.group_mb", "trainer.stack"}
 NOT_RELEVANT = _WHERE | _HOW
 # Nor on these, in which runs that train together may differ too.
-_BESIDE_RUNS = {"search": Search, "export": Export}
+_BESIDE_RUNS = {"search": Search, "export": Export, "store": Store}
 _OF_THESE = {
     f"{key}.{spec.name}" for key, of in _BESIDE_RUNS.items() for spec in dataclasses.fields(of)
 }
-BESIDE = {"logger", "tags", "print_config", "export"} | _OF_THESE
+BESIDE = {"logger", "tags", "print_config", "export", "store"} | _OF_THESE
 TARGETS = {"logger", "callbacks"}  # keys whose values are nodes of the user's own
 
 

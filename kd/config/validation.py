@@ -51,7 +51,7 @@ def validate(cfg: DictConfig) -> Config:
     method = find_method(_choice(tree.get("kd"), "method"))
     network = find_model(_choice(tree.get("model"), "name"))
     config = check_values(Config(kd=method(), model=network()), tree)
-    _check_together(config)
+    check_together(config)
     return config
 
 
@@ -74,6 +74,30 @@ def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = (
     typed, admitted = _typed(schema)
     _fill(typed, admitted, schema, tree, only)
     return cast("Config", OmegaConf.to_object(typed))
+
+
+def check_value(config: Config, key: str, value: Any) -> Any:
+    """One of a run's settings with its type, checked as :func:`validate` does.
+
+    Args:
+        config: has the network's and the method's own settings.
+        key: of the setting, as on the command line.
+        value: given.
+
+    Raises:
+        UserError: it is of the wrong type or out of bounds.
+    """
+    group: Any = config
+    *groups, name = key.split(".")
+    for within in groups:
+        group = getattr(group, within)
+    typed = OmegaConf.structured(group)
+    kind = get_type_hints(group.__class__)[name]
+    (spec,) = (spec for spec in dataclasses.fields(group) if spec.name == name)
+    if not _set(typed, spec, value, is_flag=kind is bool):
+        raise _refused(key, value, spec, kind)
+    found = typed[name]
+    return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
 
 
 def fill(schema: Settings, tree: dict[str, Any], prefix: str) -> Settings:
@@ -136,10 +160,15 @@ def _fill(
             continue
         elif not _set(typed, specs[name], tree[name], is_flag=kinds[name] is bool):
             admitted.pop(key, None)
-            allowed = specs[name].metadata.get("allowed", ALLOWED.get(kinds[name], "a text"))
-            raise UserError(f"{key}={shown(tree[name])}: must be {allowed}")
+            raise _refused(key, tree[name], specs[name], kinds[name])
         else:
             admitted[key] = told
+
+
+def _refused(key: str, value: Any, spec: dataclasses.Field[Any], kind: type) -> UserError:
+    """What to say of a value that is not admitted."""
+    allowed = spec.metadata.get("allowed", ALLOWED.get(kind, "a text"))
+    return UserError(f"{key}={shown(value)}: must be {allowed}")
 
 
 def _set(typed: DictConfig, spec: dataclasses.Field[Any], value: Any, is_flag: bool) -> bool:
@@ -154,7 +183,7 @@ def _set(typed: DictConfig, spec: dataclasses.Field[Any], value: Any, is_flag: b
     return bool(good) and isinstance(value, bool) == is_flag
 
 
-def _check_together(config: Config) -> None:
+def check_together(config: Config) -> None:
     """Refuse settings that are right each by itself, and do not go together."""
     data = config.data
     if config.stage == "distill" and config.kd.needs_maps and not config.model.has_maps:

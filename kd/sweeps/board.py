@@ -23,19 +23,26 @@ class Board(AbstractContextManager["Board"]):
     Args:
         jobs: of the sweep.
         console: to draw on.
+        of_many: where these are a small part of a sweep, how that stands; then the epochs of
+            groups are not told one by one.
     """
 
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self.jobs, self.console = jobs, console
-        self.state: dict[Job, str] = dict.fromkeys(jobs, "waiting")
-        self.accuracy: dict[Job, float] = {}  # on validation, of the weights kept so far
-        self.epochs: dict[Job, int] = dict.fromkeys(jobs, 0)
-        self.trained, self.started = 0, time.perf_counter()  # epochs of this command
+    def __init__(self, jobs: Sequence[Job], console: Console, of_many: str | None = None) -> None:
+        self.console, self.of_many = console, of_many
+        self.follow(jobs)
         self.looked = 0.0  # when it was last drawn
         self.group = self.groups = 0  # the one that trains, counted from 1, and how many there are
         self.drawn: Live | None = None
         if console.is_terminal:
             self.drawn = Live(console=console, auto_refresh=False, transient=True)
+
+    def follow(self, jobs: Sequence[Job]) -> None:
+        """Be about these jobs, none of which has begun."""
+        self.jobs = jobs
+        self.state: dict[Job, str] = dict.fromkeys(jobs, "waiting")
+        self.accuracy: dict[Job, float] = {}  # on validation, of the weights kept so far
+        self.epochs: dict[Job, int] = dict.fromkeys(jobs, 0)
+        self.trained, self.started = 0, time.perf_counter()  # epochs of this command
 
     def __enter__(self) -> "Board":
         """Begin to draw."""
@@ -47,6 +54,11 @@ class Board(AbstractContextManager["Board"]):
         """Take the drawing down."""
         if self.drawn:
             self.drawn.stop()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it tells of the epochs of groups, which then need not do so themselves."""
+        return self.drawn is not None or self.of_many is not None
 
     def say(self, line: str) -> None:
         """Print a line, above what is drawn."""
@@ -105,7 +117,7 @@ class Board(AbstractContextManager["Board"]):
         bar = ProgressBar(whole, sum(self.epochs.values()), width=20)
         which = f"group {self.group} of {self.groups}; " if self.groups > 1 and self.group else ""
         line = Table.grid(padding=(0, 1))
-        line.add_row(bar, f"{which}{self.counts()}")
+        line.add_row(bar, f"{self.of_many or ''}{which}{self.counts()}")
         shown = Group(self.best(), line) if len(self.jobs) >= FROM else line
         self.drawn.update(shown, refresh=True)
 

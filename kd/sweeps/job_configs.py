@@ -21,6 +21,7 @@ from kd.config.naming import run_name
 from kd.config.schema import Config, relevant
 from kd.config.validation import validate
 from kd.errors import UserError
+from kd.training.run_folder import Node
 
 if TYPE_CHECKING:
     from kd.training.fit import Share
@@ -44,10 +45,16 @@ class Job:
     dismiss: Any = None  # of a search: which students are to leave their group early, see group.py
     dismissed: bool = False  # it has left its group, and will not be a run
     waits: bool = False  # it failed for want of memory or of the folder, and may continue later
+    packed: bool = False  # it will be one of a pack, whose lock is held
 
     def put_off(self, error: Exception) -> None:
         """Fail the job for now: what is trained of its group is kept."""
         self.failure, self.waits = error, True
+
+    def unlock(self) -> None:
+        """Let go of its folder, if it is held."""
+        if self.lock:
+            self.lock.release()
 
     @property
     def study(self) -> Path:
@@ -67,6 +74,13 @@ class Job:
         return self.outcome.metrics["test/acc"]
 
 
+def plain_node(job: Job) -> Node:
+    """A job's node ``hydra``, to be sent or kept."""
+    if isinstance(job.hydra, Node):
+        return job.hydra
+    return Node(OmegaConf.to_container(job.hydra, enum_to_str=True))  # pyright: ignore
+
+
 def compose_jobs(
     compose: Compose, sweep: DictConfig, words: Sequence[Sequence[str]], first: int = 0
 ) -> list[Job]:
@@ -82,7 +96,7 @@ def compose_jobs(
         UserError: a setting is wrong, a job is a report, or two jobs of different settings have one
             folder.
     """
-    jobs = [_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
+    jobs = [make_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
     found: dict[Path, Job] = {}
     for job in jobs:  # settings that a stage does not use make no other run
         other = relevant(found.setdefault(job.directory, job).config)
@@ -95,12 +109,19 @@ def compose_jobs(
     return jobs
 
 
-def _job(cfg: DictConfig, number: int) -> Job:
+def make_job(cfg: DictConfig, number: int = 0) -> Job:
+    """A job of what Hydra composed of it, checked.
+
+    Raises:
+        UserError: a setting is wrong, or the stage trains nothing.
+    """
     config = validate(cfg)
     if config.stage == "report":
         raise UserError("stage=report: reports one study at a time, without -m")
     if config.stage == "export":
         raise UserError("stage=export: goes without -m; export.run=all exports several networks")
+    if config.stage == "unpack":
+        raise UserError("stage=unpack: unpacks one run at a time, without -m")
     # What hydra.sweep.dir and subdir stand for, which would check all settings once more.
     name = run_name(config, list(cfg.hydra.overrides.task))
     directory = Path(config.output_dir, config.study, name).absolute()

@@ -120,8 +120,7 @@ def run_jobs(
             groups += (turns or train_and_finish)(jobs, groups, shown)
     finally:
         for job in jobs:
-            if job.lock:
-                job.lock.release()
+            job.unlock()
         for study in filter(run_folder.has_runs, studies):
             remember([job.config.data for job in jobs if job.study == study], study)
             run_folder.write_results(study)
@@ -189,7 +188,8 @@ def form_groups(jobs: Sequence[Job], missing: set[Job], console: Console) -> lis
     refuse_untrainable(jobs, missing)
     missing = {job for job in missing if not job.failure}
     for job in missing:
-        run_folder.hold(job.directory).release()
+        if not job.packed:
+            run_folder.hold(job.directory).release()
     earlier = {study: plan.read(study) for study in {job.study for job in missing}}
     groups, apart = grouping.plan_groups(jobs, missing, earlier)
     for study, begun in earlier.items():
@@ -224,8 +224,7 @@ def finish_job(job: Job) -> None:
             job.failure = error
             if is_disk_full(error):
                 raise UserError(job.error) from error
-    if job.lock:
-        job.lock.release()
+    job.unlock()
 
 
 def train_together(
@@ -288,7 +287,7 @@ def train_parts(
 ) -> None:
     """Train the parts of a group, whose members are locked, in its place."""
     for job in members:
-        job.lock.release()
+        job.unlock()
     torch.cuda.empty_cache()
     plan.replace(group.lead.study, [group.planned], [part.planned for part in parts])
     sizes = " and ".join(str(len(part.planned.students)) for part in parts)
@@ -299,8 +298,8 @@ def train_parts(
 
 def lock_members(jobs: Iterable[Job]) -> list[Job]:
     """The jobs of a group that are still to be trained, their folders locked."""
-    members = []
-    for job in jobs:
+    members = [job for job in jobs if job.packed]
+    for job in (job for job in jobs if not job.packed):
         try:
             job.lock = run_folder.hold(job.directory)
         except run_folder.Busy as error:
@@ -321,7 +320,7 @@ def let_train_apart(members: Sequence[Job], error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
     for job in members:
         job.apart = f"the group of {len(members)} failed: {reason}"
-        job.lock.release()
+        job.unlock()
 
 
 def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:

@@ -14,14 +14,13 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from logging.handlers import BufferingHandler
-from types import SimpleNamespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from kd._startup import importing, lazy
@@ -30,7 +29,7 @@ from kd.errors import UserError
 from kd.sweeps import launcher
 from kd.sweeps.board import Board
 from kd.sweeps.engines.settings import Lost, Run, Spread
-from kd.sweeps.job_configs import Job
+from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.plan import Planned
 from kd.training import run_folder
 
@@ -57,15 +56,6 @@ class Done(NamedTuple):
     said: list[str]  # lines for the console
 
 
-class Node(dict[str, Any]):
-    """A job's node ``hydra`` as a dictionary, which is sent in a tenth of the time."""
-
-    @property
-    def overrides(self) -> Any:
-        """The words of the job's command, as ``overrides.task``."""
-        return SimpleNamespace(**self["overrides"])
-
-
 @dataclass
 class Task:
     """What an engine calls: trains jobs that are a group, or one by itself."""
@@ -79,13 +69,12 @@ class Task:
         """Pack the task when it is sent, for a process that may not know where to find code."""
         if self.packed:  # Slurm takes it back, to begin it again
             return self.packed
-        lean = {job: replace(job, hydra=_node(job)) for job in self.jobs}
+        lean = {job: replace(job, hydra=plain_node(job)) for job in self.jobs}
         group = self.group
         if group:
-            lead = lean.get(group.lead) or replace(group.lead, hydra=_node(group.lead))
+            lead = lean.get(group.lead) or replace(group.lead, hydra=plain_node(group.lead))
             group = group._replace(lead=lead, members=[lean[job] for job in group.members])
-        content = pickle.dumps(([*lean.values()], group, self.threads))
-        return _unpacked, (os.getcwd(), [*sys.path], content)
+        return sent(Task, [*lean.values()], group, self.threads)
 
     def __call__(self) -> Done:
         """Train what is not complete, or go on where an earlier attempt was ended."""
@@ -109,23 +98,26 @@ class Task:
                         job.put_off(error)
             finally:
                 for job in self.jobs:
-                    if job.lock:
-                        job.lock.release()
+                    job.unlock()
         told = [Told(job.outcome, job.error, job.apart, job.waits) for job in self.jobs]
         return Done(
             told, [part.planned for part in parts], [*text.getvalue().splitlines(), *warned]
         )
 
 
-def _node(job: Job) -> Any:
-    return Node(OmegaConf.to_container(job.hydra, enum_to_str=True))  # pyright: ignore
+def sent(kind: Callable[..., Any], *parts: Any) -> Any:
+    """What ``__reduce__`` gives of a task that is sent to where code and files must be found."""
+    return _unpacked, (os.getcwd(), [*sys.path], pickle.dumps((kind, parts)))
 
 
-def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Task:
+def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Any:
     """A task as it was sent, in a process that now finds files and code as the command does."""
     os.chdir(place)
     sys.path += [path for path in paths if path not in sys.path]
-    return Task(*pickle.loads(content), packed=(_unpacked, (place, paths, content)))
+    kind, parts = pickle.loads(content)
+    task = kind(*parts)
+    task.packed = _unpacked, (place, paths, content)
+    return task
 
 
 @contextlib.contextmanager
@@ -154,11 +146,28 @@ def launch(jobs: Sequence[Job], spread: Spread) -> None:
         spread.refuse_more_than(os.cpu_count() or 1, "this machine")
         launcher.launch(jobs, partial(train_here, threads=spread.threads))
     else:
-        if any(j.config.trainer.accelerator == "gpu" for j in missing) and not spread.gpus:
-            raise UserError("trainer.accelerator=gpu: tasks have none; give hydra.launcher.gpus=1")
-        engine = importlib.import_module(f"kd.sweeps.engines.{spread.backend}")
-        with _gpus_hidden(not spread.gpus), engine.opened(spread, missing[0].study) as run:
+        gpu = any(job.config.trainer.accelerator == "gpu" for job in missing)
+        with engine(spread, missing[0].study, gpu) as run:
             launcher.launch(jobs, partial(train_elsewhere, run=run, threads=spread.threads))
+
+
+@contextlib.contextmanager
+def engine(spread: Spread, study: Path, gpu: bool) -> Generator[Run]:
+    """The engine of a sweep.
+
+    Args:
+        spread: says which.
+        study: the folder of the sweep's study.
+        gpu: whether a task asks for one.
+
+    Raises:
+        UserError: it is not to be had, or gives tasks no GPU.
+    """
+    if gpu and not spread.gpus:
+        raise UserError("trainer.accelerator=gpu: tasks have none; give hydra.launcher.gpus=1")
+    module = importlib.import_module(f"kd.sweeps.engines.{spread.backend}")
+    with _gpus_hidden(not spread.gpus), module.opened(spread, study) as run:
+        yield run
 
 
 @contextlib.contextmanager

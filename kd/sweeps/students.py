@@ -58,16 +58,16 @@ def config_of(student: Student, lead: Config) -> Config:
     if "kd.method" in own:
         lead = dataclasses.replace(lead, kd=find_method(own["kd.method"])())
         stage = "distill"
-    return _replaced(dataclasses.replace(lead, stage=stage), own)
+    return replaced(dataclasses.replace(lead, stage=stage), own)
 
 
-def _replaced(settings: Settings, values: Mapping[str, Any], prefix: str = "") -> Settings:
+def replaced(settings: Settings, values: Mapping[str, Any], prefix: str = "") -> Settings:
     """Settings with other values, by their keys."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(settings):  # pyright: ignore[reportArgumentType]
         key, below = f"{prefix}{field.name}", getattr(settings, field.name)
         if dataclasses.is_dataclass(below):
-            changes[field.name] = _replaced(below, values, f"{key}.")
+            changes[field.name] = replaced(below, values, f"{key}.")
         elif key in values:
             changes[field.name] = values[key]
     return dataclasses.replace(settings, **changes)  # pyright: ignore[reportArgumentType]

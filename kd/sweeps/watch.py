@@ -25,9 +25,8 @@ class Watch(ShowProgress):
 
     def on_train_start(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
         """Put up the bar, where no board is drawn."""
-        if self.board.drawn:
-            self.board.draw()
-        else:
+        self.board.draw()
+        if not self.board.speaks:
             super().on_train_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Bookkeeper) -> None:
@@ -37,7 +36,6 @@ class Watch(ShowProgress):
             accuracies = pl_module.column("val/acc", student)
             kept = accuracies[pl_module.epoch_kept(student) - 1]
             self.board.note(job, len(accuracies), kept, student not in live)
-        if self.board.drawn:
-            self.board.draw()
-        else:
+        self.board.draw()
+        if not self.board.speaks:
             super().on_train_epoch_end(trainer, pl_module)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -23,11 +24,14 @@ from yaml.resolver import Resolver
 from kd.config.schema import Config, flatten, relevant
 from kd.errors import UserError, shown
 from kd.files import file_hash, lock, remove_leftovers, replacing
+from kd.training import packs
+from kd.training.unfinished import below_study
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 RESULTS = "results.csv"
+LARGE = "results.parquet"  # the same, of a study that has packs
 METRICS = "metrics.json"
 MOST_BYTES = 2**20  # of metrics.json, which has a few kB
 STAGES = ("teacher", "student", "distill")  # of runs
@@ -64,12 +68,16 @@ def write_history(directory: Path, rows: Sequence[dict[str, float]]) -> str:
 def read_metrics(directory: Path) -> dict[str, Any] | None:
     """The metrics of a run, their form checked; None where it is not complete.
 
+    Args:
+        directory: of the run; it may be in a pack instead.
+
     Raises:
         UserError: ``metrics.json`` is there but cannot be read, or is not of a run's form.
     """
     path = directory / METRICS
     if not path.exists():
-        return None
+        pack = packs.pack_of(directory)
+        return pack.row(below_study(directory)) if pack else None
     try:
         if not path.is_file():
             raise ValueError("no file")
@@ -132,7 +140,7 @@ ALONE = dict.fromkeys(("teacher/checkpoint", "teacher/sha256"), NOTHING)
 
 def has_runs(study: Path) -> bool:
     """Whether a run of the study is complete."""
-    return any(study.glob(f"*/*/{METRICS}"))
+    return any(study.glob(f"*/*/{METRICS}")) or bool(packs.packs_of(study))
 
 
 class Busy(UserError):
@@ -182,7 +190,12 @@ def remove_empty(directory: Path, levels: int = 3) -> None:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a run has ended there."""
+    """Whether a run has ended, there or in a pack."""
+    return is_own(directory) or packs.pack_of(directory) is not None
+
+
+def is_own(directory: Path) -> bool:
+    """Whether a run is complete in a folder of its own."""
     return (directory / METRICS).exists()
 
 
@@ -195,6 +208,28 @@ if yaml.__with_libyaml__:  # its parser in C takes a tenth of the time
             CParser.__init__(self, text)
             SafeConstructor.__init__(self)
             Resolver.__init__(self)
+
+
+def _saved_settings(directory: Path) -> dict[str, Any]:
+    """The settings of a complete run, flat.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    if not is_own(directory) and (pack := packs.pack_of(directory)):
+        return flatten(pack.note["config"]) | pack.settings(below_study(directory))
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Reader)
+        saved = flatten(tree)
+        if "stage" not in saved:
+            raise ValueError("it holds no configuration of a run")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: cannot be read ({reason}); overwrite=true trains again"
+        ) from error
+    return saved
 
 
 def refuse_other_settings(
@@ -217,17 +252,7 @@ def refuse_other_settings(
         UserError: naming the settings that differ, or the teacher or the images if these have
             changed since.
     """
-    path = directory / ".hydra" / "config.yaml"
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Reader)
-        saved = flatten(tree)
-        if "stage" not in saved:
-            raise ValueError("it holds no configuration of a run")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: cannot be read ({reason}); overwrite=true trains again"
-        ) from error
+    saved = _saved_settings(directory)
     # What the run does not say, because the setting is younger, had its default.
     saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
     here = relevant(config)
@@ -278,11 +303,24 @@ def clear(directory: Path, resumed: bool = False) -> None:
         shutil.rmtree(directory / EPOCHS, ignore_errors=True)
 
 
-def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
+class Node(dict[str, Any]):
+    """A run's node ``hydra`` as a dictionary, which is sent in a tenth of the time."""
+
+    @property
+    def overrides(self) -> Any:
+        """The words of the run's command, as ``overrides.task``."""
+        return SimpleNamespace(**self["overrides"])
+
+    def with_words(self, words: Sequence[str]) -> "Node":
+        """The node of a run with other words."""
+        return Node(self | {"overrides": {**self["overrides"], "task": [*words]}})
+
+
+def save_hydra(config: Config, hydra: DictConfig | Node | None, folder: Path) -> None:
     """Write ``config.yaml``, ``hydra.yaml`` and ``overrides.yaml`` as Hydra does, resolved."""
     contents: list[Any] = [asdict(config)]
     if hydra is not None:
-        plain = isinstance(hydra, dict)  # it was sent from another process
+        plain = isinstance(hydra, Node)
         node = dict(hydra) if plain else OmegaConf.to_container(hydra, enum_to_str=True)
         contents += [{"hydra": node}, [*hydra.overrides.task]]
     # As OmegaConf.to_yaml, without making a configuration of each first, which takes as long again.
@@ -297,13 +335,16 @@ def save_hydra(config: Config, hydra: DictConfig | None, folder: Path) -> None:
 
 
 def scan(
-    study: Path, runs: Sequence[str] = tuple(f"{stage}/*" for stage in STAGES)
+    study: Path,
+    runs: Sequence[str] = tuple(f"{stage}/*" for stage in STAGES),
+    packed: bool = True,
 ) -> tuple[list[Row], dict[str, str]]:
     """The metrics of a study's complete runs, and those that cannot be used.
 
     Args:
         study: its folder.
         runs: patterns of the runs' folders below it.
+        packed: whether runs in packs are wanted too.
 
     Returns:
         rows with ``run``, a folder below the study; and by such a folder why it is left out.
@@ -324,6 +365,9 @@ def scan(
         else:
             if row is not None:
                 rows.append({"run": name, **row} | {"run": name})
+    own = {row["run"] for row in rows}.union(refused)
+    if packed:
+        rows += (row for row in packs.rows_of(study, runs) if row["run"] not in own)
     return rows, refused
 
 
@@ -332,9 +376,14 @@ def shortened(error: UserError, run: Path) -> str:
     return str(error).removeprefix(f"{run}/")
 
 
-def read_study(study: Path) -> list[Row]:
-    """The metrics of every complete run of a study, with ``run``: its folder below the study."""
-    rows, refused = scan(study)
+def read_study(study: Path, packed: bool = True) -> list[Row]:
+    """The metrics of every complete run of a study, with ``run``: its folder below the study.
+
+    Args:
+        study: its folder.
+        packed: whether runs in packs are wanted too.
+    """
+    rows, refused = scan(study, packed=packed)
     for name, reason in refused.items():
         log.warning("left out: %s/%s: %s", study, name, reason)
     return rows
@@ -343,15 +392,22 @@ def read_study(study: Path) -> list[Row]:
 def write_results(study: Path, say: bool = True) -> Path:
     """Rebuild ``results.csv`` of a study from its runs' metrics: accuracies in [0, 1].
 
+    Of a study with packs there is ``results.parquet`` too.
+
     Args:
         study: its folder.
         say: which runs are left out.
     """
-    path = study / RESULTS
+    path, large = study / RESULTS, study / LARGE
     with lock(study / LOCKS / "results.lock"):  # read within: the last to write knows all
-        rows = read_study(study) if say else scan(study)[0]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+        rows = read_study(study, packed=False) if say else scan(study, packed=False)[0]
         remove_leftovers(path)
+        remove_leftovers(large)
+        if packs.packs_of(study):
+            with replacing(path) as beside, replacing(large) as tables:
+                packs.write_tables(study, rows, beside, tables)
+            return path
+        columns = list(dict.fromkeys(key for row in rows for key in row))
         with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()

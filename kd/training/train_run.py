@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kd import metrics as measures
 from kd.config.messages import explain
 from kd.config.schema import Config, relevant
-from kd.data.module import Batches
+from kd.data.module import Batches, ImageDataModule
 from kd.data.pool import remember
 from kd.errors import as_typed
 from kd.files import INSTALLED, PROJECT, file_hash, replacing
@@ -105,6 +105,63 @@ def finish(
         directory: of the run.
         alone: the metrics of the student alone, which the loggers learn the gain over.
     """
+    tested = assess(config, material, trained)
+    found = metrics_of(config, material, trained, tested)
+    save_run(config, material.data, trained, tested, found, directory, alone)
+    return found
+
+
+class Tested(NamedTuple):
+    """What a trained network makes of the test images."""
+
+    network: nn.Module
+    logits: Tensor  # (images, classes)
+    labels: Tensor  # (images,)
+    indices: Tensor  # (images,), their numbers in the pool
+    figures: dict[str, float]  # by TensorBoard's tags
+
+
+def save_run(
+    config: Config,
+    data: ImageDataModule,
+    trained: Trained,
+    tested: Tested,
+    found: dict[str, Any],
+    directory: Path,
+    alone: dict[str, Any] | None = None,
+) -> None:
+    """Write the files of a run, ``metrics.json`` last.
+
+    Args:
+        config: of the run.
+        data: that it has trained on.
+        trained: the network.
+        tested: what it makes of the test images.
+        found: the metrics, which get the digests of the files.
+        directory: of the run.
+        alone: see :func:`finish`.
+    """
+    told = config, data.fingerprint, trained.epoch, data.task, data.mean
+    save_checkpoint(directory / "model.ckpt", trained.weights, *told)
+    with replacing(directory / "predictions.npz") as beside:
+        with beside.open("wb") as file:
+            logits, labels, indices = (tensor.numpy() for tensor in tested[1:4])
+            np.savez(file, logits=logits, labels=labels, indices=indices)
+        predictions = file_hash(beside)
+    gain = {"test/gain": tested.figures["test/acc"] - alone["test/acc"]} if alone else {}
+    trained.loggers.finish(trained.rows, tested.figures | gain)
+    found["history/sha256"] = run_folder.write_history(directory, trained.rows)
+    found["predictions/sha256"] = predictions
+    run_folder.write_metrics(directory, found)
+    unfinished.forget(directory.parents[1], unfinished.name_of(directory))
+
+
+def assess(config: Config, material: Material, trained: Trained) -> Tested:
+    """Test the trained network, once.
+
+    Raises:
+        UserError: it has diverged.
+    """
     data = material.data
     network = data.centred(build_model(config.model, config.seed, data.task)).to(data.device)
     load_weights(network, trained.weights)
@@ -113,24 +170,23 @@ def finish(
     figures = trained.rows[trained.epoch - 1]
     weights = torch.cat([weight.flatten() for weight in trained.weights.values()])
     refuse_diverged({"weights": weights, "test logits": logits, **figures}, trained.epoch)
-    told = config, data.fingerprint, trained.epoch, data.task, data.mean
-    save_checkpoint(directory / "model.ckpt", trained.weights, *told)
-    test = data.indices["test"]
-    labels = data.pool.labels[test].cpu()
-    with replacing(directory / "predictions.npz") as beside:
-        with beside.open("wb") as file:
-            np.savez(file, logits=logits.numpy(), labels=labels.numpy(), indices=test.cpu().numpy())
-        predictions = file_hash(beside)
-
+    indices = data.indices["test"]
+    labels = data.pool.labels[indices].cpu()
     tested = evaluate(logits, labels) | {"time/fit_s": trained.seconds}
     if material.teacher_outputs is not None:
-        tested |= fidelity(logits, material.teacher_outputs.logits[test].cpu())
-    gain = {"test/gain": tested["test/acc"] - alone["test/acc"]} if alone else {}
-    trained.loggers.finish(trained.rows, tested | gain)
+        tested |= fidelity(logits, material.teacher_outputs.logits[indices].cpu())
+    return Tested(network, logits, labels, indices.cpu(), tested)
+
+
+def metrics_of(
+    config: Config, material: Material, trained: Trained, tested: Tested
+) -> dict[str, Any]:
+    """What ``metrics.json`` says of a run, but for the digests of its files."""
+    data = material.data
     named = data.pool.names != (*map(str, range(data.task.classes)),)
     known = {
         "epochs": trained.epoch,
-        "history/sha256": run_folder.write_history(directory, trained.rows),
+        "history/sha256": None,
         "data/fingerprint": data.fingerprint,
         "images/shape": "x".join(map(str, data.task.shape)),
         "images/classes": data.task.classes,
@@ -140,12 +196,10 @@ def finish(
         "teacher/checkpoint": os.pathsep.join(map(str, material.teachers)) or None,
         "teacher/split": material.teacher_split,
         "teacher/sha256": run_folder.hashes(material.teachers) or None,
-        "predictions/sha256": predictions,
+        "predictions/sha256": None,
     }
-    found = {**tags_of(config, network), **known, **figures, **tested, **versions()}
-    run_folder.write_metrics(directory, found)
-    unfinished.forget(directory.parents[1], unfinished.name_of(directory))
-    return found
+    figures = trained.rows[trained.epoch - 1] | tested.figures
+    return {**tags_of(config, tested.network), **known, **figures, **versions()}
 
 
 @torch.no_grad()

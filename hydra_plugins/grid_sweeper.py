@@ -1,0 +1,47 @@
+"""Where Hydra looks for the sweeper of ``-m``: in a folder of this name."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    """Hydra's entry for ``hydra/sweeper=grid``."""
+
+    _target_: str = "hydra_plugins.grid_sweeper.GridSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf)
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, which makes every job beforehand; a large sweep is planned instead."""
+
+    config: Any  # which Hydra says may be None
+    hydra_context: Any
+    launcher: Any
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs; from ``store.compact_from`` jobs on they are planned, and packed.
+
+        Raises:
+            UserError: a job's settings are wrong (nothing has run then), or a job failed.
+        """
+        ours = self.config.hydra.runtime.choices["hydra/launcher"] == "sweep"
+        if not ours or self.max_batch_size is not None:
+            return super().sweep(arguments)
+        loader = self.hydra_context.config_loader
+        parser = OverridesParser.create(config_loader=loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        from kd.sweeps.ranges import read_lists
+
+        lists = read_lists(overrides)
+        first = loader.load_sweep_config(self.config, [words[0] for words in lists])
+        if math.prod(map(len, lists)) < first.store.compact_from:
+            return super().sweep(arguments)
+        return self.launcher.launch_packed(lists)

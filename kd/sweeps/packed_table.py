@@ -1,0 +1,52 @@
+"""What a large sweep ends with: its best settings, and those beside the student alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from kd.sweeps.table import BEST
+from kd.training import packs
+
+COLUMNS = ["run", "stage", "kd/alpha", "val/acc", "test/acc"]
+
+
+def show(study: Path, console: Console) -> None:
+    """Print the best settings of a study's packs by validation accuracy, means over seeds.
+
+    Args:
+        study: its folder.
+        console: to print on.
+    """
+    frame: Any = packs.frame_of(study, COLUMNS)
+    if frame.empty:
+        return
+    frame["setting"] = (
+        frame["run"].str.replace(r"(?<=[/,])seed=\d+,?", "", regex=True).str.rstrip(",")
+    )
+    means = _means(frame)
+    seeds = f", mean of {most} seeds" if (most := int(means["runs"].max())) > 1 else ""
+    head = f"the best of {len(means):,} settings by validation accuracy{seeds}"
+    table = Table("", "validation", "test", title=head, title_justify="left")
+    for setting, row in means.head(BEST).iterrows():
+        table.add_row(str(setting), f"{row['val/acc']:.4f}", f"{row['test/acc']:.4f}")
+    console.print(table)
+    taught = frame[(frame["stage"] == "distill") & (frame["kd/alpha"] < 1)]
+    alone = frame[frame["stage"] == "student"]
+    if not taught.empty and not alone.empty:
+        best, other = _means(taught).iloc[0], _means(alone).iloc[0]
+        console.print(
+            f"chosen on validation {best.name}: {100 * best['test/acc']:.2f} %; the best student "
+            f"alone, {other.name}: {100 * other['test/acc']:.2f} % (test)",
+            markup=False,
+        )
+
+
+def _means(frame: pd.DataFrame) -> Any:
+    """Mean accuracies of the settings with the most seeds, the best first: others are no match."""
+    parts: Any = frame.groupby("setting")
+    means = parts[["val/acc", "test/acc"]].mean().assign(runs=parts.size())
+    means = means[means["runs"] == means["runs"].max()]
+    return means.sort_values("val/acc", ascending=False, kind="stable")

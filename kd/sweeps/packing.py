@@ -1,0 +1,306 @@
+"""Large sweeps: block by block, each trained like a small sweep, its runs packed in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from kd._startup import importing, lazy
+from kd.config.schema import flatten
+from kd.config.showing import print_config
+from kd.data.pool import remember
+from kd.errors import UserError
+from kd.sweeps import launcher, packed_table, plan, spreading
+from kd.sweeps.board import Board
+from kd.sweeps.engines.settings import Lost, Spread
+from kd.sweeps.job_configs import Job, plain_node
+from kd.sweeps.ranges import Block, Family
+from kd.sweeps.table import rounded
+from kd.training import packs, run_folder
+from kd.training.complete import find_complete
+from kd.training.threads import using
+
+if TYPE_CHECKING:
+    from kd.training import train_run
+else:
+    train_run = lazy("kd.training.train_run")
+
+MOST_CAUSES = 3  # that the last line tells
+
+
+@dataclass
+class Ended:
+    """What became of a block."""
+
+    complete: int
+    failed: dict[str, str]  # by the run's name: why
+    skipped: bool = False
+    best: tuple[float, str] = (0.0, "")  # validation accuracy and name
+
+
+def launch(families: Sequence[Family], spread: Spread) -> None:
+    """Run a large sweep, then say which settings did best.
+
+    Args:
+        families: of its jobs.
+        spread: where blocks train.
+
+    Raises:
+        UserError: a teacher or an engine is not to be had, no room is left, or a run failed.
+    """
+    started, lead = time.perf_counter(), families[0].lead
+    size = lead.config.store.pack
+    blocks = [block for family in families for block in family.blocks(size)]
+    console = Console(highlight=False, soft_wrap=True)
+    print_config(lead.config)
+    students = sum(map(len, blocks))
+    console.print(f"{students:,} runs in {len(blocks):,} packs: {lead.study}/{packs.FOLDER}")
+    launcher.allow_many_files()
+    for study in {block.study for block in blocks}:
+        plan.tidy(study)
+    failed: dict[str, str] = {}
+    try:
+        for ended in _train_all(blocks, spread, console):
+            failed |= ended.failed
+    finally:
+        for study in {block.study for block in blocks}:
+            if run_folder.has_runs(study):
+                remember([f.lead.config.data for f in families if f.lead.study == study], study)
+                run_folder.write_results(study)
+    for study in dict.fromkeys(block.study for block in blocks):
+        packed_table.show(study, console)
+    elapsed = rounded(time.perf_counter() - started)
+    console.print(f"{students - len(failed):,} of {students:,} runs complete, {elapsed}")
+    for study in dict.fromkeys(block.study for block in blocks):
+        shown = os.path.relpath(study)
+        console.print(f"results: {shown}/results.parquet, {shown}/results.csv")
+    if failed:
+        causes = Counter(failed.values()).most_common(MOST_CAUSES)
+        listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
+        raise UserError(f"{len(failed)} of {students} runs failed: {listed}")
+
+
+def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Iterator[Ended]:
+    """Train the blocks where ``spread`` says; a line tells of each."""
+    pace = _Pace(sum(map(len, blocks)), console)
+    if spread.backend == "local":
+        spread.refuse_more_than(os.cpu_count() or 1, "this machine")
+        for block in blocks:
+            with using(spread.threads) if spread.cores else contextlib.nullcontext():
+                yield pace.tell(block, train_block(block, pace.board(block)))
+        return
+    tasks = [BlockTask(block, spread.threads) for block in blocks]
+    gpu = any(block.family.lead.config.trainer.accelerator == "gpu" for block in blocks)
+    with spreading.engine(spread, blocks[0].study, gpu) as run:
+        for number, ended in run(tasks):
+            lost = Ended(0, {f"pack {blocks[number].name}": str(ended)})
+            yield pace.tell(blocks[number], lost if isinstance(ended, Lost) else ended)
+
+
+class _Pace:
+    """How far a sweep is, and how long the rest will take.
+
+    Args:
+        students: of the sweep.
+        console: to say it on.
+    """
+
+    def __init__(self, students: int, console: Console) -> None:
+        self.students, self.console = students, console
+        self.done = self.trained = 0
+        self.best = (0.0, "")
+        self.started = time.perf_counter()
+
+    def board(self, block: Block) -> Board:
+        """What shows a block's training."""
+        before = f"{self.done:,} of {self.students:,} runs{self._left()}; here "
+        return Board((), self.console, before)
+
+    def tell(self, block: Block, ended: Ended) -> Ended:
+        """Take note of a block, and say how the sweep stands."""
+        self.done += len(block)
+        if not ended.skipped:
+            self.trained += len(block)
+        self.best = max(self.best, ended.best)
+        best = f"; best on validation {self.best[0]:.4f}: {self.best[1]}" if self.best[1] else ""
+        what = "complete already" if ended.skipped else "done"
+        failed = f", {len(ended.failed)} failed" if ended.failed else ""
+        self.console.print(
+            f"[{self.done:,}/{self.students:,}] pack {block.name[:8]} {what}{failed}"
+            f"{self._left()}{best}",
+            markup=False,
+        )
+        return ended
+
+    def _left(self) -> str:
+        left = self.students - self.done
+        if not (self.trained and left):
+            return ""
+        return f", {rounded((time.perf_counter() - self.started) / self.trained * left)} left"
+
+
+@dataclass
+class BlockTask:
+    """What an engine calls: trains a block's runs and packs them."""
+
+    block: Block
+    threads: int
+    packed: Any = None  # as it was sent here
+
+    def __reduce__(self) -> Any:
+        """Pack the task when it is sent; see :func:`kd.sweeps.spreading.sent`."""
+        if self.packed:
+            return self.packed
+        family = self.block.family
+        lead = replace(family.lead, hydra=plain_node(family.lead))
+        block = replace(self.block, family=replace(family, lead=lead))
+        return spreading.sent(BlockTask, block, self.threads)
+
+    def __call__(self) -> Ended:
+        """Train what is not complete, or go on where an earlier attempt was ended."""
+        launcher.allow_many_files()
+        with using(self.threads):
+            return train_block(self.block, Board((), Console(quiet=True), ""))
+
+
+def train_block(block: Block, board: Board) -> Ended:
+    """Train a block's runs and pack them, or adopt what is complete.
+
+    Args:
+        block: of the sweep.
+        board: shows it.
+
+    Raises:
+        UserError: another process trains it, a teacher is missing, a complete run has other
+            settings, or no room is left.
+    """
+    lead = block.family.lead.config
+    if (block.folder / packs.NOTE).exists() and not lead.overwrite:
+        pack = packs.Pack(block.folder)
+        for name in pack.names[:1]:  # of other images or another teacher it would be another
+            (job,) = Block(block.family, block.start, block.start + 1).jobs()
+            find_complete(job.config, block.study / name)
+        return Ended(len(pack.names), pack.note["failed"], True, _best(pack))
+    with importing():
+        importlib.import_module("kd.sweeps.group")
+    busy = f"{block.folder}: another process is training it; wait for it to end, or give study=NEW"
+    lock = run_folder.take(block.study, f"{packs.FOLDER}/{block.name}", busy)
+    try:
+        return _train_locked(block, block.jobs(), board)
+    finally:
+        lock.release()
+
+
+def _best(pack: packs.Pack) -> tuple[float, str]:
+    """The best validation accuracy of a pack's runs, and whose it is."""
+    if not pack.names:
+        return 0.0, ""
+    found = pack.table(["run", "val/acc"]).to_pydict()
+    return max(zip(found["val/acc"], found["run"], strict=True))
+
+
+def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
+    """Train the runs of a block whose lock is held."""
+    lead = block.family.lead.config
+    if lead.overwrite:
+        for job in jobs:
+            shutil.rmtree(job.directory, ignore_errors=True)
+    missing = {job for job in jobs if lead.overwrite or not run_folder.is_complete(job.directory)}
+    for job in jobs:
+        if job not in missing:
+            find_complete(job.config, job.directory)
+    if not missing:
+        return Ended(len(jobs), {}, skipped=True)
+    content = _Content(block)
+    with _silence():
+        groups = launcher.form_groups(jobs, missing, Console(quiet=True))
+        begun = [group.planned for group in groups]
+        board.follow([job for job in jobs if job in missing])
+        with board:
+            for group in groups:
+                parts = launcher.train_together(group, (), board)
+                begun += [part.planned for part in parts]
+                for job in group.members:
+                    content.add(job)
+    for job in missing:
+        if job.apart and not job.failure:  # it has a folder of its own, as in any sweep
+            job.packed, job.config = False, replace(job.config, logger=lead.logger)
+            launcher.finish_job(job)
+    if waiting := [job for job in jobs if job.waits]:
+        raise UserError(waiting[0].error) from waiting[0].failure
+    failed = {job.name: job.error or "" for job in jobs if job.error}
+    content.write(failed)
+    plan.replace(block.study, begun, [])
+    return Ended(len(jobs) - len(failed), failed, best=_best(packs.Pack(block.folder)))
+
+
+@contextlib.contextmanager
+def _silence() -> Generator[None]:
+    """Say nothing of groups: a large sweep has thousands."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class _Content:
+    """What the runs of a block come to, until it is packed.
+
+    Args:
+        block: whose runs.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.lead = block, block.family.lead
+        self.results: list[packs.Result] = []
+        self.tested: Any = None  # of one of the runs: they have the same test images
+
+    def add(self, job: Job) -> None:
+        """Test the network of a job that has trained; a job whose network diverged fails."""
+        if job.failure or job.share is None:
+            return
+        share, job.share = job.share, None  # it has the weights, which are kept here from now on
+        try:
+            trained = share.train()
+            tested = self.tested = train_run.assess(job.config, share.material, trained)
+        except UserError as error:
+            job.failure = error
+            return
+        store, flat = self.lead.config.store, flatten(job.config)
+        few = tested.logits.shape[1] <= 256
+        result = packs.Result(
+            name=job.name,
+            metrics=train_run.metrics_of(job.config, share.material, trained, tested),
+            words=list(job.hydra.overrides.task),
+            settings={axis.key: flat[axis.key] for axis in self.block.family.axes},
+            history=trained.rows,
+            classes=tested.logits.argmax(1).numpy().astype(np.uint8 if few else np.uint16),
+            weights=trained.weights if store.weights != "none" else None,
+            logits=tested.logits.numpy().astype(np.float16) if store.logits else None,
+        )
+        self.results.append(result)
+
+    def write(self, failed: dict[str, str]) -> None:
+        """Write the pack; without a run that was trained together there is none."""
+        if not self.results:
+            return
+        if self.lead.config.store.weights == "best":
+            best = max(self.results, key=lambda result: result.metrics["val/acc"])
+            for result in self.results:
+                result.weights = result.weights if result is best else None
+        images = self.tested.indices.numpy(), self.tested.labels.numpy()
+        node = dict(plain_node(self.lead))
+        common = packs.Common(asdict(self.lead.config), node, *images, failed)
+        packs.write(self.block.folder, self.results, common)

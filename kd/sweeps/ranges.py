@@ -1,0 +1,206 @@
+"""Large sweeps planned from their ranges: no job is made before its turn.
+
+Jobs that differ in settings of a student's own alone are a *family*: one job, composed by Hydra,
+stands for all, and the others are made of it by putting in other values. A family is cut into
+*blocks* of some thousand jobs, each a sweep of its own whose runs make a pack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from kd.config.naming import run_name
+from kd.config.schema import Config, relevant
+from kd.config.validation import check_together, check_value
+from kd.sweeps.job_configs import Job, plain_node
+from kd.sweeps.students import own_keys, replaced
+from kd.training.packs import FOLDER
+from kd.training.run_folder import Node
+from kd.training.unfinished import digest
+
+# Settings of a student's own that make a family of their own nevertheless: networks of one form
+# are stacked without padding, and a method is code.
+APART = {"model.hidden", "kd.method"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key with the values that a family sweeps over."""
+
+    key: str
+    place: int  # of its word among those of the command
+    words: tuple[str, ...]
+    values: tuple[Any, ...]  # checked, of the setting's type
+
+
+@dataclass(frozen=True)
+class Family:
+    """Jobs that differ in settings of a student's own alone, in an order that suits training.
+
+    Students of one seed see the same images in the same order, so that they stand side by side.
+    """
+
+    lead: Job
+    words: tuple[str, ...]  # of the lead's command
+    axes: tuple[Axis, ...]  # the one that changes least often first
+
+    def __len__(self) -> int:
+        """How many jobs it has."""
+        return math.prod(len(axis.words) for axis in self.axes)
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Cut the family into blocks of at most so many jobs, about equally large."""
+        count = -(-len(self) // size)
+        ends = [len(self) * n // count for n in range(count + 1)]
+        return (Block(self, *pair) for pair in itertools.pairwise(ends))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of a family's jobs, side by side in its order."""
+
+    family: Family
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """How many jobs it has."""
+        return self.stop - self.start
+
+    @property
+    def study(self) -> Path:
+        """The folder of its study."""
+        return self.family.lead.study
+
+    @cached_property
+    def name(self) -> str:
+        """What its pack is called: it stands for the settings of all its jobs."""
+        own = {axis.key for axis in self.family.axes}
+        shared = {k: v for k, v in relevant(self.family.lead.config).items() if k not in own}
+        swept = [(axis.key, axis.values) for axis in self.family.axes]
+        return digest([shared, swept, self.start, self.stop])
+
+    @property
+    def folder(self) -> Path:
+        """Where its pack lies."""
+        return self.study / FOLDER / self.name
+
+    def jobs(self) -> list[Job]:
+        """Make the jobs, without loggers: those of a pack have no files of their own.
+
+        Raises:
+            UserError: settings do not go together.
+        """
+        sizes = [len(axis.words) for axis in self.family.axes]
+        # A family of one job has no axis, and unravel_index wants one.
+        places = np.unravel_index(np.arange(self.start, self.stop), [*sizes, 1])[: len(sizes)]
+        node = plain_node(self.family.lead)
+        return [self._job(place, node) for place in zip(*places, strict=True)] or [
+            self._job((), node)
+        ]
+
+    def _job(self, place: Sequence[int], node: Node) -> Job:
+        lead, words = self.family.lead, list(self.family.words)
+        values: dict[str, Any] = {}
+        for axis, at in zip(self.family.axes, place, strict=True):
+            words[axis.place], values[axis.key] = axis.words[at], axis.values[at]
+        config = dataclasses.replace(replaced(lead.config, values), logger={})
+        check_together(config)
+        name = run_name(config, words)
+        own: Any = node.with_words(words)
+        return Job(config, own, name, lead.study / name, packed=True)
+
+
+def read_lists(overrides: Sequence[Any]) -> list[list[str]]:
+    """The words of a sweep's command, for each key those that it sweeps over."""
+    found: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            found[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return [*found.values()]
+
+
+def plan_families(
+    lists: Sequence[Sequence[str]], compose: Callable[[list[str]], Job]
+) -> list[Family]:
+    """Plan a sweep.
+
+    Args:
+        lists: as of :func:`read_lists`.
+        compose: makes a job of the words of its command, checked.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    own = _own(compose([words[0] for words in lists]).config)
+    swept = [place for place, words in enumerate(lists) if len(words) > 1]
+    apart = [place for place in swept if _key(lists[place][0]) not in own]
+    while True:
+        families = []
+        for chosen in itertools.product(*(lists[place] for place in apart)):
+            words = [some[0] for some in lists]
+            for place, word in zip(apart, chosen, strict=True):
+                words[place] = word
+            lead = compose(words)
+            # What only some networks or methods have makes families of its own.
+            odd = [p for p in swept if p not in apart and _key(words[p]) not in _own(lead.config)]
+            if odd:
+                apart = sorted({*apart, *odd})
+                break
+            families.append(_family(lead, words, lists, [p for p in swept if p not in apart]))
+        else:
+            return _distinct(families)
+
+
+def _distinct(families: Sequence[Family]) -> list[Family]:
+    """The families but for those with another's jobs: of settings that their stage does not use."""
+    known: dict[str, Family] = {}
+    for family in families:
+        known.setdefault(Block(family, 0, len(family)).folder.as_posix(), family)
+    return [*known.values()]
+
+
+def _own(config: Config) -> set[str]:
+    """The keys that jobs of a family may differ in, those that the stage does not use included."""
+    methods = {f"kd.{spec.name}" for spec in dataclasses.fields(config.kd)}
+    return (own_keys(config) | methods) - APART
+
+
+def _family(
+    lead: Job, words: Sequence[str], lists: Sequence[Sequence[str]], own: Sequence[int]
+) -> Family:
+    parser = OverridesParser.create()
+    matters = relevant(lead.config)
+    axes = []
+    for place in own:
+        key = _key(words[place])
+        if key not in matters:
+            continue
+        given = [parser.parse_override(word).value() for word in lists[place]]
+        checked = [check_value(lead.config, key, value) for value in given]
+        values = dict(zip(lists[place], checked, strict=True))
+        for value in values.values():
+            check_together(replaced(lead.config, {key: value}))
+        first = {repr(value): word for word, value in reversed(values.items())}
+        kept = [word for word in values if first[repr(values[word])] == word]  # not 1 and 1.0
+        axes.append(Axis(key, place, tuple(kept), tuple(values[word] for word in kept)))
+    slow = ["seed", *sorted({axis.key for axis in axes if axis.key.startswith("data.")})]
+    axes.sort(key=lambda axis: slow.index(axis.key) if axis.key in slow else len(slow))
+    return Family(lead, tuple(words), tuple(axes))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")

@@ -1,0 +1,406 @@
+"""Packs: what many runs of a large sweep came to, in one folder instead of one each.
+
+``<study>/packs/NAME/`` is written whole or not at all:
+
+* ``runs.parquet``: one row per run with what its ``metrics.json`` would hold, ``run`` (its folder
+  below the study), ``words`` (of its command, as JSON) and ``settings`` (those in which it differs
+  from ``pack.json``, as JSON);
+* ``history.parquet``: one row per epoch, ``row`` being the run's number in ``runs.parquet``;
+* ``predictions.parquet``: one row per test image with its index and label, and the class that each
+  run names for it, a byte per run in their order (two above 256 classes);
+* ``weights.safetensors``: the networks stacked, ``rows`` saying of which runs;
+* ``pack.json``: settings and Hydra's node of one run, and why runs have failed.
+
+A folder of a run's own counts before a pack that has the run too, and of packs the latest.
+"""
+
+import fnmatch
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd._startup import lazy
+from kd._torch import Tensor, torch
+from kd.errors import UserError
+from kd.files import replacing_folder
+from kd.training.unfinished import below_study
+
+pa: Any = lazy("pyarrow")
+pc: Any = lazy("pyarrow.compute")
+pq: Any = lazy("pyarrow.parquet")
+pacsv: Any = lazy("pyarrow.csv")
+
+FOLDER = "packs"
+NOTE = "pack.json"
+RUNS, HISTORY = "runs.parquet", "history.parquet"
+PREDICTIONS, WEIGHTS = "predictions.parquet", "weights.safetensors"
+OURS = ["words", "settings"]  # columns of RUNS that are no metrics
+
+
+@dataclass
+class Result:
+    """What a run came to, to be packed."""
+
+    name: str  # its folder below the study
+    metrics: dict[str, Any]
+    words: list[str]
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+    classes: np.ndarray  # (test images,), uint8 or uint16
+    weights: dict[str, Tensor] | None
+    logits: np.ndarray | None = None  # (test images, classes), float16
+
+
+@dataclass
+class Common:
+    """What the runs of a pack share."""
+
+    config: dict[str, Any]
+    hydra: dict[str, Any]
+    indices: np.ndarray  # (test images,)
+    labels: np.ndarray
+    failed: dict[str, str] = field(default_factory=dict)  # by the run's name
+
+
+def write(folder: Path, results: Sequence[Result], common: Common) -> None:
+    """Write a pack in place of one of its name.
+
+    Args:
+        folder: of the pack.
+        results: of its runs.
+        common: what they share.
+    """
+    from safetensors.torch import save
+
+    with replacing_folder(folder) as beside:
+        rows = [
+            {
+                "run": r.name,
+                **r.metrics,
+                "words": json.dumps(r.words),
+                "settings": json.dumps(r.settings),
+            }
+            for r in results
+        ]
+        if rows:
+            _save(beside / RUNS, {key: [row.get(key) for row in rows] for key in _keys(rows)})
+            epochs = [
+                {"row": number, "epoch": epoch, **figures}
+                for number, result in enumerate(results)
+                for epoch, figures in enumerate(result.history, 1)
+            ]
+            _save(beside / HISTORY, {key: [e.get(key) for e in epochs] for key in _keys(epochs)})
+            _save(beside / PREDICTIONS, _by_image(results, common))
+        with_weights = [n for n, result in enumerate(results) if result.weights is not None]
+        if with_weights:
+            kept = [results[number].weights or {} for number in with_weights]
+            stacked = {name: torch.stack([each[name].cpu() for each in kept]) for name in kept[0]}
+            (beside / WEIGHTS).write_bytes(save(stacked, {"rows": json.dumps(with_weights)}))
+        note = {"config": common.config, "hydra": common.hydra, "failed": common.failed}
+        (beside / NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
+        for path in beside.iterdir():  # the content reaches the disk before the name does
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _by_image(results: Sequence[Result], common: Common) -> dict[str, Any]:
+    """Predictions image by image: what students agree on is the same byte in a row."""
+
+    def in_bytes(values: np.ndarray) -> Any:
+        size = values[0].nbytes
+        return pa.Array.from_buffers(
+            pa.binary(size), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+        )
+
+    columns = {
+        "index": common.indices,
+        "label": common.labels,
+        "classes": in_bytes(np.stack([result.classes for result in results], axis=1)),
+    }
+    logits = [result.logits for result in results if result.logits is not None]
+    if logits:
+        columns["logits"] = in_bytes(np.stack(logits, axis=1))
+    return columns
+
+
+def _save(path: Path, columns: dict[str, Any]) -> None:
+
+    losses = [key for key in columns if key.endswith("loss")]
+    pq.write_table(
+        pa.table(columns),
+        path,
+        compression="zstd",
+        compression_level=9,
+        use_dictionary=[key for key in columns if key not in losses],
+        use_byte_stream_split=losses,  # of digits that do not repeat: a fifth less
+        write_page_checksum=True,
+    )
+
+
+def _load(path: Path, columns: list[str] | None = None) -> Any:
+    """The table of a file.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: cannot be read ({told}); delete its folder to train again"
+        ) from error
+
+
+class Answers(NamedTuple):
+    """What the runs of a pack answer to the test images."""
+
+    indices: np.ndarray  # (images,)
+    labels: np.ndarray  # (images,)
+    classes: np.ndarray  # (images, runs)
+
+
+class Pack:
+    """A pack, read as it is asked for.
+
+    Args:
+        folder: of the pack.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def study(self) -> Path:
+        """The folder of its study."""
+        return self.folder.parents[1]
+
+    @cached_property
+    def note(self) -> dict[str, Any]:
+        """``config`` and ``hydra`` of one run, and ``failed``.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = self.folder / NOTE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {key: dict(content[key]) for key in ("config", "hydra", "failed")}
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); delete its folder to train again"
+            ) from error
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The runs' folders below the study, in the order of the pack."""
+        path = self.folder / RUNS
+        return _load(path, ["run"])["run"].to_pylist() if path.exists() else []
+
+    @cached_property
+    def schema(self) -> Any:
+        """Names and types of the columns of :meth:`table`."""
+        found = pq.read_schema(self.folder / RUNS)
+        for name in OURS:
+            found = found.remove(found.get_field_index(name))
+        return found.remove_metadata()
+
+    def table(self, columns: list[str] | None = None) -> Any:
+        """``runs.parquet`` as a ``pyarrow.Table``, without ``words`` and ``settings``.
+
+        Args:
+            columns: those that are wanted; of those it lacks there are none.
+        """
+        known = self.schema.names
+        wanted = known if columns is None else [key for key in known if key in columns]
+        return _load(self.folder / RUNS, wanted)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per run with its metrics and ``run``."""
+        return self.table().to_pylist() if self.names else []
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The metrics of a run."""
+        row = _rows(self)[self.names.index(name)]
+        return {key: value for key, value in row.items() if key != "run"}
+
+    def words(self, name: str) -> list[str]:
+        """The words of a run's command."""
+        return json.loads(self._own(name, "words"))
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """A run's settings by their keys, flat, as far as they differ from ``note``'s."""
+        return json.loads(self._own(name, "settings"))
+
+    def _own(self, name: str, column: str) -> str:
+        return _load(self.folder / RUNS, [column])[column][self.names.index(name)].as_py()
+
+    def history(self, name: str) -> list[dict[str, float]]:
+        """The figures of every epoch of a run by their tags."""
+        table = _load(self.folder / HISTORY)
+        rows = table.filter(pc.equal(table["row"], self.names.index(name))).to_pylist()
+        kept = ({k: v for k, v in row.items() if v is not None} for row in rows)
+        return [{k: v for k, v in row.items() if k not in ("row", "epoch")} for row in kept]
+
+    @functools.cached_property
+    def answers(self) -> Answers:
+        """The answers of all runs; 10 MB of a thousand runs on MNIST's 10,000 test images."""
+        table = _load(self.folder / PREDICTIONS, ["index", "label", "classes"])
+        column = table["classes"].combine_chunks()
+        width = column.type.byte_width // len(self.names)
+        values = np.frombuffer(column.buffers()[1], np.uint8 if width == 1 else np.uint16)
+        first = column.offset * len(self.names)
+        classes = values[first : first + len(table) * len(self.names)].reshape(len(table), -1)
+        return Answers(table["index"].to_numpy(), table["label"].to_numpy(), classes)
+
+    def weights(self, name: str) -> dict[str, Tensor] | None:
+        """The weights of a run; None if they have not been kept.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path, row = self.folder / WEIGHTS, self.names.index(name)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                rows = json.loads((file.metadata() or {})["rows"])
+                if row not in rows:
+                    return None
+                at = rows.index(row)
+                return {key: file.get_slice(key)[at] for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); train its runs again") from error
+
+
+@functools.lru_cache(maxsize=2)  # a sweep that goes on asks for run after run
+def _rows(pack: Pack) -> list[dict[str, Any]]:
+    return pack.rows()
+
+
+def packs_of(study: Path) -> list[Pack]:
+    """The packs of a study, the latest last."""
+    return list(_packs(study, _stamp(study)))
+
+
+def _stamp(study: Path) -> int:
+    """What changes with the packs of a study."""
+    try:
+        return (study / FOLDER).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=8)
+def _packs(study: Path, stamp: int) -> list[Pack]:
+    found = sorted(
+        (path.stat().st_mtime_ns, path.parent) for path in (study / FOLDER).glob(f"*/{NOTE}")
+    )
+    return [Pack(folder) for _, folder in found if not folder.name.startswith(".")]
+
+
+@functools.lru_cache(maxsize=8)
+def _index(study: Path, stamp: int) -> dict[str, Pack]:
+    return {name: pack for pack in _packs(study, stamp) for name in pack.names}
+
+
+def pack_of(directory: Path) -> Pack | None:
+    """The pack that has a run.
+
+    Args:
+        directory: that the run would have as a folder of its own.
+    """
+    study = directory.parents[1]
+    if not (stamp := _stamp(study)):
+        return None
+    return _index(study, stamp).get(below_study(directory))
+
+
+def rows_of(study: Path, runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The metrics of a study's packed runs with ``run``, those whose names match a pattern."""
+    stamp = _stamp(study)
+    latest = _index(study, stamp) if stamp else {}
+    for pack in _packs(study, stamp) if stamp else ():
+        names = pack.names
+        if any(fnmatch.filter(names, pattern) for pattern in runs):
+            for row in pack.rows():
+                name = row["run"]
+                wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in runs)
+                if wanted and latest[name] is pack:
+                    yield row
+
+
+def frame_of(study: Path, columns: list[str]) -> Any:
+    """Columns of a study's packed runs as a ``pandas.DataFrame``; those that none has are empty."""
+    import pandas as pd
+
+    stamp = _stamp(study)
+    latest = _index(study, stamp) if stamp else {}
+    parts = []
+    for pack in _packs(study, stamp) if stamp else ():
+        if pack.names:
+            part = pack.table(columns).to_pandas()
+            parts.append(part[[latest[name] is pack for name in pack.names]])
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return found.reindex(columns=columns)
+
+
+def write_tables(study: Path, rows: Sequence[dict[str, Any]], csv: Path, parquet: Path) -> None:
+    """Write a study's runs as two tables, a pack at a time: a million need no more memory.
+
+    Args:
+        study: its folder.
+        rows: of the runs with folders of their own.
+        csv: where one table is written.
+        parquet: where the other is.
+    """
+
+    stamp, own = _stamp(study), {row["run"] for row in rows}
+    latest = _index(study, stamp)
+    alone = pa.Table.from_pylist(rows)
+    parts = [pack for pack in _packs(study, stamp) if pack.names]
+    schemas = [pack.schema for pack in parts]
+    schema = pa.unify_schemas([alone.schema, *schemas], promote_options="permissive")
+    no_header = pacsv.WriteOptions(include_header=False)
+    with pq.ParquetWriter(parquet, schema, compression="zstd") as file, csv.open("wb") as lines:
+        lines.write(",".join(f'"{name}"' for name in schema.names).encode() + b"\n")
+        for pack in (None, *parts):
+            table = alone
+            if pack:
+                new = [latest[name] is pack and name not in own for name in pack.names]
+                table = pack.table().filter(pa.array(new))
+            if not len(table):
+                continue
+            known = set(table.schema.names)
+            columns = [
+                table[field.name].cast(field.type) if field.name in known
+                else pa.nulls(len(table), field.type)
+                for field in schema
+            ]  # fmt: skip
+            table = pa.table(columns, schema)
+            file.write_table(table)
+            pacsv.write_csv(_with_words(table), lines, no_header)
+
+
+def _with_words(table: Any) -> Any:
+    """The table with ``True`` and ``False`` as Python's writer has them."""
+
+    for at, column in enumerate(table.schema):
+        if column.type == pa.bool_():
+            words = pc.if_else(table[column.name], "True", "False")
+            table = table.set_column(at, column.name, words)
+    return table
