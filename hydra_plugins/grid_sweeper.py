@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 
 @dataclass
@@ -44,4 +46,7 @@ class GridSweeper(BasicSweeper):
         first = loader.load_sweep_config(self.config, [words[0] for words in lists])
         if math.prod(map(len, lists)) < first.store.compact_from:
             return super().sweep(arguments)
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")  # as Hydra does
         return self.launcher.launch_packed(lists)

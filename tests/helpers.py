@@ -2,8 +2,12 @@
 
 import json
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,8 @@ from kd.files import PROJECT
 from kd.methods.base import Distillation, weighted_loss
 from kd.outputs import Outputs
 from kd.sweeps.job_configs import Job
+from kd.training.run_folder import LOCKS
+from kd.training.unfinished import FOLDER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -216,3 +222,37 @@ def one_group(configs: list[Config]) -> tuple[list[str], list[Config]]:
     (group,) = groups
     students = list(group.planned.students)
     return students, [config_of(student, group.lead.config) for student in students]
+
+
+WAIT = 300.0  # seconds, beside busy neighbours
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen:
+    """Give a command in a process of its own, with its outputs in this folder."""
+    given = [sys.executable, str(PROJECT / "train.py"), *words, f"output_dir={folder}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(given, env=env, cwd=folder.parent, stdout=subprocess.PIPE, text=True)
+
+
+def until(found: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + WAIT
+    while not found():
+        assert time.monotonic() < end, "it has not come"
+        time.sleep(0.01)
+
+
+def trainers(folder: Path, of: str = "distill") -> set[int]:
+    """The processes that hold the lock of a run, or of a pack."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link).startswith(f"{folder}/main/{LOCKS}/{of}/"):
+                found.add(int(link.parts[2]))
+    return found
+
+
+def epochs(folder: Path) -> list[int]:
+    """The epochs after which groups in training were saved."""
+    found = (folder / "main" / FOLDER).glob("[!.r]*-*.ckpt")
+    return [int(path.stem.rpartition("-")[2]) for path in found]

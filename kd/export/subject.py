@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from kd.report.study import Study, load_study
 from kd.report.teachers import find_checkpoints, teacher_checkpoints
 from kd.training.checkpoint import load_checkpoint, read_facts
 from kd.training.complete import as_shown
+from kd.training.packs import NotKept
 from kd.training.run_folder import EPOCHS, read_metrics, scan
+from kd.training.unpack import unpack
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,8 @@ def choose(config: Config) -> list[Chosen]:
         return [find(config.export.run, study, config.trust_code)]
     found = load_study(study, config.trust_code)
     runs = [best_of(found)] if config.export.run == "best" else list(by_network(found.runs))
+    for run in runs:
+        unpack(run.folder)
     return [Chosen(run.checkpoint, run, study) for run in runs]
 
 
@@ -155,7 +160,10 @@ def find(given: str, study: Path, trusted: bool) -> Chosen:
         UserError: there is none, or the run is not complete.
     """
     said = f"export.run={shown(given)}"
-    path = next((path for path in (Path(given), study / given) if path.exists()), None)
+    places = Path(given), study / given
+    for place in places:
+        unpack(place)
+    path = next((path for path in places if path.exists()), None)
     if path is None:
         raise UserError(
             f"{said}: no such run or checkpoint; {study}/results.csv lists the study's runs"
@@ -237,7 +245,12 @@ def compared_with(run: Run, study: Path, trusted: bool) -> tuple[dict[str, Any],
         except UserError as error:
             notes.append(f"The teacher cannot be loaded, so it is not compared: {error}.")
     if alone := control_of(run, study):
+        with suppress(NotKept):
+            unpack(alone.folder)
+    if alone and alone.checkpoint.exists():
         found["student alone"] = load_checkpoint(alone.checkpoint, trusted=trusted)
+    elif alone:
+        notes.append("The weights of its student alone have not been kept.")
     else:
         notes.append("The study has no student alone of this seed and these settings.")
     return found, notes

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rich.console import Console
 from kd._startup import importing, lazy
 from kd.config.schema import flatten
 from kd.config.showing import print_config
+from kd.config.undo import keep
 from kd.data.pool import remember
 from kd.errors import UserError
 from kd.sweeps import launcher, packed_table, plan, spreading
@@ -28,15 +30,16 @@ from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.ranges import Block, Family
 from kd.sweeps.table import rounded
 from kd.training import packs, run_folder
-from kd.training.complete import find_complete
+from kd.training.complete import as_shown, find_complete
 from kd.training.threads import using
 
 if TYPE_CHECKING:
-    from kd.training import train_run
+    from kd.training import train_run, unpack
 else:
-    train_run = lazy("kd.training.train_run")
+    train_run, unpack = lazy("kd.training.train_run"), lazy("kd.training.unpack")
 
 MOST_CAUSES = 3  # that the last line tells
+SHOWN = 10  # of the best runs, and of all, that TensorBoard shows
 
 
 @dataclass
@@ -67,28 +70,54 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
     students = sum(map(len, blocks))
     console.print(f"{students:,} runs in {len(blocks):,} packs: {lead.study}/{packs.FOLDER}")
     launcher.allow_many_files()
-    for study in {block.study for block in blocks}:
+    studies = list(dict.fromkeys(block.study for block in blocks))
+    for study in studies:
         plan.tidy(study)
+    for family in families:  # before the first of them trains for hours
+        (job,) = Block(family, 0, 1).jobs()
+        if job.config.overwrite or not run_folder.is_complete(job.directory):
+            launcher.refuse_untrainable([job], {job})
+    keep()
     failed: dict[str, str] = {}
     try:
         for ended in _train_all(blocks, spread, console):
             failed |= ended.failed
+        for study in studies:
+            _unpack_some(study, lead.config.store.weights)
     finally:
-        for study in {block.study for block in blocks}:
+        for study in studies:
             if run_folder.has_runs(study):
                 remember([f.lead.config.data for f in families if f.lead.study == study], study)
                 run_folder.write_results(study)
-    for study in dict.fromkeys(block.study for block in blocks):
+    for study in studies:
         packed_table.show(study, console)
     elapsed = rounded(time.perf_counter() - started)
     console.print(f"{students - len(failed):,} of {students:,} runs complete, {elapsed}")
-    for study in dict.fromkeys(block.study for block in blocks):
-        shown = os.path.relpath(study)
-        console.print(f"results: {shown}/results.parquet, {shown}/results.csv")
+    for study in studies:
+        shown = as_shown(study)
+        tables = f"{shown}/{run_folder.LARGE}, {shown}/{run_folder.RESULTS}"
+        console.print(f"results: {tables}  (to look at some: tensorboard --logdir {shown})")
     if failed:
         causes = Counter(failed.values()).most_common(MOST_CAUSES)
         listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
         raise UserError(f"{len(failed)} of {students} runs failed: {listed}")
+
+
+def _unpack_some(study: Path, kept: str) -> None:
+    """Make folders of the best runs and of a sample, for TensorBoard, as far as weights are kept.
+
+    Args:
+        study: its folder.
+        kept: which weights are.
+    """
+    frame: Any = packs.frame_of(study, ["run", "val/acc"])
+    if frame.empty or kept == "none":
+        return
+    best = frame.sort_values("val/acc", ascending=False, kind="stable")["run"].head(SHOWN)
+    spread = np.linspace(0, len(frame) - 1, SHOWN).round().astype(int)
+    for name in dict.fromkeys([*best, *frame["run"].iloc[spread]]):
+        with contextlib.suppress(packs.NotKept):
+            unpack.unpack(study / name)
 
 
 def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Iterator[Ended]:
@@ -188,9 +217,9 @@ def train_block(block: Block, board: Board) -> Ended:
     lead = block.family.lead.config
     if (block.folder / packs.NOTE).exists() and not lead.overwrite:
         pack = packs.Pack(block.folder)
-        for name in pack.names[:1]:  # of other images or another teacher it would be another
-            (job,) = Block(block.family, block.start, block.start + 1).jobs()
-            find_complete(job.config, block.study / name)
+        (job,) = Block(block.family, block.start, block.start + 1).jobs()
+        if job.name in pack.names:  # of other images or another teacher it is another run
+            find_complete(job.config, job.directory)
         return Ended(len(pack.names), pack.note["failed"], True, _best(pack))
     with importing():
         importlib.import_module("kd.sweeps.group")
@@ -213,9 +242,10 @@ def _best(pack: packs.Pack) -> tuple[float, str]:
 def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
     """Train the runs of a block whose lock is held."""
     lead = block.family.lead.config
-    if lead.overwrite:
-        for job in jobs:
-            shutil.rmtree(job.directory, ignore_errors=True)
+    if lead.overwrite:  # what is replaced goes first: a command that follows trains it again
+        (block.folder / packs.NOTE).unlink(missing_ok=True)
+        for folder in (block.folder, *(job.directory for job in jobs)):
+            shutil.rmtree(folder, ignore_errors=True)
     missing = {job for job in jobs if lead.overwrite or not run_folder.is_complete(job.directory)}
     for job in jobs:
         if job not in missing:
@@ -233,6 +263,8 @@ def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
                 begun += [part.planned for part in parts]
                 for job in group.members:
                     content.add(job)
+        places = {job.name: place for place, job in enumerate(jobs)}
+        content.results.sort(key=lambda result: places[result.name])
     for job in missing:
         if job.apart and not job.failure:  # it has a folder of its own, as in any sweep
             job.packed, job.config = False, replace(job.config, logger=lead.logger)
@@ -280,6 +312,7 @@ class _Content:
             return
         store, flat = self.lead.config.store, flatten(job.config)
         few = tested.logits.shape[1] <= 256
+        on_cpu = {name: weight.cpu() for name, weight in trained.weights.items()}
         result = packs.Result(
             name=job.name,
             metrics=train_run.metrics_of(job.config, share.material, trained, tested),
@@ -287,7 +320,7 @@ class _Content:
             settings={axis.key: flat[axis.key] for axis in self.block.family.axes},
             history=trained.rows,
             classes=tested.logits.argmax(1).numpy().astype(np.uint8 if few else np.uint16),
-            weights=trained.weights if store.weights != "none" else None,
+            weights=None if store.weights == "none" else on_cpu,
             logits=tested.logits.numpy().astype(np.float16) if store.logits else None,
         )
         self.results.append(result)

@@ -17,6 +17,7 @@ from kd.data.sources import fetch
 from kd.errors import UserError
 from kd.training import run_folder, unfinished
 from kd.training.own_code import code_digests
+from kd.training.packs import pack_of
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,21 @@ def find_alone(config: Config, study: Path, words: Sequence[str]) -> dict[str, A
     alone = replace(config, stage="student", overwrite=False, keep_epochs=False)
     directory = study / run_name(alone, list(words))
     with contextlib.suppress(OSError, UserError):  # of other settings, or damaged
-        stamp = (directory / run_folder.METRICS).stat().st_mtime_ns
-        key = repr((directory, stamp, relevant(alone)))
+        key = repr((directory, _stamp(directory), relevant(alone)))
         if key not in _alone:
             _alone[key] = find_complete(alone, directory)
         return _alone[key]
     return None
+
+
+def _stamp(directory: Path) -> int:
+    """When a complete run was written, in its folder or in a pack.
+
+    Raises:
+        OSError: it is in neither.
+    """
+    own, pack = directory / run_folder.METRICS, pack_of(directory)
+    return (own if own.exists() or not pack else pack.folder).stat().st_mtime_ns
 
 
 def skip(before: dict[str, Any], directory: Path, quiet: bool) -> Outcome:
@@ -75,12 +85,13 @@ def skip(before: dict[str, Any], directory: Path, quiet: bool) -> Outcome:
             with run_folder.hold(shown.absolute()):
                 if run_folder.is_complete(shown):
                     unfinished.forget(shown.parents[1], name)
-    table, run = shown.parents[1] / run_folder.RESULTS, shown / run_folder.METRICS
-    if not quiet and not (table.exists() and table.stat().st_mtime_ns >= run.stat().st_mtime_ns):
+    table = shown.parents[1] / run_folder.RESULTS
+    if not quiet and not (table.exists() and table.stat().st_mtime_ns >= _stamp(shown.absolute())):
         run_folder.write_results(table.parent)
-    log.info(
-        "skipped: complete already, test accuracy %.4f\nresults: %s", before["test/acc"], shown
-    )
+    pack = None if run_folder.is_own(shown) else pack_of(shown.absolute())
+    where = as_shown(pack.folder) if pack else shown
+    said = "skipped: complete already, test accuracy %.4f\nresults: %s"
+    log.info(said, before["test/acc"], where)
     return Outcome(before, skipped=True)
 
 

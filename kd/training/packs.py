@@ -44,6 +44,10 @@ PREDICTIONS, WEIGHTS = "predictions.parquet", "weights.safetensors"
 OURS = ["words", "settings"]  # columns of RUNS that are no metrics
 
 
+class NotKept(UserError):
+    """The weights of a packed run have not been kept."""
+
+
 @dataclass
 class Result:
     """What a run came to, to be packed."""

@@ -18,7 +18,7 @@ from kd.training.fit import Trained
 from kd.training.loggers import Loggers
 from kd.training.logging import train_log
 from kd.training.material import Accelerator, Material
-from kd.training.packs import Pack, frame_of, pack_of
+from kd.training.packs import NotKept, Pack, frame_of, pack_of
 from kd.training.train_run import assess, save_run
 from kd.training.unfinished import below_study
 
@@ -68,9 +68,9 @@ def unpack(directory: Path) -> None:
         return
     name = below_study(directory)
     if (weights := pack.weights(name)) is None:
-        raise UserError(
+        raise NotKept(
             f"{directory}: its weights have not been kept (store.weights=none or best); train it "
-            "by itself with store.compact_from=1000000"
+            "by itself with overwrite=true"
         )
     with run_folder.hold(directory), train_log() as write_log:
         config, words = _config_of(pack, name), pack.words(name)

@@ -6,18 +6,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import MINI, complete, one_line
+from helpers import MINI, command, complete, epochs, one_line, trainers, until
 
-from kd.files import PROJECT
 from kd.sweeps.engines import joblib, ray, slurm
-from kd.training.run_folder import LOCKS
 from kd.training.unfinished import FOLDER
 
 EPOCHS = 60
@@ -35,40 +30,13 @@ ENGINES = {
 }
 # What need not be the same.
 OWN = {"time/fit_s", "teacher/checkpoint", "git/commit", "git/dirty"}
-WAIT = 300.0  # seconds, beside busy neighbours
 
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen:
-    """Give a command in a process of its own."""
-    command = [sys.executable, str(PROJECT / "train.py"), *SWEEP, f"output_dir={folder}", *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=env, cwd=folder.parent, stdout=subprocess.PIPE, text=True)
-
-
-def until(found: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + WAIT
-    while not found():
-        assert time.monotonic() < end, "it has not come"
-        time.sleep(0.01)
-
-
-def trainers(folder: Path) -> set[int]:
-    """The processes that hold the lock of a run."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            if os.readlink(link).startswith(f"{folder}/main/{LOCKS}/distill/"):
-                found.add(int(link.parts[2]))
-    return found
-
-
-def epochs(folder: Path) -> list[int]:
-    """The epochs after which groups in training were saved."""
-    found = (folder / "main" / FOLDER).glob("[!.r]*-*.ckpt")
-    return [int(path.stem.rpartition("-")[2]) for path in found]
+    """Give the sweep in a process of its own."""
+    return command(folder, *SWEEP, *words)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
