@@ -20,7 +20,7 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kd.config.naming import run_name
-from kd.config.schema import Config, relevant
+from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import check_together, check_value
 from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.students import own_keys, replaced
@@ -155,12 +155,14 @@ def plan_families(
             for place, word in zip(apart, chosen, strict=True):
                 words[place] = word
             lead = compose(words)
-            # What only some networks or methods have makes families of its own.
-            odd = [p for p in swept if p not in apart and _key(words[p]) not in _own(lead.config)]
+            left = [place for place in swept if place not in apart]
+            # What only some networks or methods have, or other settings follow, makes families.
+            odd = [p for p in left if _key(words[p]) not in _own(lead.config)]
+            odd = odd or [p for p in left if _is_followed(lead, words, lists, p, compose)]
             if odd:
                 apart = sorted({*apart, *odd})
                 break
-            families.append(_family(lead, words, lists, [p for p in swept if p not in apart]))
+            families.append(_family(lead, words, lists, left))
         else:
             return _distinct(families)
 
@@ -177,6 +179,22 @@ def _own(config: Config) -> set[str]:
     """The keys that jobs of a family may differ in, those that the stage does not use included."""
     methods = {f"kd.{spec.name}" for spec in dataclasses.fields(config.kd)}
     return (own_keys(config) | methods) - APART
+
+
+def _is_followed(
+    lead: Job,
+    words: Sequence[str],
+    lists: Sequence[Sequence[str]],
+    place: int,
+    compose: Callable[[list[str]], Job],
+) -> bool:
+    """Whether other settings change with a key, as ``optim.lr`` does with ``model.lr``."""
+    if any("$" in word for word in lists[place]):
+        return True
+    key, other = _key(words[place]), [*words]
+    other[place] = next((word for word in lists[place] if word != words[place]), words[place])
+    config = compose(other).config
+    return config != replaced(lead.config, {key: flatten(config)[key]})
 
 
 def _family(

@@ -94,13 +94,13 @@ def write(folder: Path, results: Sequence[Result], common: Common) -> None:
             for r in results
         ]
         if rows:
-            _save(beside / RUNS, {key: [row.get(key) for row in rows] for key in _keys(rows)})
+            _save(beside / RUNS, _columns(rows))
             epochs = [
                 {"row": number, "epoch": epoch, **figures}
                 for number, result in enumerate(results)
                 for epoch, figures in enumerate(result.history, 1)
             ]
-            _save(beside / HISTORY, {key: [e.get(key) for e in epochs] for key in _keys(epochs)})
+            _save(beside / HISTORY, _columns(epochs))
             _save(beside / PREDICTIONS, _by_image(results, common))
         with_weights = [n for n, result in enumerate(results) if result.weights is not None]
         if with_weights:
@@ -114,8 +114,10 @@ def write(folder: Path, results: Sequence[Result], common: Common) -> None:
                 os.fsync(file.fileno())
 
 
-def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row lacks is None."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}
 
 
 def _by_image(results: Sequence[Result], common: Common) -> dict[str, Any]:
@@ -375,7 +377,7 @@ def write_tables(study: Path, rows: Sequence[dict[str, Any]], csv: Path, parquet
 
     stamp, own = _stamp(study), {row["run"] for row in rows}
     latest = _index(study, stamp)
-    alone = pa.Table.from_pylist(rows)
+    alone = pa.table(_columns(rows))  # from_pylist has the keys of the first row alone
     parts = [pack for pack in _packs(study, stamp) if pack.names]
     schemas = [pack.schema for pack in parts]
     schema = pa.unify_schemas([alone.schema, *schemas], promote_options="permissive")
