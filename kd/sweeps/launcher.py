@@ -332,6 +332,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
     from kd.training.callbacks import make_callbacks
     from kd.training.loggers import Loggers
     from kd.training.material import find_material
+    from kd.training.unpack import unpack_teachers
 
     deciding = (
         *("stage", "data.", "teacher.", "kd.method"),
@@ -345,6 +346,7 @@ def refuse_untrainable(jobs: Sequence[Job], missing: Collection[Job]) -> None:
         if key not in errors:
             errors[key] = None
             try:
+                unpack_teachers(job.config)
                 find_material(job.config, list(job.hydra.overrides.task))
                 Loggers(job.config, job.directory)
                 make_callbacks(job.config, job.directory)

@@ -1,5 +1,6 @@
 """What a large sweep ends with: its best settings, and those beside the student alone."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ COLUMNS = ["run", "stage", "kd/alpha", "val/acc", "test/acc"]
 
 
 def show(study: Path, console: Console) -> None:
-    """Print the best settings of a study's packs by validation accuracy, means over seeds.
+    """Print the best settings of a study's packs by validation accuracy, and what comes next.
 
     Args:
         study: its folder.
@@ -23,9 +24,7 @@ def show(study: Path, console: Console) -> None:
     frame: Any = packs.frame_of(study, COLUMNS)
     if frame.empty:
         return
-    frame["setting"] = (
-        frame["run"].str.replace(r"(?<=[/,])seed=\d+,?", "", regex=True).str.rstrip(",")
-    )
+    frame["setting"] = frame["run"].map(_settings(frame["run"]))
     means = _means(frame)
     seeds = f", mean of {most} seeds" if (most := int(means["runs"].max())) > 1 else ""
     head = f"the best of {len(means):,} settings by validation accuracy{seeds}"
@@ -38,10 +37,21 @@ def show(study: Path, console: Console) -> None:
     if not taught.empty and not alone.empty:
         best, other = _means(taught).iloc[0], _means(alone).iloc[0]
         console.print(
-            f"chosen on validation {best.name}: {100 * best['test/acc']:.2f} %; the best student "
-            f"alone, {other.name}: {100 * other['test/acc']:.2f} % (test)",
+            f"chosen on validation {best.name}: {100 * best['test/acc']:.2f} %; student alone "
+            f"{100 * other['test/acc']:.2f} % (test, means over seeds)",
             markup=False,
         )
+
+
+def _settings(runs: Iterable[str]) -> dict[str, str]:
+    """What runs are called without their seed, and without the words that all of them have."""
+    words = {run: run.partition("/")[2].split(",") for run in runs}
+    shared = set[str].intersection(*map(set, words.values())) if len(words) > 1 else set[str]()
+    told = {
+        run: [word for word in own if word not in shared and not word.startswith("seed=")]
+        for run, own in words.items()
+    }
+    return {run: " ".join([run.partition("/")[0], *own]) for run, own in told.items()}
 
 
 def _means(frame: pd.DataFrame) -> Any:

@@ -20,7 +20,6 @@ from kd.seeding import isolated
 from kd.training.kept_outputs import known_outputs
 from kd.training.memory import refuse_too_large
 from kd.training.own_code import code_digests
-from kd.training.packs import pack_of
 from kd.training.run_folder import hashes
 from kd.training.teacher import check_method, find_teacher, load_teacher, needs_live_teacher
 from kd.training.unfinished import digest
@@ -85,15 +84,6 @@ def with_outputs(material: Material, config: Config) -> Material:
     return material._replace(teacher_outputs=outputs)
 
 
-def _unpack(teachers: Iterable[Path]) -> None:
-    """Make folders of the teachers that lie in packs."""
-    for path in teachers:
-        if not path.exists() and path.name == "model.ckpt" and pack_of(path.parent.absolute()):
-            from kd.training.unpack import unpack  # which needs this module
-
-            unpack(path.parent)
-
-
 def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     """Find and check the accelerator, the data and the teacher.
 
@@ -124,7 +114,6 @@ def find_material(config: Config, words: Iterable[str] = ()) -> Material:
     plain = [word.removeprefix("+") if word.startswith("+debug=") else word for word in words]
     told = [w for w in plain if w.startswith(shared) and not w.startswith(STUDENTS)]
     teachers = find_teacher(config, data.fingerprint, told)
-    _unpack(teachers)
     teacher, split = load_teacher(teachers, data.fingerprint, data.task, config.teacher.model)
     widths = check_method(config, teacher, data.task)
     regresses = config.kd.regresses and widths is not None and widths[0] != widths[1]

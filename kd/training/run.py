@@ -45,5 +45,7 @@ def execute(
         return skip(before, directory, quiet)
     with importing():  # torch and Lightning: what is complete needs neither
         from kd.training.train_run import train_run
+        from kd.training.unpack import unpack_teachers
+    unpack_teachers(config)
     set_up_logging(level)  # Lightning has set up its own
     return train_run(config, directory, hydra, share, note, quiet)

@@ -18,7 +18,6 @@ from kd.models.network import Ensemble, Observed, build_model, probe
 from kd.outputs import Outputs
 from kd.training.checkpoint import UNKNOWN, Loaded, read_checkpoint
 from kd.training.memory import free_bytes
-from kd.training.packs import pack_of
 from kd.training.run_folder import scan
 
 log = logging.getLogger(__name__)
@@ -42,11 +41,7 @@ def find_teacher(config: Config, split: str, words: Sequence[str] = ()) -> list[
     given = config.teacher.checkpoint
     if given is not None:
         paths = [Path(path) for path in (given if isinstance(given, list) else [given])]
-        packed = [not path.exists() and pack_of(path.absolute()) for path in paths]
-        return [
-            path / "model.ckpt" if path.is_dir() or lies_packed else path
-            for path, lies_packed in zip(paths, packed, strict=True)
-        ]
+        return [path / "model.ckpt" if path.is_dir() else path for path in paths]
     study, name = Path(config.output_dir) / config.study, f"teacher/seed={config.teacher.seed}"
     rows, refused = scan(study, [f"{name}*"])
     damaged = [f"{study}/{run}: {reason}" for run, reason in refused.items()]

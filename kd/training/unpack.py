@@ -52,6 +52,24 @@ def unpack_chosen(config: Config) -> Path:
     return directory
 
 
+def unpack_teachers(config: Config) -> None:
+    """Make folders of the teachers that a distillation asks for, if these lie in packs.
+
+    Args:
+        config: of the run; of no distillation it has none.
+
+    Raises:
+        UserError: see :func:`unpack`.
+    """
+    if config.stage != "distill":
+        return
+    given = config.teacher.checkpoint or [
+        Path(config.output_dir, config.study, "teacher", f"seed={config.teacher.seed}")
+    ]
+    for path in map(Path, given if isinstance(given, list) else [given]):
+        unpack(path.parent if path.name == "model.ckpt" else path)
+
+
 def unpack(directory: Path) -> None:
     """Make an ordinary folder of a run if it lies in a pack.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from kd.config.schema import Config, Export, Search, flatten
+from kd.config.schema import Config, Export, Search, Store, flatten
 from kd.methods import METHODS
 from kd.methods.base import Distillation
 from kd.models import MODELS
@@ -32,6 +32,7 @@ NOT_SWEPT = {
     "print_config": NO_RESULT,
     "callbacks": "they keep runs out of groups",
     **dict.fromkeys((f"export.{f.name}" for f in dataclasses.fields(Export)), NO_RESULT),
+    **dict.fromkeys((f"store.{f.name}" for f in dataclasses.fields(Store)), NO_RESULT),
     "trainer.group_mb": NO_RESULT,
     "trainer.stack": NO_RESULT,
     "data.files": NO_RESULT,
