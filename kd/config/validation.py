@@ -76,16 +76,16 @@ def check_values(schema: Config, tree: dict[str, Any], only: Collection[str] = (
     return cast("Config", OmegaConf.to_object(typed))
 
 
-def check_value(config: Config, key: str, value: Any) -> Any:
-    """One of a run's settings with its type, checked as :func:`validate` does.
+def check_each(config: Config, key: str, values: Iterable[Any]) -> list[Any]:
+    """Values of one of a run's settings with its type, each checked as :func:`validate` does.
 
     Args:
         config: has the network's and the method's own settings.
         key: of the setting, as on the command line.
-        value: given.
+        values: given.
 
     Raises:
-        UserError: it is of the wrong type or out of bounds.
+        UserError: one is of the wrong type or out of bounds.
     """
     group: Any = config
     *groups, name = key.split(".")
@@ -94,10 +94,13 @@ def check_value(config: Config, key: str, value: Any) -> Any:
     typed = OmegaConf.structured(group)
     kind = get_type_hints(group.__class__)[name]
     (spec,) = (spec for spec in dataclasses.fields(group) if spec.name == name)
-    if not _set(typed, spec, value, is_flag=kind is bool):
-        raise _refused(key, value, spec, kind)
-    found = typed[name]
-    return OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
+    found: list[Any] = []
+    for value in values:
+        if not _set(typed, spec, value, is_flag=kind is bool):
+            raise _refused(key, value, spec, kind)
+        given = typed[name]
+        found.append(OmegaConf.to_object(given) if OmegaConf.is_config(given) else given)
+    return found
 
 
 def fill(schema: Settings, tree: dict[str, Any], prefix: str) -> Settings:

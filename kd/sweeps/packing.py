@@ -74,7 +74,7 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
     for study in studies:
         plan.tidy(study)
     for family in families:  # before the first of them trains for hours
-        (job,) = Block(family, 0, 1).jobs()
+        (job,) = family.block(0, 1).jobs()
         if job.config.overwrite or not run_folder.is_complete(job.directory):
             launcher.refuse_untrainable([job], {job})
     keep()
@@ -130,7 +130,7 @@ def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Ite
                 yield pace.tell(block, train_block(block, pace.board(block)))
         return
     tasks = [BlockTask(block, spread.threads) for block in blocks]
-    gpu = any(block.family.lead.config.trainer.accelerator == "gpu" for block in blocks)
+    gpu = any(block.lead.config.trainer.accelerator == "gpu" for block in blocks)
     with spreading.engine(spread, blocks[0].study, gpu) as run:
         for number, ended in run(tasks):
             lost = Ended(0, {f"pack {blocks[number].name}": str(ended)})
@@ -191,9 +191,8 @@ class BlockTask:
         """Pack the task when it is sent; see :func:`kd.sweeps.spreading.sent`."""
         if self.packed:
             return self.packed
-        family = self.block.family
-        lead = replace(family.lead, hydra=plain_node(family.lead))
-        block = replace(self.block, family=replace(family, lead=lead))
+        lead = replace(self.block.lead, hydra=plain_node(self.block.lead))
+        block = replace(self.block, lead=lead)
         return spreading.sent(BlockTask, block, self.threads)
 
     def __call__(self) -> Ended:
@@ -214,10 +213,10 @@ def train_block(block: Block, board: Board) -> Ended:
         UserError: another process trains it, a teacher is missing, a complete run has other
             settings, or no room is left.
     """
-    lead = block.family.lead.config
+    lead = block.lead.config
     if (block.folder / packs.NOTE).exists() and not lead.overwrite:
         pack = packs.Pack(block.folder)
-        (job,) = Block(block.family, block.start, block.start + 1).jobs()
+        (job,) = block.jobs(1)
         if job.name in pack.names:  # of other images or another teacher it is another run
             find_complete(job.config, job.directory)
         return Ended(len(pack.names), pack.note["failed"], True, _best(pack))
@@ -241,7 +240,7 @@ def _best(pack: packs.Pack) -> tuple[float, str]:
 
 def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
     """Train the runs of a block whose lock is held."""
-    lead = block.family.lead.config
+    lead = block.lead.config
     if lead.overwrite:  # what is replaced goes first: a command that follows trains it again
         (block.folder / packs.NOTE).unlink(missing_ok=True)
         for folder in (block.folder, *(job.directory for job in jobs)):
@@ -295,7 +294,7 @@ class _Content:
     """
 
     def __init__(self, block: Block) -> None:
-        self.block, self.lead = block, block.family.lead
+        self.block, self.lead = block, block.lead
         self.results: list[packs.Result] = []
         self.tested: Any = None  # of one of the runs: they have the same test images
 
@@ -317,7 +316,7 @@ class _Content:
             name=job.name,
             metrics=train_run.metrics_of(job.config, share.material, trained, tested),
             words=list(job.hydra.overrides.task),
-            settings={axis.key: flat[axis.key] for axis in self.block.family.axes},
+            settings={axis.key: flat[axis.key] for axis in self.block.axes},
             history=trained.rows,
             classes=tested.logits.argmax(1).numpy().astype(np.uint8 if few else np.uint16),
             weights=None if store.weights == "none" else on_cpu,

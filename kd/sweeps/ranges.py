@@ -10,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kd.config.naming import run_name
 from kd.config.schema import Config, flatten, relevant
-from kd.config.validation import check_together, check_value
+from kd.config.validation import check_each, check_together
 from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.students import own_keys, replaced
 from kd.training.packs import FOLDER
@@ -31,6 +32,11 @@ from kd.training.unfinished import digest
 # Settings of a student's own that make a family of their own nevertheless: networks of one form
 # are stacked without padding, and a method is code.
 APART = {"model.hidden", "kd.method"}
+
+
+# Values of a key that are tried beside the other settings: these go together with all or with none
+# but a few, as with 0.
+MOST_CHECKED = 1000
 
 
 @dataclass(frozen=True)
@@ -58,67 +64,80 @@ class Family:
         """How many jobs it has."""
         return math.prod(len(axis.words) for axis in self.axes)
 
+    @cached_property
+    def identity(self) -> str:
+        """What stands for its study and the settings of all its jobs."""
+        own = {axis.key for axis in self.axes}
+        shared = {k: v for k, v in relevant(self.lead.config).items() if k not in own}
+        swept = [(axis.key, axis.values) for axis in self.axes]
+        return digest([self.lead.config.study, shared, swept])
+
     def blocks(self, size: int) -> Iterator[Block]:
         """Cut the family into blocks of at most so many jobs, about equally large."""
         count = -(-len(self) // size)
         ends = [len(self) * n // count for n in range(count + 1)]
-        return (Block(self, *pair) for pair in itertools.pairwise(ends))
+        return (self.block(*pair) for pair in itertools.pairwise(ends))
+
+    def block(self, start: int, stop: int) -> Block:
+        """The jobs from one number to another, with those values alone that they have."""
+        sizes = [*(len(axis.words) for axis in self.axes), 1]  # a single job has no axis
+        axes, places = [], []
+        for axis, column in zip(
+            self.axes, np.unravel_index(np.arange(start, stop), sizes), strict=False
+        ):
+            used, own = np.unique(column, return_inverse=True)
+            words, values = (tuple(some[n] for n in used) for some in (axis.words, axis.values))
+            axes.append(Axis(axis.key, axis.place, words, values))
+            places.append(own)
+        table = np.stack(places, axis=1) if places else np.empty((stop - start, 0), int)
+        name = digest([self.identity, start, stop])
+        return Block(self.lead, self.words, tuple(axes), table, name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """Some of a family's jobs, side by side in its order."""
+    """Some jobs of a family, side by side in its order."""
 
-    family: Family
-    start: int
-    stop: int
+    lead: Job
+    words: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    places: np.ndarray  # (jobs, axes): which value each job has
+    name: str  # of its pack: it stands for the settings of all its jobs
 
     def __len__(self) -> int:
         """How many jobs it has."""
-        return self.stop - self.start
+        return len(self.places)
 
     @property
     def study(self) -> Path:
         """The folder of its study."""
-        return self.family.lead.study
-
-    @cached_property
-    def name(self) -> str:
-        """What its pack is called: it stands for the settings of all its jobs."""
-        own = {axis.key for axis in self.family.axes}
-        shared = {k: v for k, v in relevant(self.family.lead.config).items() if k not in own}
-        swept = [(axis.key, axis.values) for axis in self.family.axes]
-        return digest([shared, swept, self.start, self.stop])
+        return self.lead.study
 
     @property
     def folder(self) -> Path:
         """Where its pack lies."""
         return self.study / FOLDER / self.name
 
-    def jobs(self) -> list[Job]:
+    def jobs(self, most: int | None = None) -> list[Job]:
         """Make the jobs, without loggers: those of a pack have no files of their own.
+
+        Args:
+            most: how many of them; None makes all.
 
         Raises:
             UserError: settings do not go together.
         """
-        sizes = [len(axis.words) for axis in self.family.axes]
-        # A family of one job has no axis, and unravel_index wants one.
-        places = np.unravel_index(np.arange(self.start, self.stop), [*sizes, 1])[: len(sizes)]
-        node = plain_node(self.family.lead)
-        return [self._job(place, node) for place in zip(*places, strict=True)] or [
-            self._job((), node)
-        ]
+        node = plain_node(self.lead)
+        return [self._job(place, node) for place in self.places[:most].tolist()]
 
     def _job(self, place: Sequence[int], node: Node) -> Job:
-        lead, words = self.family.lead, list(self.family.words)
-        values: dict[str, Any] = {}
-        for axis, at in zip(self.family.axes, place, strict=True):
+        words, values = [*self.words], dict[str, Any]()
+        for axis, at in zip(self.axes, place, strict=True):
             words[axis.place], values[axis.key] = axis.words[at], axis.values[at]
-        config = dataclasses.replace(replaced(lead.config, values), logger={})
+        config = dataclasses.replace(replaced(self.lead.config, values), logger={})
         check_together(config)
-        name = run_name(config, words)
-        own: Any = node.with_words(words)
-        return Job(config, own, name, lead.study / name, packed=True)
+        name, hydra = run_name(config, words), cast("Any", node.with_words(words))
+        return Job(config, hydra, name, self.study / name, packed=True)
 
 
 def read_lists(overrides: Sequence[Any]) -> list[list[str]]:
@@ -171,7 +190,7 @@ def _distinct(families: Sequence[Family]) -> list[Family]:
     """The families but for those with another's jobs: of settings that their stage does not use."""
     known: dict[str, Family] = {}
     for family in families:
-        known.setdefault(Block(family, 0, len(family)).folder.as_posix(), family)
+        known.setdefault(f"{family.lead.study} {family.identity}", family)
     return [*known.values()]
 
 
@@ -207,10 +226,10 @@ def _family(
         key = _key(words[place])
         if key not in matters:
             continue
-        given = [parser.parse_override(word).value() for word in lists[place]]
-        checked = [check_value(lead.config, key, value) for value in given]
-        values = dict(zip(lists[place], checked, strict=True))
-        for value in values.values():
+        given = (_value(parser, word) for word in lists[place])
+        values = dict(zip(lists[place], check_each(lead.config, key, given), strict=True))
+        step = max(1, len(values) // MOST_CHECKED)
+        for value in [*values.values()][::step]:
             check_together(replaced(lead.config, {key: value}))
         first = {repr(value): word for word, value in reversed(values.items())}
         kept = [word for word in values if first[repr(values[word])] == word]  # not 1 and 1.0
@@ -218,6 +237,16 @@ def _family(
     slow = ["seed", *sorted({axis.key for axis in axes if axis.key.startswith("data.")})]
     axes.sort(key=lambda axis: slow.index(axis.key) if axis.key in slow else len(slow))
     return Family(lead, tuple(words), tuple(axes))
+
+
+def _value(parser: OverridesParser, word: str) -> Any:
+    """The value that a word gives, as Hydra reads it."""
+    text = word.partition("=")[2]
+    if re.fullmatch(r"-?\d+", text):  # Hydra's parser takes half a millisecond
+        return int(text)
+    if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", text):
+        return float(text)
+    return parser.parse_override(word).value()
 
 
 def _key(word: str) -> str:

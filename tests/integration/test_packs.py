@@ -186,7 +186,7 @@ def test_without_a_teacher_nothing_is_trained(cli):
     assert not Path("outputs/main").exists()
 
 
-LARGE = ("stage=distill", "data=mnist_mini", "trainer.max_epochs=40", "kd.T=1,2,3,4")
+LARGE = ("-m", "stage=distill", "data=mnist_mini", "trainer.max_epochs=40", "kd.T=1,2,3,4")
 LARGE += ("seed=0,1,2", *PACKED, "store.pack=6", "logger=[]")
 
 

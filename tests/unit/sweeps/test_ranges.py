@@ -1,6 +1,7 @@
 """Large sweeps planned from their ranges: the jobs that Hydra's own sweeper would make."""
 
 import itertools
+import pickle
 import time
 
 import pytest
@@ -99,6 +100,18 @@ def test_a_million_jobs_are_planned_at_once(compose):
     assert len(family) == 1_000_000
     assert len(blocks) == 1000
     assert time.process_time() - started < 20
+    assert len(blocks[-1].jobs(3)) == 3
     jobs = blocks[-1].jobs()
     assert {job.config.seed for job in jobs} == {99}
     assert len({job.name for job in jobs}) == 1000
+
+
+def test_a_key_of_many_values_is_planned_at_once(compose):
+    load, master = compose
+    lists = lists_of("stage=student seed=range(0,30000)")
+    started = time.process_time()
+    (family,) = plan_families(lists, lambda words: make_job(load(master, words)))
+    blocks = list(family.blocks(1000))
+    assert [job.config.seed for block in blocks[:2] for job in block.jobs()] == [*range(2000)]
+    assert len(pickle.dumps(blocks[7].axes)) < 20_000, "it has its own values alone"
+    assert time.process_time() - started < 10
