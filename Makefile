@@ -42,13 +42,13 @@ why: .venv/installed
 	$(TRAIN) -m +experiment=why/omit
 	$(TRAIN) -m +experiment=why/omit study=why_omit32 model.hidden=32 model.lr=1e-2 kd.T=4 seed=$(TEN)
 
-# Ten of these studies on Fashion-MNIST.
+# Twelve of these studies on Fashion-MNIST.
 FASHION := outputs/why_fashion/teacher/seed
 why-fashion: .venv/installed
 	$(TRAIN) -m stage=teacher study=why_fashion data=fashion_mnist seed=0,1,2,3,4
 	$(TRAIN) -m stage=teacher study=why_fashion data=fashion_mnist trainer.max_epochs=1,3
 	$(TRAIN) stage=teacher study=why_fashion data=fashion_mnist optim.label_smoothing=0.1
-	for name in dropout width controls direction noise images labels rates; do \
+	for name in dropout width controls direction noise images labels rates clip time; do \
 	  $(TRAIN) -m +experiment=why/$$name data=fashion_mnist study=why_fashion_$$name \
 	    'teacher.checkpoint="$(FASHION)=0,data=fashion_mnist"' || exit 1; \
 	done
