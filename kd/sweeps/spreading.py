@@ -1,8 +1,8 @@
 """Sweeps whose groups train elsewhere: each is a task of an engine.
 
-A task is a group, or a job that trains alone, with all that its training needs but data and
-teacher, which it reads where the command would. It writes its runs' folders as the command would
-and sends back what the command says of them.
+A task is a group, or a job that trains alone, with all that its training needs but the teacher,
+which it reads where the command would, and the images, which all tasks of a machine share. It
+writes its runs' folders as the command would and sends back what the command says of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import pickle
 import sys
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from logging.handlers import BufferingHandler
 from types import SimpleNamespace
@@ -26,10 +26,12 @@ from rich.console import Console
 
 from kd._startup import importing, lazy
 from kd.config.undo import keep
+from kd.data import pool, sources
+from kd.data.mapped import among_tasks
 from kd.errors import UserError
 from kd.sweeps import launcher
 from kd.sweeps.board import Board
-from kd.sweeps.engines.settings import Lost, Run, Spread
+from kd.sweeps.engines.settings import Engine, Lost, Spread
 from kd.sweeps.job_configs import Job
 from kd.sweeps.plan import Planned
 from kd.training import run_folder
@@ -73,6 +75,7 @@ class Task:
     jobs: list[Job]
     group: grouping.Group | None
     threads: int
+    sent: dict[sources.Place, sources.Sent] = field(default_factory=dict)  # the images
     packed: Any = None  # as it was sent here
 
     def __reduce__(self) -> Any:
@@ -85,7 +88,8 @@ class Task:
             lead = lean.get(group.lead) or replace(group.lead, hydra=_node(group.lead))
             group = group._replace(lead=lead, members=[lean[job] for job in group.members])
         content = pickle.dumps(([*lean.values()], group, self.threads))
-        return _unpacked, (os.getcwd(), [*sys.path], content)
+        # The engine itself packs what it has sent: Ray counts who may still fetch it.
+        return _unpacked, (os.getcwd(), [*sys.path], content, self.sent)
 
     def __call__(self) -> Done:
         """Train what is not complete, or go on where an earlier attempt was ended."""
@@ -94,10 +98,11 @@ class Task:
         from kd.training.threads import using
 
         launcher.allow_many_files()
+        sources.received.update(self.sent)
         text = io.StringIO()
         board = Board(self.jobs, Console(file=text, soft_wrap=True))
         parts: list[grouping.Group] = []
-        with _warnings() as warned, using(self.threads):
+        with _warnings() as warned, using(self.threads), among_tasks():
             try:
                 if self.group:
                     parts = launcher.train_together(self.group, (), board)
@@ -121,11 +126,12 @@ def _node(job: Job) -> Any:
     return Node(OmegaConf.to_container(job.hydra, enum_to_str=True))  # pyright: ignore
 
 
-def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Task:
+def _unpacked(place: str, paths: Sequence[str], content: bytes, sent: Any) -> Task:
     """A task as it was sent, in a process that now finds files and code as the command does."""
     os.chdir(place)
     sys.path += [path for path in paths if path not in sys.path]
-    return Task(*pickle.loads(content), packed=(_unpacked, (place, paths, content)))
+    packed = _unpacked, (place, paths, content, sent)
+    return Task(*pickle.loads(content), sent=sent, packed=packed)
 
 
 @contextlib.contextmanager
@@ -157,8 +163,8 @@ def launch(jobs: Sequence[Job], spread: Spread) -> None:
         if any(j.config.trainer.accelerator == "gpu" for j in missing) and not spread.gpus:
             raise UserError("trainer.accelerator=gpu: tasks have none; give hydra.launcher.gpus=1")
         engine = importlib.import_module(f"kd.sweeps.engines.{spread.backend}")
-        with _gpus_hidden(not spread.gpus), engine.opened(spread, missing[0].study) as run:
-            launcher.launch(jobs, partial(train_elsewhere, run=run, threads=spread.threads))
+        with _gpus_hidden(not spread.gpus), engine.opened(spread, missing[0].study) as opened:
+            launcher.launch(jobs, partial(train_elsewhere, engine=opened, threads=spread.threads))
 
 
 @contextlib.contextmanager
@@ -187,7 +193,11 @@ def train_here(
 
 
 def train_elsewhere(
-    jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board, run: Run, threads: int
+    jobs: Sequence[Job],
+    groups: Iterable[grouping.Group],
+    board: Board,
+    engine: Engine,
+    threads: int,
 ) -> list[grouping.Group]:
     """Have an engine train the jobs, and say what became of each as its task ends.
 
@@ -195,7 +205,7 @@ def train_elsewhere(
         jobs: all of the sweep.
         groups: those that train together.
         board: of the sweep.
-        run: of the engine.
+        engine: that trains them.
         threads: that each task trains with.
 
     Returns:
@@ -204,6 +214,10 @@ def train_elsewhere(
     tasks = [Task(group.members, group, threads) for group in groups]
     tasks += [Task([job], None, threads) for job in jobs if job.apart and not job.failure]
     away = {job for task in tasks for job in task.jobs}
+    if engine.send:
+        sent = pool.send([job.config.data for job in away], engine.send)
+        for task in tasks:
+            task.sent = sent
     settled, parts, said = 0, list["grouping.Group"](), set[str]()
 
     def settle(job: Job) -> None:
@@ -219,7 +233,7 @@ def train_elsewhere(
             settle(job)
     board.groups = len(tasks)
     keep()
-    for number, result in run(tasks):
+    for number, result in engine.run(tasks):
         task = tasks[number]
         found = [] if isinstance(result, Lost) else result.parts
         if task.group:
