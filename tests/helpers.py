@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,11 +227,14 @@ def one_group(configs: list[Config]) -> tuple[list[str], list[Config]]:
 WAIT = 300.0  # seconds, beside busy neighbours
 
 
-def command(folder: Path, *words: str) -> subprocess.Popen:
+def command(
+    folder: Path, *words: str, env: Mapping[str, str] | None = None, **given: Any
+) -> subprocess.Popen:
     """Give a command in a process of its own, with its outputs in this folder."""
-    given = [sys.executable, str(PROJECT / "train.py"), *words, f"output_dir={folder}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(given, env=env, cwd=folder.parent, stdout=subprocess.PIPE, text=True)
+    line = [sys.executable, str(PROJECT / "train.py"), *words, f"output_dir={folder}"]
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | (env or {})
+    given |= {"env": alone, "cwd": folder.parent, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, **given)
 
 
 def until(found: Callable[[], object]) -> None:

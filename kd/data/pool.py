@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from kd._torch import Tensor, torch
 from kd.config.schema import Data
 from kd.data import remembered
 from kd.data.bank import SHIFTS, Bank, make_bank, with_margin
-from kd.data.sources import bytes_of, read, state, where_of
+from kd.data.mapped import Made, made_once
+from kd.data.sources import Place, Sent, bytes_of, read, received, state, where_of
 from kd.errors import OutOfMemory, UserError
 from kd.memory import available_bytes
 from kd.models.base import MNIST, Task
 
 # The settings that decide which images a split has in which part.
-PLACE = ("dataset", "dir", "source", "file", "size")
-DECIDING = (*PLACE, "split", "val_size", "test_size", "seed")
+SPLITTING = ("split", "val_size", "test_size", "seed")
+DECIDING = (*Place._fields, *SPLITTING)
 
 # Images that take no more as float32 are kept so; others become float batch by batch.
 MOST_FLOAT_BYTES = 2**29
@@ -90,7 +91,7 @@ def load_pool(config: Data, device: torch.device) -> Pool:
         UserError: there is no such data set, its files are missing, damaged or altered, or it does
             not fit in the memory that is free.
     """
-    return _pool(_Place.of(config), state(config), device, SHIFTS[config.views])
+    return _pool(Place.of(config), state(config), device, SHIFTS[config.views])
 
 
 def load_split(config: Data, device: torch.device) -> tuple[Pool, dict[str, np.ndarray], str]:
@@ -101,38 +102,41 @@ def load_split(config: Data, device: torch.device) -> tuple[Pool, dict[str, np.n
     """
     key = _key(config)
     pool = load_pool(config, device)
-    split = split_indices(pool.labels.cpu().numpy(), pool.train_count, config)
+    split = _split(pool, config)
     _fingerprints[key] = told = fingerprint_of(pool, split)
     return pool, split, told
 
 
+def send(
+    configs: Iterable[Data], sender: Callable[[str, Any], Callable[[], Any]]
+) -> dict[Place, Sent]:
+    """Send the images of these settings to tasks, for :data:`kd.data.sources.received`.
+
+    Args:
+        configs: the settings of ``conf/data``.
+        sender: sends something by a name, and returns what fetches it elsewhere.
+    """
+    found = {}
+    for place, config in {Place.of(config): config for config in configs}.items():
+        pool = _read(place, state(config))
+        found[place] = Sent(state(config), sender(pool.digest, pool))
+    return found
+
+
 def task_of(config: Data) -> Task:
     """Return what a network for a data set is made for; see :func:`load_pool`."""
-    return _read(_Place.of(config), state(config)).task
-
-
-class _Place(NamedTuple):
-    """The settings that say where images lie, as what a cache goes by."""
-
-    dataset: str
-    dir: str
-    source: str
-    file: str | None
-    size: tuple[int, ...] | None
-
-    @classmethod
-    def of(cls, config: Data) -> _Place:
-        size = None if config.size is None else tuple(config.size)
-        return cls(config.dataset, config.dir, config.source, config.file, size)
-
-    def config(self) -> Data:
-        """Return the settings again."""
-        size = None if self.size is None else list(self.size)
-        return Data(self.dataset, self.dir, self.source, file=self.file, size=size)
+    return _read(Place.of(config), state(config)).task
 
 
 @functools.lru_cache(maxsize=2)  # the jobs of a sweep share the images
-def _pool(place: _Place, state: Hashable, device: torch.device, margin: int) -> Pool:
+def _pool(place: Place, state: Hashable, device: torch.device, margin: int) -> Pool:
+    if device.type != "cpu":
+        return _as_used(place, state, device, margin)
+    key = ["images", place, state, margin]
+    return _unpacked(made_once(key, lambda: _packed(_as_used(place, state, device, margin))))
+
+
+def _as_used(place: Place, state: Hashable, device: torch.device, margin: int) -> Pool:
     found = _read(place, state)
     images = found.images.to(device)
     if 4 * images.numel() <= MOST_FLOAT_BYTES:
@@ -142,13 +146,31 @@ def _pool(place: _Place, state: Hashable, device: torch.device, margin: int) -> 
     return dataclasses.replace(found, images=images, labels=found.labels.to(device))
 
 
+def _packed(pool: Pool) -> Made:
+    """Turn a pool into what can be shared: its images are the whole memory that they lie in."""
+    images = pool.images
+    values = images.untyped_storage().nbytes() // images.element_size()
+    layout = images.shape, images.stride(), images.storage_offset()
+    tensors = {"images": images.as_strided((values,), (1,), 0), "labels": pool.labels}
+    return Made(tensors, [layout, pool.train_count, pool.digest, pool.names])
+
+
+def _unpacked(made: Made) -> Pool:
+    (shape, strides, offset), train_count, told, names = made.told
+    memory = made.tensors["images"]
+    images = memory.as_strided(shape, strides, memory.storage_offset() + offset)
+    return Pool(images, made.tensors["labels"], train_count, told, tuple(names))
+
+
 @functools.lru_cache(maxsize=2)
-def _read(place: _Place, state: Hashable) -> Pool:
+def _read(place: Place, state: Hashable) -> Pool:
     """Read a data set whose files are in this ``state``; its images are as they were stored.
 
     Raises:
         UserError: there is no such data set, or its files are missing, damaged or altered.
     """
+    if place in received:
+        return received[place].pool()
     config = place.config()
     where = where_of(config)
     # while they are read, there are those of each part and all of them
@@ -185,6 +207,18 @@ def _read(place: _Place, state: Hashable) -> Pool:
     if (found.task, names) != (MNIST, tuple("0123456789")):  # whose is as it always was
         told = digest(np.frombuffer(repr((told, found.task, names)).encode(), np.uint8))
     return dataclasses.replace(found, digest=told)
+
+
+def _split(pool: Pool, config: Data) -> dict[str, np.ndarray]:
+    """Split a pool, or take the split that another task of this machine has drawn."""
+
+    def make() -> Made:
+        split = split_indices(pool.labels.cpu().numpy(), pool.train_count, config)
+        return Made({part: torch.from_numpy(indices) for part, indices in split.items()})
+
+    settings = [getattr(config, name) for name in SPLITTING]
+    found = made_once(["split", pool.digest, pool.train_count, *settings], make).tensors
+    return {part: found[part].numpy() for part in ("train", "val", "test")}
 
 
 def split_indices(labels: np.ndarray, train_count: int, config: Data) -> dict[str, np.ndarray]:
@@ -264,14 +298,12 @@ def fingerprint(config: Data, study: Path | None = None) -> str | None:
         if not found:
             try:
                 with importing():
-                    pool = _read(_Place.of(config), key[0])
+                    pool = _read(Place.of(config), key[0])
             except UserError:
                 if key[0] and config.source != "verified":
                     raise  # damaged; verified ones are MNIST's, or fetched again
                 return None
-            found = fingerprint_of(
-                pool, split_indices(pool.labels.numpy(), pool.train_count, config)
-            )
+            found = fingerprint_of(pool, _split(pool, config))
         _fingerprints[key] = found
     return _fingerprints[key]
 

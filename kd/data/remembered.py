@@ -53,7 +53,7 @@ def read(study: Path) -> dict[str, str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         if path.is_file() and path.stat().st_size <= MOST_BYTES:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["sha256"] == _digest([content["fingerprints"], _code()]):
+            if content["sha256"] == _digest([content["fingerprints"], code()]):
                 return content["fingerprints"]
     return {}
 
@@ -64,14 +64,14 @@ def add(study: Path, found: Mapping[str, str]) -> None:
     if found.items() <= before.items():
         return
     told = before | dict(found)
-    content = {"fingerprints": told, "sha256": _digest([told, _code()])}
+    content = {"fingerprints": told, "sha256": _digest([told, code()])}
     with contextlib.suppress(OSError), replacing(study / FILE) as beside:
         beside.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 @functools.cache
-def _code() -> list[str]:
-    """What a fingerprint depends on besides the images and the settings."""
+def code() -> list[str]:
+    """What images and splits depend on besides the files and the settings."""
     return [*code_hashes(), version("numpy"), version("scikit-learn")]
 
 

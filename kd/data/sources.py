@@ -3,9 +3,12 @@
 ``data.source`` names the source. Reading one is in a file of its own here.
 """
 
-from collections.abc import Hashable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
 from glob import glob
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from kd.config.schema import Data
 from kd.data import mnist_files as mnist
@@ -30,12 +33,45 @@ LIKE_MNIST = {
 }
 
 
+class Place(NamedTuple):
+    """The settings that say where images lie, as what a cache goes by."""
+
+    dataset: str
+    dir: str
+    source: str
+    file: str | None
+    size: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, config: Data) -> Place:
+        """Take them from the settings of ``conf/data``."""
+        size = None if config.size is None else tuple(config.size)
+        return cls(config.dataset, config.dir, config.source, config.file, size)
+
+    def config(self) -> Data:
+        """Return the settings again."""
+        size = None if self.size is None else list(self.size)
+        return Data(self.dataset, self.dir, self.source, file=self.file, size=size)
+
+
+class Sent(NamedTuple):
+    """Images that a command has sent to its tasks: the files need not be where these run."""
+
+    state: Hashable  # of the files, where the command runs
+    pool: Callable[[], Any]  # fetches them, as they were stored
+
+
+received: dict[Place, Sent] = {}  # by a task, from its command
+
+
 def fetch(config: Data) -> None:
     """Get a data set's files that are missing, as ``data.source`` says how.
 
     Raises:
         UserError: they cannot be had.
     """
+    if Place.of(config) in received:
+        return
     root = Path(config.dir)
     if config.source == "verified":
         files = None if config.files is None else Path(config.files)
@@ -91,6 +127,8 @@ def file_of(config: Data) -> Path:
 
 def state(config: Data) -> Hashable:
     """Tell whether the files of a data set were changed: by size and times of each."""
+    if sent := received.get(Place.of(config)):
+        return sent.state
     return tuple((str(path), stat(path)) for path in sorted(files_of(config)))
 
 
@@ -115,6 +153,8 @@ def files_of(config: Data) -> Iterator[Path]:
 
 def whole_files(config: Data) -> list[Path]:
     """List the files whose bytes alone decide the images; none where that is not known."""
+    if Place.of(config) in received:
+        return []
     if config.source == "npz":
         return [file_of(config)]
     if config.source in ("images", "sklearn") or config.dataset not in LIKE_MNIST:

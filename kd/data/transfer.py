@@ -6,7 +6,6 @@ The study of *when* distillation works needs these. They touch neither validatio
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from kd.config.schema import Data
 from kd.errors import UserError, shown
@@ -65,6 +64,8 @@ def _split(candidates: np.ndarray, labels: np.ndarray, config: Data) -> list[np.
     size = config.train_size or 0
     if size == len(candidates):
         return [candidates, candidates[:0]]
+    from sklearn.model_selection import train_test_split
+
     try:
         parts = train_test_split(
             candidates, train_size=size, random_state=config.seed, stratify=labels[candidates]

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from kd._startup import importing, lazy
 from kd.config.schema import flatten
 from kd.config.showing import print_config
 from kd.config.undo import keep
+from kd.data import sources
 from kd.data.pool import remember
 from kd.errors import UserError
 from kd.sweeps import launcher, packed_table, plan, spreading
@@ -131,8 +132,9 @@ def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Ite
         return
     tasks = [BlockTask(block, spread.threads) for block in blocks]
     gpu = any(block.lead.config.trainer.accelerator == "gpu" for block in blocks)
-    with spreading.engine(spread, blocks[0].study, gpu) as run:
-        for number, ended in run(tasks):
+    with spreading.engine_of(spread, blocks[0].study, gpu) as engine:
+        spreading.send_images(engine, [block.lead.config.data for block in blocks], tasks)
+        for number, ended in engine.run(tasks):
             lost = Ended(0, {f"pack {blocks[number].name}": str(ended)})
             yield pace.tell(blocks[number], lost if isinstance(ended, Lost) else ended)
 
@@ -185,20 +187,20 @@ class BlockTask:
 
     block: Block
     threads: int
+    sent: dict[sources.Place, sources.Sent] = field(default_factory=dict)  # the images
     packed: Any = None  # as it was sent here
 
     def __reduce__(self) -> Any:
-        """Pack the task when it is sent; see :func:`kd.sweeps.spreading.sent`."""
+        """Pack the task when it is sent; see :func:`kd.sweeps.spreading.parcel`."""
         if self.packed:
             return self.packed
         lead = replace(self.block.lead, hydra=plain_node(self.block.lead))
         block = replace(self.block, lead=lead)
-        return spreading.sent(BlockTask, block, self.threads)
+        return spreading.parcel(self, block, self.threads)
 
     def __call__(self) -> Ended:
         """Train what is not complete, or go on where an earlier attempt was ended."""
-        launcher.allow_many_files()
-        with using(self.threads):
+        with spreading.at_work(self):
             return train_block(self.block, Board((), Console(quiet=True), ""))
 
 

@@ -1,8 +1,8 @@
 """Sweeps whose groups train elsewhere: each is a task of an engine.
 
-A task is a group, or a job that trains alone, with all that its training needs but data and
-teacher, which it reads where the command would. It writes its runs' folders as the command would
-and sends back what the command says of them.
+A task is a group, or a job that trains alone, with all that its training needs but the teacher,
+which it reads where the command would, and the images, which all tasks of a machine share. It
+writes its runs' folders as the command would and sends back what the command says of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from logging.handlers import BufferingHandler
 from pathlib import Path
@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from kd._startup import importing, lazy
+from kd.config.schema import Data
 from kd.config.undo import keep
+from kd.data import pool, sources
+from kd.data.mapped import among_tasks
 from kd.errors import UserError
 from kd.sweeps import launcher
 from kd.sweeps.board import Board
-from kd.sweeps.engines.settings import Lost, Run, Spread
+from kd.sweeps.engines.settings import Engine, Lost, Spread
 from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.plan import Planned
 from kd.training import run_folder
@@ -63,6 +66,7 @@ class Task:
     jobs: list[Job]
     group: grouping.Group | None
     threads: int
+    sent: dict[sources.Place, sources.Sent] = field(default_factory=dict)  # the images
     packed: Any = None  # as it was sent here
 
     def __reduce__(self) -> Any:
@@ -74,19 +78,16 @@ class Task:
         if group:
             lead = lean.get(group.lead) or replace(group.lead, hydra=plain_node(group.lead))
             group = group._replace(lead=lead, members=[lean[job] for job in group.members])
-        return sent(Task, [*lean.values()], group, self.threads)
+        return parcel(self, [*lean.values()], group, self.threads)
 
     def __call__(self) -> Done:
         """Train what is not complete, or go on where an earlier attempt was ended."""
         with importing():
             importlib.import_module("kd.sweeps.group")
-        from kd.training.threads import using
-
-        launcher.allow_many_files()
         text = io.StringIO()
         board = Board(self.jobs, Console(file=text, soft_wrap=True))
         parts: list[grouping.Group] = []
-        with _warnings() as warned, using(self.threads):
+        with _warnings() as warned, at_work(self):
             try:
                 if self.group:
                     parts = launcher.train_together(self.group, (), board)
@@ -105,19 +106,25 @@ class Task:
         )
 
 
-def sent(kind: Callable[..., Any], *parts: Any) -> Any:
-    """What ``__reduce__`` gives of a task that is sent to where code and files must be found."""
-    return _unpacked, (os.getcwd(), [*sys.path], pickle.dumps((kind, parts)))
+def parcel(task: Any, *parts: Any) -> Any:
+    """What ``__reduce__`` gives of a task that is sent to where code and files must be found.
+
+    Args:
+        task: with what is ``sent`` beside.
+        parts: that it is made of again.
+    """
+    content = pickle.dumps((type(task), parts))
+    # The engine itself packs what it has sent: Ray counts who may still fetch it.
+    return _unpacked, (os.getcwd(), [*sys.path], content, task.sent)
 
 
-def _unpacked(place: str, paths: Sequence[str], content: bytes) -> Any:
+def _unpacked(place: str, paths: Sequence[str], content: bytes, sent: Any) -> Any:
     """A task as it was sent, in a process that now finds files and code as the command does."""
     os.chdir(place)
     sys.path += [path for path in paths if path not in sys.path]
     kind, parts = pickle.loads(content)
-    task = kind(*parts)
-    task.packed = _unpacked, (place, paths, content)
-    return task
+    packed = _unpacked, (place, paths, content, sent)
+    return kind(*parts, sent=sent, packed=packed)
 
 
 @contextlib.contextmanager
@@ -147,12 +154,12 @@ def launch(jobs: Sequence[Job], spread: Spread) -> None:
         launcher.launch(jobs, partial(train_here, threads=spread.threads))
     else:
         gpu = any(job.config.trainer.accelerator == "gpu" for job in missing)
-        with engine(spread, missing[0].study, gpu) as run:
-            launcher.launch(jobs, partial(train_elsewhere, run=run, threads=spread.threads))
+        with engine_of(spread, missing[0].study, gpu) as engine:
+            launcher.launch(jobs, partial(train_elsewhere, engine=engine, threads=spread.threads))
 
 
 @contextlib.contextmanager
-def engine(spread: Spread, study: Path, gpu: bool) -> Generator[Run]:
+def engine_of(spread: Spread, study: Path, gpu: bool) -> Generator[Engine]:
     """The engine of a sweep.
 
     Args:
@@ -166,8 +173,19 @@ def engine(spread: Spread, study: Path, gpu: bool) -> Generator[Run]:
     if gpu and not spread.gpus:
         raise UserError("trainer.accelerator=gpu: tasks have none; give hydra.launcher.gpus=1")
     module = importlib.import_module(f"kd.sweeps.engines.{spread.backend}")
-    with _gpus_hidden(not spread.gpus), module.opened(spread, study) as run:
-        yield run
+    with _gpus_hidden(not spread.gpus), module.opened(spread, study) as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def at_work(task: Any) -> Generator[None]:
+    """Do a task's work: with its threads, and with what the tasks of its machine share."""
+    from kd.training.threads import using
+
+    launcher.allow_many_files()
+    sources.received.update(task.sent)
+    with using(task.threads), among_tasks():
+        yield
 
 
 @contextlib.contextmanager
@@ -185,6 +203,14 @@ def _gpus_hidden(hidden: bool) -> Generator[None]:
             os.environ[name] = before
 
 
+def send_images(engine: Engine, data: Iterable[Data], tasks: Iterable[Any]) -> None:
+    """Send the images once to tasks that may run where their files are not."""
+    if engine.send:
+        sent = pool.send(data, engine.send)
+        for task in tasks:
+            task.sent = sent
+
+
 def train_here(
     jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board, threads: int
 ) -> list[grouping.Group]:
@@ -196,7 +222,11 @@ def train_here(
 
 
 def train_elsewhere(
-    jobs: Sequence[Job], groups: Iterable[grouping.Group], board: Board, run: Run, threads: int
+    jobs: Sequence[Job],
+    groups: Iterable[grouping.Group],
+    board: Board,
+    engine: Engine,
+    threads: int,
 ) -> list[grouping.Group]:
     """Have an engine train the jobs, and say what became of each as its task ends.
 
@@ -204,7 +234,7 @@ def train_elsewhere(
         jobs: all of the sweep.
         groups: those that train together.
         board: of the sweep.
-        run: of the engine.
+        engine: that trains them.
         threads: that each task trains with.
 
     Returns:
@@ -213,6 +243,7 @@ def train_elsewhere(
     tasks = [Task(group.members, group, threads) for group in groups]
     tasks += [Task([job], None, threads) for job in jobs if job.apart and not job.failure]
     away = {job for task in tasks for job in task.jobs}
+    send_images(engine, [job.config.data for job in away], tasks)
     settled, parts, said = 0, list["grouping.Group"](), set[str]()
 
     def settle(job: Job) -> None:
@@ -228,7 +259,7 @@ def train_elsewhere(
             settle(job)
     board.groups = len(tasks)
     keep()
-    for number, result in run(tasks):
+    for number, result in engine.run(tasks):
         task = tasks[number]
         found = [] if isinstance(result, Lost) else result.parts
         if task.group:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kd.data.mapped import Made, made_once
 from kd.data.module import ImageDataModule
 from kd.files import replacing
 from kd.models.network import Observed
@@ -62,14 +63,27 @@ def known_outputs(
         "machine": [platform.node(), torch.backends.cpu.get_cpu_capability()],
     }
     path = study / FOLDER / f"{digest(key)}.safetensors"
-    if (found := _read(path, key, len(data.pool.labels))) is not None:
-        log.debug("the teacher's outputs are those of %s", path)
-        return found
-    outputs = teacher_outputs(teacher, data, hidden)
-    # Without room the next command computes them again; safetensors has an error of its own.
-    with contextlib.suppress(OSError, SafetensorError):
-        _write(path, key, outputs)
-    return outputs
+
+    def make() -> Made:
+        if (found := _read(path, key, len(data.pool.labels))) is not None:
+            log.debug("the teacher's outputs are those of %s", path)
+            return Made(_tensors(found))
+        outputs = teacher_outputs(teacher, data, hidden)
+        # Without room the next command computes them again; safetensors has an error of its own.
+        with contextlib.suppress(OSError, SafetensorError):
+            _write(path, key, outputs)
+        return Made(_tensors(outputs))
+
+    return _outputs(made_once(["teacher_outputs", key], make).tensors)
+
+
+def _tensors(outputs: Outputs) -> dict[str, Tensor]:
+    hidden = {} if outputs.hidden is None else {"hidden": outputs.hidden}
+    return {"logits": outputs.logits, **hidden}
+
+
+def _outputs(tensors: dict[str, Tensor]) -> Outputs:
+    return Outputs(tensors["logits"], tensors.get("hidden"))
 
 
 def _read(path: Path, key: dict[str, Any], samples: int) -> Outputs | None:
@@ -81,7 +95,7 @@ def _read(path: Path, key: dict[str, Any], samples: int) -> Outputs | None:
             told = (file.metadata() or {}).get("sha256")
         if told != _digest(key, tensors):
             raise ValueError("its digest does not match")
-        outputs = Outputs(tensors["logits"], tensors.get("hidden"))
+        outputs = _outputs(tensors)
         if len(outputs.logits) != samples or (outputs.hidden is not None) != key["hidden"]:
             raise ValueError("it holds other outputs")
         path.touch()
@@ -95,9 +109,7 @@ def _read(path: Path, key: dict[str, Any], samples: int) -> Outputs | None:
 
 def _write(path: Path, key: dict[str, Any], outputs: Outputs) -> None:
     """Keep outputs, and remove the files that have not been used for longest."""
-    tensors = {"logits": outputs.logits}
-    if outputs.hidden is not None:
-        tensors["hidden"] = outputs.hidden
+    tensors = _tensors(outputs)
     if sum(tensor.nbytes for tensor in tensors.values()) > MOST_BYTES:
         return
     with replacing(path) as beside:

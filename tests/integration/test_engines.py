@@ -1,16 +1,19 @@
 """Sweeps whose groups are tasks of Joblib, Ray and Submitit: as by themselves, kills included."""
 
 import csv
+import fcntl
 import os
 import resource
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import MINI, command, complete, epochs, one_line, trainers, until
+from helpers import DIGITS, MINI, command, complete, epochs, one_line, trainers, until
 
 from kd.sweeps.engines import joblib, ray, slurm
 from kd.training.unfinished import FOLDER
@@ -34,9 +37,11 @@ OWN = {"time/fit_s", "teacher/checkpoint", "git/commit", "git/dirty"}
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen:
-    """Give the sweep in a process of its own."""
-    return command(folder, *SWEEP, *words)
+def begin(folder: Path, *words: str, **given: Any) -> subprocess.Popen:
+    """Give the sweep in a process of its own, whose tasks share what is in ``shared`` beside."""
+    env = {"TMPDIR": str(folder.with_name("shared")), "RAY_TMPDIR": "/tmp"}  # its sockets' names
+    folder.with_name("shared").mkdir(exist_ok=True)
+    return command(folder, *SWEEP, *words, env=env, **given)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
@@ -151,6 +156,58 @@ def test_a_full_disk_where_tasks_write(place, local):
     assert not list(place.glob("main/distill/*/metrics.json"))
     assert begin(place, *ENGINES["joblib"]).wait() == 0
     assert table(place) == local
+
+
+def mapped_by_all(pids: set[int]) -> set[str]:
+    """The shared files that all these processes have mapped."""
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            found.append({line.split()[-1] for line in lines if "/shared/kd-" in line})
+    return set.intersection(*found) if found else set()
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_machine_share_their_images(place, local):
+    command = begin(place, *ENGINES["joblib"])
+    shared, met = place.with_name("shared"), set()
+
+    def share() -> bool:
+        pids = trainers(place) - {command.pid}
+        met.update(mapped_by_all(pids) if len(pids) == 2 else ())
+        return len(met) == 3 or command.poll() is not None
+
+    until(share)
+    said = command.communicate()[0]
+    assert command.returncode == 0, said
+    assert table(place) == local
+    assert met == {*map(str, shared.rglob("*.safetensors"))}
+    assert len(met) == 3  # images, split, teacher's outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "slurm"])
+def test_tasks_that_cannot_see_the_data(engine, place, local):
+    """Its folder has a name that means something to the command alone: that of an open file."""
+    opened = os.open(DIGITS, os.O_RDONLY)
+    number = fcntl.fcntl(opened, fcntl.F_DUPFD, 900)
+    try:
+        words = (*ENGINES[engine], f"data.dir=/proc/self/fd/{number}")
+        command = begin(place, *words, pass_fds=(number,))
+    finally:
+        os.close(opened)
+        os.close(number)
+    met = set()
+    until(lambda: met.update(trainers(place) - {command.pid}) or met or command.poll() is not None)
+    assert Path(f"/proc/{command.pid}/fd/{number}").exists()
+    assert not any(Path(f"/proc/{pid}/fd/{number}").exists() for pid in met)
+    said = command.communicate()[0]
+    assert command.returncode == 0, said
+    assert met
+    elsewhere = [{**row, "data/dir": ""} for row in table(place).values()]
+    assert all({**row, "data/dir": ""} in elsewhere for row in local.values())
+    assert not (place / "main" / slurm.TASKS).exists()
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ from typing import Any
 
 from kd.errors import UserError
 from kd.memory import available_bytes
-from kd.sweeps.engines.settings import Run, Spread
+from kd.sweeps.engines.settings import Engine, Spread
 
 LOOK = 1.0  # seconds between two looks at whether the command is still there
 
 
 @contextlib.contextmanager
-def opened(spread: Spread, study: Path) -> Generator[Run]:
+def opened(spread: Spread, study: Path) -> Generator[Engine]:
     """See ``settings.py``.
 
     Raises:
@@ -41,7 +41,8 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
         if not room:
             asked = f"hydra.launcher.memory_gb={spread.memory_gb:g}"
             raise UserError(f"{asked}: {free / 2**30:.1f} GB are free on this machine")
-    yield functools.partial(_run, spread=spread, workers=min(room, spread.at_once or room))
+    workers = min(room, spread.at_once or room)
+    yield Engine(functools.partial(_run, spread=spread, workers=workers))
 
 
 def _run(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import UserError, reason
-from kd.sweeps.engines.settings import Run, Spread
+from kd.sweeps.engines.settings import Engine, Spread
 
 AHEAD = 4  # tasks sent for each that there is room for: nodes may be added
 SECONDS = 5.0  # to answer at an address; Ray itself would knock for many minutes
 
 
 @contextlib.contextmanager
-def opened(spread: Spread, study: Path) -> Generator[Run]:
+def opened(spread: Spread, study: Path) -> Generator[Engine]:
     """See ``settings.py``.
 
     Raises:
@@ -35,7 +35,7 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
         _connect(spread.ray.address)
     try:
         room = _room(spread, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        yield partial(_run, spread=spread, most=spread.at_once or AHEAD * room)
+        yield Engine(partial(_run, spread=spread, most=spread.at_once or AHEAD * room), _send)
     finally:
         if not begun_by_others:
             ray.shutdown()
@@ -111,3 +111,10 @@ def _run(
 
 def _made(call: Callable[[], Any]) -> Any:
     return call()
+
+
+def _send(name: str, content: Any) -> Callable[[], Any]:
+    """Put something into the object store, from which a task's node gets it."""
+    import ray
+
+    return partial(ray.get, ray.put(content))

@@ -1,13 +1,13 @@
 """How a sweep's groups are spread: the settings ``hydra.launcher.…``, and what an engine is.
 
 An engine is a module with a context manager ``opened(spread, study)``. It makes sure that the
-engine is there and can give what a task asks for, and yields a :data:`Run`.
+engine is there and can give what a task asks for, and yields an :class:`Engine`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -15,9 +15,16 @@ from kd.config.validation import fill
 from kd.errors import UserError
 from kd.fields import choice, count, maybe_count, number, setting
 
-# Calls functions elsewhere, and yields as they end the number of each and what it gave, or why it
-# gave nothing: its worker was lost more than ``retries`` times.
-Run = Callable[[Sequence[Callable[[], Any]]], Iterator[tuple[int, Any]]]
+
+class Engine(NamedTuple):
+    """What an engine does."""
+
+    # Calls functions elsewhere, and yields as they end the number of each and what it gave, or why
+    # it gave nothing: its worker was lost more than ``retries`` times.
+    run: Callable[[Sequence[Callable[[], Any]]], Iterator[tuple[int, Any]]]
+    # Sends something, which has a name, once for all calls, and returns what fetches it in them.
+    # None of an engine whose calls find what is on this machine.
+    send: Callable[[str, Any], Callable[[], Any]] | None = None
 
 
 class Lost(UserError):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import UserError
-from kd.sweeps.engines.settings import Run, Spread
+from kd.files import replacing
+from kd.sweeps.engines.settings import Engine, Spread
 from kd.training.run_folder import take
 
 LOOK = 1.0  # seconds between two looks at what has ended
 QUIET: Any = {"capture_output": True, "text": True}
 TASKS = ".tasks"  # the folder in a study for what is sent to tasks, and their logs
+SENT = ".sent"  # how the names of files end that are sent to all of them
 ENDED = "Job not requeued because"  # Submitit's words for a task that has timed out too often
 RULE = 22 * "-"  # its line around a traceback
 
@@ -43,7 +46,7 @@ class Requeued:
 
 
 @contextlib.contextmanager
-def opened(spread: Spread, study: Path) -> Generator[Run]:
+def opened(spread: Spread, study: Path) -> Generator[Engine]:
     """See ``settings.py``. What is sent to tasks, and their logs, lie in the study meanwhile.
 
     Raises:
@@ -69,7 +72,12 @@ def opened(spread: Spread, study: Path) -> Generator[Run]:
     with take(study, "slurm.lock", busy + "give study=NEW"):
         if on_slurm:
             _cancel_earlier(folder)
-        yield functools.partial(_run, spread=spread, folder=folder)
+        try:
+            run = functools.partial(_run, spread=spread, folder=folder)
+            yield Engine(run, functools.partial(_send, folder))
+        finally:
+            for path in folder.glob(f"*{SENT}"):
+                path.unlink()
         if not any(folder.glob("*.pkl")):  # those of a task that was lost too often stay
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -148,6 +156,18 @@ def _run(
     finally:
         for job in running:
             job.cancel(check=False)
+
+
+def _send(folder: Path, name: str, content: Any) -> Callable[[], Any]:
+    """Put something into the study, where a task on any node finds it."""
+    path = folder / f"{name}{SENT}"
+    with replacing(path) as beside, beside.open("wb") as file:
+        pickle.dump(content, file)
+    return functools.partial(_fetch, path)
+
+
+def _fetch(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())
 
 
 def _forget(job: Any) -> None:
