@@ -15,7 +15,7 @@ from kd.report.alike import views_of
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
 from kd.report.page import Section, one_line
 from kd.report.study import Cell, Method, Study
-from kd.report.teachers import hash_if_readable, teacher_checkpoints
+from kd.report.teachers import teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
 from kd.training.threads import using
 
@@ -90,8 +90,7 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
 
 def compare_networks(distilled: Run, control: Run) -> str:
     """Compare two networks on other test images: all that one seed allows."""
-    labels = distilled.predictions.labels
-    one, other = ((r.predictions.classes == labels).numpy() for r in (distilled, control))
+    one, other = (run.answers == run.labels for run in (distilled, control))
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
@@ -234,6 +233,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     if max(table["seeds"]) < 2:
         text = f"{method.label}: one" if len(study.methods) > 1 else "One"
         text += " seed, in %. It has no intervals."
+    named = "Test accuracy by temperature and alpha"
     accuracy = figures.draw_heat_map(100 * maps["test_accuracy"], "Test accuracy", "%")
     alt = "Heat map of test accuracy: its numbers are in the table below it"
     title = "Agreement with the teacher"
@@ -243,7 +243,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."
     return [
-        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, shown),
+        Section("accuracy", named, text, accuracy, alt, shown, best="validation_accuracy"),
         map_gains(table),
         Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
         Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
@@ -313,7 +313,8 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     if "own_kl" in table:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
     shown = without_untested(table)
-    return [Section("methods", "The methods side by side", text, table=shown)]
+    title, best = "The methods side by side", "validation_accuracy"
+    return [Section("methods", title, text, table=shown, best=best)]
 
 
 def controls_by_setting(study: Study) -> dict[str, list[Run]]:
@@ -339,7 +340,7 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
         row |= pd.DataFrame(scores)[["agreement", "kl"]].mean().to_dict()
     for run in runs:
         run.forget_predictions()
-    shown = study.teacher and hash_if_readable(study.teacher.checkpoint)
+    shown = study.teacher and study.teacher.sha256
     if {run.metrics["teacher/sha256"] for run in runs} - {None, shown}:
         row |= own_fidelity(runs, "own_")
     return row | {"fit_s": mean_metric(runs, "time/fit_s")}

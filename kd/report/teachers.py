@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kd.errors import UserError
-from kd.files import file_hash
-from kd.report.evaluation import CHECKPOINT, Run
+from kd.report.evaluation import CHECKPOINT, Run, hash_if_readable
 from kd.training.run_folder import read_metrics, shortened, teacher_paths
 
 
@@ -46,14 +45,6 @@ def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     if (hashes := run.metrics["teacher/sha256"]) is None:
         return []
     return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
-
-
-def hash_if_readable(path: Path) -> str | None:
-    """Compute the sha256 of a file; return None if the file cannot be read."""
-    try:
-        return file_hash(path) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
 
 
 def find_checkpoints(
