@@ -121,7 +121,7 @@ class PackedRun(Run):
 @lru_cache(maxsize=1)
 def answers_of(pack: Pack) -> np.ndarray:
     """The answers of a pack's runs, those of the last pack kept."""
-    return pack.answers()
+    return pack.answers.classes
 
 
 def pack_by_pack(runs: Iterable[Run]) -> Iterator[list[Run]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kd.errors import UserError
 from kd.report.evaluation import CHECKPOINT, Run, hash_if_readable
+from kd.report.packed import PackedRun
 from kd.training.run_folder import read_metrics, shortened, teacher_paths
 
 
@@ -42,9 +43,19 @@ def folder_of(checkpoint: Path) -> Path:
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
-    if (hashes := run.metrics["teacher/sha256"]) is None:
-        return []
-    return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
+    return all_teachers([run])
+
+
+def all_teachers(runs: Iterable[Run]) -> list[tuple[Path, str]]:
+    """Path and sha256 of the checkpoints that taught some of the runs, each once, in their order."""
+    keys = ("teacher/checkpoint", "teacher/sha256")
+    recorded = dict.fromkeys(tuple(run.metrics[key] for key in keys) for run in runs)
+    pairs = (
+        zip(map(Path, teacher_paths(dict(zip(keys, each, strict=True)))), each[1].split(":"))
+        for each in recorded
+        if each[1] is not None
+    )
+    return list(dict.fromkeys(pair for some in pairs for pair in some))
 
 
 def find_checkpoints(
@@ -61,7 +72,7 @@ def find_checkpoints(
         by sha256: the checkpoints that are still unchanged; and for the others the paths that hold
         another network by now, or none.
     """
-    recorded = dict.fromkeys(pair for run in distilled for pair in teacher_checkpoints(run))
+    recorded = all_teachers(distilled)
     moved = [study.joinpath(*path.parts[-3:]) for path, _ in recorded]
     places = [*moved, *(path for path, _ in recorded), *(run.checkpoint for run in teachers)]
     known = {hash_if_readable(place): place for place in places}  # of equal ones the last counts
@@ -75,9 +86,9 @@ def find_study_teacher(
 ) -> Run | None:
     """Find the teacher of the largest method that still has one; of an ensemble, one of them."""
     split = methods[0][0].metrics["data/fingerprint"]
-    known = {run.checkpoint: run for run in runs}
-    taught = [sha256 for part in methods for run in part for _, sha256 in teacher_checkpoints(run)]
-    for path in (found[sha256] for sha256 in dict.fromkeys(taught) if sha256 in found):
+    known = {run.checkpoint: run for run in runs if not isinstance(run, PackedRun)}
+    taught = dict.fromkeys(sha256 for part in methods for _, sha256 in all_teachers(part))
+    for path in (found[sha256] for sha256 in taught if sha256 in found):
         teacher = known.get(path)
         try:
             # A checkpoint of no usable run here: of another study, or of a run that was left out.
