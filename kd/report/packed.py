@@ -21,6 +21,8 @@ from kd.training.packs import Pack, Row
 from kd.training.run_folder import LOCKS, read_metrics
 from kd.training.unpack import unpack
 
+NO_LOGITS = " Packs keep no logits: their runs have no KL but that to their own teacher."
+
 
 class PackedRun(Run):
     """A run that lies in a pack; its metrics are a row of it."""

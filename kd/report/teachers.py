@@ -43,19 +43,18 @@ def folder_of(checkpoint: Path) -> Path:
 
 def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     """Path and sha256 of the checkpoints that taught a run: none, one, or those of an ensemble."""
-    return all_teachers([run])
+    if (hashes := run.metrics["teacher/sha256"]) is None:
+        return []
+    return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
 
 
 def all_teachers(runs: Iterable[Run]) -> list[tuple[Path, str]]:
-    """Path and sha256 of the checkpoints that taught some of the runs, each once, in their order."""
-    keys = ("teacher/checkpoint", "teacher/sha256")
-    recorded = dict.fromkeys(tuple(run.metrics[key] for key in keys) for run in runs)
-    pairs = (
-        zip(map(Path, teacher_paths(dict(zip(keys, each, strict=True)))), each[1].split(":"))
-        for each in recorded
-        if each[1] is not None
-    )
-    return list(dict.fromkeys(pair for some in pairs for pair in some))
+    """The same of many runs, each once, in their order."""
+    firsts: dict[tuple[str | None, str | None], Run] = {}
+    for run in runs:
+        told = run.metrics["teacher/checkpoint"], run.metrics["teacher/sha256"]
+        firsts.setdefault(told, run)
+    return list(dict.fromkeys(pair for run in firsts.values() for pair in teacher_checkpoints(run)))
 
 
 def find_checkpoints(

@@ -14,12 +14,13 @@
 A folder of a run's own counts before a pack that has the run too, and of packs the latest.
 """
 
+import contextlib
 import copy
 import fnmatch
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,8 +163,15 @@ def _load(path: Path, columns: list[str] | None = None) -> Any:
         UserError: it is missing or damaged.
     """
 
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[None]:
+    """Raise a UserError where a file is missing or damaged."""
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(
@@ -262,7 +270,8 @@ class Pack:
     @cached_property
     def schema(self) -> Any:
         """Names and types of the columns of :meth:`table`."""
-        found = pq.read_schema(self.folder / RUNS)
+        with _reading(path := self.folder / RUNS):
+            found = pq.read_schema(path)
         for name in OURS:
             found = found.remove(found.get_field_index(name))
         return found.remove_metadata()
@@ -349,8 +358,9 @@ class Pack:
 
     def logits(self, name: str) -> np.ndarray | None:
         """The logits of a run, (images, classes) in float16; None if none have been kept."""
-        if "logits" not in pq.read_schema(self.folder / PREDICTIONS).names:
-            return None
+        with _reading(path := self.folder / PREDICTIONS):
+            if "logits" not in pq.read_schema(path).names:
+                return None
         values = self._bytes("logits")
         by_run = values.view(np.float16).reshape(len(values), len(self.names), -1)
         return by_run[:, self.names.index(name)]
