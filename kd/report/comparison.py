@@ -15,7 +15,7 @@ from kd.config.schema import Config
 from kd.report import figures, stats
 from kd.report.alike import views_of
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
-from kd.report.packed import NO_LOGITS, PackedRun, read_answers
+from kd.report.packed import OWN_KL, PackedRun, read_answers
 from kd.report.page import Section, one_line
 from kd.report.progress import watched
 from kd.report.study import Cell, Method, Study
@@ -327,10 +327,10 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     if "own_kl" in table:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
     if "kl" in table and any(isinstance(run, PackedRun) for run in runs):
-        text += NO_LOGITS
+        text += OWN_KL
     shown = without_untested(table)
-    title, best = "The methods side by side", "validation_accuracy"
-    return [Section("methods", title, text, table=shown, best=best)]
+    title, by = "The methods side by side", "validation_accuracy"
+    return [Section("methods", title, text, table=shown, best=by)]
 
 
 def best_cell(study: Study, method: Method) -> Cell:

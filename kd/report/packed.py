@@ -21,7 +21,7 @@ from kd.training.packs import Pack, Row
 from kd.training.run_folder import LOCKS, read_metrics
 from kd.training.unpack import unpack
 
-NO_LOGITS = " Packs keep no logits: their runs have no KL but that to their own teacher."
+OWN_KL = " Of runs in packs the KL is known to their own teacher alone."
 
 
 class PackedRun(Run):

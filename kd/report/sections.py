@@ -16,7 +16,7 @@ from kd.data.pool import DECIDING, Pool, load_pool
 from kd.errors import UserError
 from kd.report import drawings, evaluation, figures
 from kd.report.comparison import chosen_student
-from kd.report.packed import NO_LOGITS, PackedRun, read_answers
+from kd.report.packed import OWN_KL, PackedRun, read_answers
 from kd.report.page import BEST, MANY, Section
 from kd.report.progress import watched
 from kd.report.study import Study
@@ -289,7 +289,7 @@ def describe_runs(study: Study, listed: list[evaluation.Run]) -> str:
     text = f"{runs if count != 1 else '1 run'}; {fidelity}."
     packed = any(isinstance(run, PackedRun) for run in study.runs)
     if teacher and packed and any(isinstance(run, PackedRun) for run in listed):
-        text += NO_LOGITS
+        text += OWN_KL
     if len(listed) < count:
         tables = "results.csv and results.parquet have" if packed else "results.csv has"
         text += f" Listed are the {BEST:,} best on validation, the teachers and the networks above"
