@@ -128,7 +128,8 @@ def list_notes(study: Study, config: Config) -> list[str]:
             unpaired.setdefault(control_command(study, method, config), []).append(method)
     for command, methods in unpaired.items():
         of = f" of {'; '.join(some([m.label for m in methods]))}" if len(study.methods) > 1 else ""
-        lacking = f"Seeds{of} without a student alone: {', '.join(map(str, methods[0].unpaired))}"
+        seeds = ", ".join(some([*map(str, methods[0].unpaired)]))
+        lacking = f"Seeds{of} without a student alone: {seeds}"
         notes.append(f"{lacking}; run {command} (only seeds in common are compared).")
     if study.incomplete:
         names = ", ".join(some(study.incomplete))
@@ -159,14 +160,22 @@ def count_runs(runs: Collection[Any]) -> str:
 def control_command(study: Study, method: Method, config: Config) -> str:
     """Build the command that trains the controls which a method lacks."""
     run = next(iter(study.cells_of(method)[0].runs.values()))
-    seeds = ",".join(map(str, method.unpaired))
-    words = ["python", "train.py", "-m", "stage=student", f"seed={seeds}", *shared_words(run)]
+    seeds = seeds_word(method.unpaired)
+    words = ["python", "train.py", "-m", "stage=student", seeds, *shared_words(run)]
     for key, value in views_of(run).items():
         words.append(f"data.{'' if key == 'views' else 'augment.'}{key}={value}")
     for key, usual in {"study": "main", "output_dir": "outputs"}.items():
         if (value := getattr(config, key)) != usual:
             words.append(f"{key}={value}")
     return shlex.join(words)
+
+
+def seeds_word(seeds: Collection[int]) -> str:
+    """The word of a command that sweeps over seeds, a range of very many."""
+    first, last = min(seeds), max(seeds)
+    if len(seeds) > MOST_NAMED and len(seeds) == last - first + 1:
+        return f"seed=range({first},{last + 1})"
+    return f"seed={','.join(map(str, sorted(seeds)))}"
 
 
 def shared_words(run: Run) -> list[str]:

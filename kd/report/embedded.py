@@ -16,9 +16,8 @@ from PIL import Image
 
 from kd.errors import UserError
 from kd.report.evaluation import Run, count_answers
-from kd.report.maps import spread
 from kd.report.packed import PackedRun, forget_answers, pack_by_pack, read_answers
-from kd.report.page import MANY
+from kd.report.page import MANY, spread
 from kd.report.progress import watched
 from kd.report.sections import load_images, read_curve, with_logits
 from kd.report.study import Cell, Method, Study

@@ -10,8 +10,9 @@ from kd.report import drawings, stats
 from kd.report.comparison import tabulate_cells
 from kd.report.drawings import Dot
 from kd.report.evaluation import mean_metric
+from kd.report.figures import MOST_ROWS
 from kd.report.headline import gain_bar, speak
-from kd.report.page import one_line
+from kd.report.page import one_line, spread
 from kd.report.study import Method, Study
 
 # By the section's slug: the column, its factor, the form of its numbers, and whether more is good.
@@ -23,7 +24,7 @@ MAPS = {
 }
 MOST_BARS = 24
 MOST_METHODS = 50  # whose maps are drawn
-MOST_SHOWN = 40  # temperatures, or alphas, of a map
+MOST_SHOWN = 40  # temperatures, or alphas, of a map that has over 100
 MOST_DOTS = 2000
 
 
@@ -87,23 +88,11 @@ def thin(cells: Any, chosen: tuple[float, float] | None) -> tuple[Any, str]:
     words = []
     for place, (axis, name) in enumerate({"T": "temperatures", "alpha": "alphas"}.items()):
         values = sorted(set(cells[axis]))
-        kept = spread(values, MOST_SHOWN, chosen[place] if chosen else None)
-        if len(kept) < len(values):
+        if len(values) > MOST_ROWS:
+            kept = spread(values, MOST_SHOWN, chosen[place] if chosen else None)
             words.append(f"{len(kept)} of {len(values):,} {name}")
             cells = cells[cells[axis].isin(kept)]
     return cells, ", ".join(words)
-
-
-def spread(values: list[float], most: int, keep: float | None = None) -> list[float]:
-    """Select at most so many values, evenly spaced, the first, the last and one more among them."""
-    if len(values) <= most:
-        return values
-    places = np.linspace(0, len(values) - 1, max(1, most)).round().astype(int)
-    kept = [values[place] for place in places]
-    if keep is not None and keep not in kept:
-        nearest = min(range(len(kept)), key=lambda n: abs(places[n] - values.index(keep)))
-        kept[nearest] = keep
-    return kept
 
 
 def draw_cells(study: Study) -> Markup:

@@ -51,6 +51,18 @@ class Section:
         self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
 
 
+def spread(values: list[float], most: int, keep: float | None = None) -> list[float]:
+    """Select at most so many values, evenly spaced, the first, the last and one more among them."""
+    if len(values) <= most:
+        return values
+    places = np.linspace(0, len(values) - 1, max(1, most)).round().astype(int)
+    kept = [values[place] for place in places]
+    if keep is not None and keep not in kept:
+        nearest = min(range(len(kept)), key=lambda n: abs(places[n] - values.index(keep)))
+        kept[nearest] = keep
+    return kept
+
+
 def write_page(
     sections: list[Section], target: Path, study: str, frame: dict[str, Any] | None = None
 ) -> None:

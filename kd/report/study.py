@@ -93,7 +93,13 @@ class Study:
 
     def frame(self) -> pd.DataFrame:
         """One row per run with its metrics; ``run`` is its folder below the study."""
-        return pd.DataFrame([run.metrics for run in self.runs])
+        names = [run.name for run in self.runs]
+        own = [dict(run.metrics) for run in self.runs if not isinstance(run, PackedRun)]
+        if len(own) == len(names):
+            return pd.DataFrame(own)
+        packed = [pack.table().to_pandas() for pack in packs_of(self.folder) if pack.names]
+        found = pd.concat([pd.DataFrame(own), *reversed(packed)]).drop_duplicates("run")
+        return found.set_index("run").loc[names].reset_index()
 
     @property
     def methods(self) -> list[Method]:
