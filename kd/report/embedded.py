@@ -25,7 +25,7 @@ from kd.training.threads import using
 
 MOST_RUNS = 1000  # whose predictions are all embedded
 MOST_EMBEDDED = 20_000  # of more than MANY: their figures
-MOST_METHODS, MOST_ALPHAS = 20, 20  # of these
+MOST_METHODS, MOST_TS, MOST_ALPHAS = 20, 100, 20  # of these
 MOST_IMAGES, MOST_SIDE = 1500, 32  # that are embedded, and their size in pixels
 MOST_VALUES = 1_200_000  # of the images together, all channels
 MOST_CLASSES = 256  # with a confusion matrix
@@ -61,7 +61,7 @@ def select_cells(study: Study) -> tuple[list[Cell], str]:
     """Select the cells that are embedded: all, or of very many runs an even part.
 
     Returns:
-        the cells, the chosen one among them; and what part these are in words, empty if it is all.
+        the cells, the chosen one among them; and of very many runs what of them is in the page.
     """
     count = sum(len(cell.runs) for cell in study.cells)
     if count <= MANY:
@@ -78,9 +78,11 @@ def select_cells(study: Study) -> tuple[list[Cell], str]:
         alphas = spread(
             sorted({cell.alpha for cell in own}), min(MOST_ALPHAS, room), here and here.alpha
         )
-        most = max(1, room // len(alphas))
+        most = max(1, min(MOST_TS, room // len(alphas)))
         Ts = spread(sorted({cell.T for cell in own}), most, here and here.T)
         kept += [cell for cell in own if cell.T in set(Ts) and cell.alpha in set(alphas)]
+    if len(kept) == len(study.cells):
+        return kept, "Figures are rounded to six digits."
     part = f"{len(kept):,} of {len(study.cells):,} cells are in this page, evenly spaced"
     return kept, f"{part}{', the chosen one among them' if chosen else ''}."
 

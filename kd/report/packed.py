@@ -63,15 +63,25 @@ class PackedRun(Run):
         """The class that the network names for every image."""
         return answers_of(self.pack)[:, self.row.number].copy()
 
-    @cached_property
+    @property
     def own(self) -> Run:
         """The run as an ordinary one: it gets a folder of its own.
 
         Raises:
             UserError: its weights have not been kept, or its images are not at hand.
         """
-        with lock(self.folder.parents[1] / LOCKS / "unpack.lock"):  # two reports may want it
-            unpack(self.folder)
+        if isinstance(self._own, UserError):
+            raise self._own
+        return self._own
+
+    @cached_property
+    def _own(self) -> Run | UserError:
+        """The same, or why there is none: several sections ask."""
+        try:
+            with lock(self.folder.parents[1] / LOCKS / "unpack.lock"):  # two reports may want it
+                unpack(self.folder)
+        except UserError as error:
+            return error
         return Run(self.folder, read_metrics(self.folder) or {}, self.trusted)
 
     @property
