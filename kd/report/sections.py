@@ -287,8 +287,8 @@ def describe_runs(study: Study, listed: list[evaluation.Run]) -> str:
         fidelity += ", and of students whose own teacher has changed there is none"
     runs = f"{count} runs" if len(listed) == count else f"{count:,} runs"
     text = f"{runs if count != 1 else '1 run'}; {fidelity}."
-    packed = any(isinstance(run, PackedRun) for run in study.runs)
-    if teacher and packed and any(isinstance(run, PackedRun) for run in listed):
+    packed = any(isinstance(run, PackedRun) for run in listed)
+    if teacher and packed:
         text += OWN_KL
     if len(listed) < count:
         tables = "results.csv and results.parquet have" if packed else "results.csv has"
