@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kd.report.evaluation import Run
+from kd.report.kinds import LESSONS, OLDER, Kind
 from kd.report.teachers import teacher_label
 from kd.training.run_folder import STAGES
 
 VIEWS = ("data/augment/", "data/views")
 # What names layers of a network for methods to compare, and changes nothing of it.
 LAYERS = ("model/hidden_layer", "model/map_layers")
-# Of runs older than these settings.
-OLDER = {"optim/name": "adam", "teacher/control": "none", "trainer/precision": "32"}
 DERIVED = {"model/params"}  # follows from other settings
-LESSONS = ("teacher/control", "teacher/clip")  # what is taught of a teacher's logits
 
 
 def by_stage(runs: Iterable[Run]) -> list[list[Run]]:
@@ -24,8 +22,12 @@ def by_stage(runs: Iterable[Run]) -> list[list[Run]]:
 def partition(runs: Iterable[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
     """Partition runs by equal ``key(run)``, the largest part first."""
     parts: dict[str, list[Run]] = {}
+    known: dict[int, tuple[Any, str]] = {}  # runs of a kind have one key: its words are made once
     for run in runs:
-        parts.setdefault(repr(key(run)), []).append(run)
+        found = key(run)
+        if id(found) not in known:
+            known[id(found)] = found, repr(found)  # it stays alive, so its id stays its own
+        parts.setdefault(known[id(found)][1], []).append(run)
     return sorted(parts.values(), key=len, reverse=True)
 
 
@@ -39,15 +41,7 @@ def comparable_settings(run: Run, without: tuple[str, ...] = ()) -> dict[str, An
         run: its metrics hold every setting that its result depends on.
         without: prefixes of further settings to leave out.
     """
-    groups = ("callbacks", "checkpoint", "code/m", "data/", "device", "kd/", "model/", "optim/")
-    groups += ("trainer/", *LESSONS)
-    free = ("kd/T", "kd/alpha", "trainer/accelerator", *without)
-    known = sorted((OLDER | run.metrics).items())
-    return {
-        k: v
-        for k, v in known
-        if k.startswith(groups) and not k.startswith(free) and v and v != "none"
-    }
+    return run.kind.settings(without)
 
 
 def student_settings(run: Run) -> dict[str, Any]:
@@ -74,19 +68,21 @@ def describe_others(distilled: list[Run], methods: list[list[Run]]) -> dict[str,
     """
     compared = [student_settings(runs[0]) for runs in methods]
     found: dict[str, int] = {}
+    differing: dict[Kind, set[str] | None] = {}  # nothing of kinds that are compared
     for run in distilled:
-        settings = student_settings(run)
-        if settings not in compared:
-            words = describe_differences(
-                run, {k for k, _ in settings.items() ^ compared[0].items()}
-            )
+        if run.kind not in differing:
+            settings = student_settings(run)
+            own = differing_keys([compared[0], settings]) if settings not in compared else None
+            differing[run.kind] = own
+        if (keys := differing[run.kind]) is not None:
+            words = describe_differences(run, keys)
             found[words] = found.get(words, 0) + 1
     return found
 
 
 def describe_differences(run: Run, keys: set[str]) -> str:
     """A run's values of the settings in which it differs from others, as words of a command."""
-    own = OLDER | run.metrics
+    own = {**OLDER, **run.metrics}
     values = {key: "null" if own.get(key) is None else own[key] for key in sorted(keys - DERIVED)}
     return ", ".join(
         f"{key.removeprefix('kd/').replace('/', '.')}={value}" for key, value in values.items()
@@ -105,7 +101,7 @@ def partition_by_method(distilled: Iterable[Run], students: Iterable[Run]) -> li
     Of several settings of the student, the one with the most runs counts, and every other of which
     there are students alone. Views of the images belong to the method: they may differ.
     """
-    alone = [student_settings(run) for run in students]
+    alone = [student_settings(runs[0]) for runs in partition(students, student_settings)]
     of_settings = partition(distilled, student_settings)
     counted = [
         run
@@ -140,18 +136,31 @@ def partition_by_teacher(runs: list[Run]) -> list[list[Run]]:
     return partition(runs, lambda run: run.metrics["teacher/sha256"])
 
 
-def method_label(runs: list[Run], methods: list[list[Run]]) -> str:
-    """Name a method, with the settings and teachers that distinguish it from its namesakes."""
-    own = OLDER | runs[0].metrics
-    namesakes = [other[0] for other in methods if other[0].metrics["kd/method"] == own["kd/method"]]
-    differing = differing_keys([comparable_settings(run) for run in namesakes])
-    words = [own["kd/method"], describe_differences(runs[0], differing)]
-    if any(run.metrics["teacher/sha256"] != own["teacher/sha256"] for run in namesakes):
-        words.append(f"taught by {teacher_label(runs[0], namesakes)}")
-    return ", ".join(filter(None, words))
+def label_methods(methods: list[list[Run]]) -> list[tuple[str, str]]:
+    """Name methods, with the settings and teachers that distinguish each from its namesakes.
 
-
-def student_label(runs: list[Run], methods: list[list[Run]]) -> str:
-    """Name what distinguishes the students of a method from those of others; mostly nothing."""
-    differing = differing_keys([student_settings(other[0]) for other in methods])
-    return describe_differences(runs[0], differing)
+    Returns:
+        of each: its label, and what distinguishes its students from those of others; mostly
+        nothing.
+    """
+    firsts = [runs[0] for runs in methods]
+    of_students = differing_keys([student_settings(run) for run in firsts]) if firsts else set()
+    namesakes: dict[str, list[Run]] = {}
+    for run in firsts:
+        namesakes.setdefault(run.metrics["kd/method"], []).append(run)
+    differing = {
+        name: differing_keys([comparable_settings(run) for run in runs])
+        for name, runs in namesakes.items()
+    }
+    taught = {
+        name: len({run.metrics["teacher/sha256"] for run in runs}) > 1
+        for name, runs in namesakes.items()
+    }
+    labels = []
+    for run in firsts:
+        name = run.metrics["kd/method"]
+        words = [name, describe_differences(run, differing[name])]
+        if taught[name]:
+            words.append(f"taught by {teacher_label(run, namesakes[name])}")
+        labels.append((", ".join(filter(None, words)), describe_differences(run, of_students)))
+    return labels

@@ -4,7 +4,9 @@ With the verdict comes what else a reader must know: what is missing, has change
 """
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -13,15 +15,19 @@ from kd.config.schema import Config
 from kd.report import figures, stats
 from kd.report.alike import views_of
 from kd.report.evaluation import Run, mean_metric, measure_fidelity
+from kd.report.packed import OWN_KL, PackedRun, read_answers
 from kd.report.page import Section, one_line
+from kd.report.progress import watched
 from kd.report.study import Cell, Method, Study
-from kd.report.teachers import hash_if_readable, teacher_checkpoints
 from kd.training.checkpoint import UNKNOWN
 from kd.training.threads import using
 
 # The beginnings of the words of a distillation's command that its student alone does not share.
 NOT_SHARED = ("stage=", "seed=", "kd", "teacher", "study=", "output_dir=", "overwrite=")
 NOT_SHARED += ("keep_epochs=", "data.augment", "data.views", "hydra")
+
+
+MOST_NAMED = 100  # methods or runs, in a sentence
 
 
 def show_verdict(study: Study, config: Config) -> list[Section]:
@@ -83,15 +89,14 @@ def qualify_choice(study: Study, chosen: Cell) -> list[str]:
     if ignored:
         parts.append(
             "Not considered, because no student alone was trained alike or because they have "
-            f"fewer seeds: {'; '.join(ignored)}."
+            f"fewer seeds: {'; '.join(some(ignored))}."
         )
     return parts
 
 
 def compare_networks(distilled: Run, control: Run) -> str:
     """Compare two networks on other test images: all that one seed allows."""
-    labels = distilled.predictions.labels
-    one, other = ((r.predictions.classes == labels).numpy() for r in (distilled, control))
+    one, other = (run.answers == run.labels for run in (distilled, control))
     low, high = stats.bootstrap_difference(one, other)
     return (
         f"For these two trained networks: McNemar p = {stats.mcnemar(one, other):.2g}, bootstrap "
@@ -102,8 +107,9 @@ def compare_networks(distilled: Run, control: Run) -> str:
 def list_notes(study: Study, config: Config) -> list[str]:
     """List what stands in the way of an answer, and what to do about it."""
     notes = []
+    taught = Counter(run.metrics["teacher/sha256"] for run in study.runs)
     for sha256, paths in study.changed.items():
-        count = sum(sha256 in {s for _, s in teacher_checkpoints(run)} for run in study.runs)
+        count = sum(n for told, n in taught.items() if told and sha256 in told.split(":"))
         notes.append(
             f"Note: the teacher has changed. {paths[0]} is gone or is no longer the network "
             f"({sha256[:8]}) that taught {count} of the runs, so their agreement with it and "
@@ -121,13 +127,15 @@ def list_notes(study: Study, config: Config) -> list[str]:
         if method.unpaired:
             unpaired.setdefault(control_command(study, method, config), []).append(method)
     for command, methods in unpaired.items():
-        of = f" of {'; '.join(m.label for m in methods)}" if len(study.methods) > 1 else ""
-        lacking = f"Seeds{of} without a student alone: {', '.join(map(str, methods[0].unpaired))}"
+        of = f" of {'; '.join(some([m.label for m in methods]))}" if len(study.methods) > 1 else ""
+        seeds = ", ".join(some([*map(str, methods[0].unpaired)]))
+        lacking = f"Seeds{of} without a student alone: {seeds}"
         notes.append(f"{lacking}; run {command} (only seeds in common are compared).")
     if study.incomplete:
-        notes.append(f"{count_runs(study.incomplete)} not complete: {', '.join(study.incomplete)}.")
+        names = ", ".join(some(study.incomplete))
+        notes.append(f"{count_runs(study.incomplete)} not complete: {names}.")
     if study.not_compared:
-        listed = "; ".join(f"{count} of {words}" for words, count in study.not_compared.items())
+        listed = "; ".join(some([f"{n} of {words}" for words, n in study.not_compared.items()]))
         notes.append(
             "A setting of the student is compared with students alone of that setting. Distilled "
             f"runs of others are listed, not compared: {listed}. stage=student with the same "
@@ -138,6 +146,12 @@ def list_notes(study: Study, config: Config) -> list[str]:
     return notes
 
 
+def some(names: list[str]) -> list[str]:
+    """Names for a sentence: the first of very many, and how many there are besides."""
+    more = len(names) - MOST_NAMED
+    return [*names[:MOST_NAMED], f"and {more:,} more"] if more > 0 else names
+
+
 def count_runs(runs: Collection[Any]) -> str:
     """Subject and verb of a sentence about some runs."""
     return "1 run is" if len(runs) == 1 else f"{len(runs)} runs are"
@@ -146,14 +160,22 @@ def count_runs(runs: Collection[Any]) -> str:
 def control_command(study: Study, method: Method, config: Config) -> str:
     """Build the command that trains the controls which a method lacks."""
     run = next(iter(study.cells_of(method)[0].runs.values()))
-    seeds = ",".join(map(str, method.unpaired))
-    words = ["python", "train.py", "-m", "stage=student", f"seed={seeds}", *shared_words(run)]
+    seeds = seeds_word(method.unpaired)
+    words = ["python", "train.py", "-m", "stage=student", seeds, *shared_words(run)]
     for key, value in views_of(run).items():
         words.append(f"data.{'' if key == 'views' else 'augment.'}{key}={value}")
     for key, usual in {"study": "main", "output_dir": "outputs"}.items():
         if (value := getattr(config, key)) != usual:
             words.append(f"{key}={value}")
     return shlex.join(words)
+
+
+def seeds_word(seeds: Collection[int]) -> str:
+    """The word of a command that sweeps over seeds, a range of very many."""
+    first, last = min(seeds), max(seeds)
+    if len(seeds) > MOST_NAMED and len(seeds) == last - first + 1:
+        return f"seed=range({first},{last + 1})"
+    return f"seed={','.join(map(str, sorted(seeds)))}"
 
 
 def shared_words(run: Run) -> list[str]:
@@ -234,6 +256,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     if max(table["seeds"]) < 2:
         text = f"{method.label}: one" if len(study.methods) > 1 else "One"
         text += " seed, in %. It has no intervals."
+    named = "Test accuracy by temperature and alpha"
     accuracy = figures.draw_heat_map(100 * maps["test_accuracy"], "Test accuracy", "%")
     alt = "Heat map of test accuracy: its numbers are in the table below it"
     title = "Agreement with the teacher"
@@ -243,7 +266,7 @@ def show_maps(study: Study, config: Config) -> list[Section]:
     near = "KL(teacher ‖ student) of the predictions at T = 1, in nats: lower is more faithful."
     whose = "The teacher is the run's own, as it was when it taught."
     return [
-        Section("accuracy", "Test accuracy by temperature and alpha", text, accuracy, alt, shown),
+        Section("accuracy", named, text, accuracy, alt, shown, best="validation_accuracy"),
         map_gains(table),
         Section("agreement", title, f"{same} {whose}", agreement, "Heat map of agreement"),
         Section("kl", "Divergence from the teacher", f"{near} {whose}", kl, "Heat map of KL"),
@@ -289,20 +312,20 @@ def show_methods(study: Study, config: Config) -> list[Section]:
     """
     if len(study.methods) < 2:
         return []
-    rows = []
-    for method in study.methods:
-        cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
-        best = stats.choose(cells) or max(
-            cells, key=lambda c: (not c.is_control, cells[c].validation)
-        )
-        row = {"method": method.label, "T": best.T, "alpha": best.alpha}
+    rows, cells = [], [best_cell(study, method) for method in study.methods]
+    alone = controls_by_setting(study)
+    runs = [*chain.from_iterable(cell.runs.values() for cell in cells), *chain(*alone.values())]
+    read_answers(runs)
+    for best in watched(cells, "scoring the methods"):
+        found = study.comparisons[best]
+        row = {"method": best.method.label, "T": best.T, "alpha": best.alpha}
         row |= summarise_cell(study, best.runs.values())
-        if cells[best].gain.n:
-            row |= interval_columns("gain", cells[best].gain, "gain_")
-            row["p_holm"] = cells[best].p_holm
+        if found.gain.n:
+            row |= interval_columns("gain", found.gain, "gain_")
+            row["p_holm"] = found.p_holm
         rows.append(row)
-    for words, runs in controls_by_setting(study).items():
-        rows.append({"method": f"student alone{words}"} | summarise_cell(study, runs))
+    for words, own in alone.items():
+        rows.append({"method": f"student alone{words}"} | summarise_cell(study, own))
     table = pd.DataFrame(rows).sort_values("validation_accuracy", ascending=False, kind="stable")
     text = "Each method is shown at the temperature and alpha that validation chooses."
     text += " The gain is test accuracy less that of the student alone of the same seeds and views."
@@ -312,8 +335,19 @@ def show_methods(study: Study, config: Config) -> list[Section]:
         text += f" Agreement and KL are to {study.teacher.name}."
     if "own_kl" in table:
         text += " Own agreement and KL are to the run's own teacher, as it was when it taught."
+    if "kl" in table and any(isinstance(run, PackedRun) for run in runs):
+        text += OWN_KL
     shown = without_untested(table)
-    return [Section("methods", "The methods side by side", text, table=shown)]
+    title, by = "The methods side by side", "validation_accuracy"
+    return [Section("methods", title, text, table=shown, best=by)]
+
+
+def best_cell(study: Study, method: Method) -> Cell:
+    """The cell of a method that validation chooses, among those that can be compared if it can."""
+    cells = {cell: study.comparisons[cell] for cell in study.cells_of(method)}
+    return stats.choose(cells) or max(
+        cells, key=lambda cell: (not cell.is_control, cells[cell].validation)
+    )
 
 
 def controls_by_setting(study: Study) -> dict[str, list[Run]]:
@@ -336,10 +370,10 @@ def summarise_cell(study: Study, runs: Collection[Run]) -> dict[str, Any]:
     row["validation_accuracy"] = mean_metric(runs, "val/acc")
     scores = [measure_fidelity(run, t) for run in runs if (t := study.scoring_teacher(run))]
     if len(scores) == len(runs):
-        row |= pd.DataFrame(scores)[["agreement", "kl"]].mean().to_dict()
+        row |= pd.DataFrame(scores)[["agreement", "kl"]].mean(skipna=False).to_dict()
     for run in runs:
         run.forget_predictions()
-    shown = study.teacher and hash_if_readable(study.teacher.checkpoint)
+    shown = study.teacher and study.teacher.sha256
     if {run.metrics["teacher/sha256"] for run in runs} - {None, shown}:
         row |= own_fidelity(runs, "own_")
     return row | {"fit_s": mean_metric(runs, "time/fit_s")}

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import timeit
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,10 +21,13 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import metrics
+from kd.files import file_hash
 from kd.models.base import MNIST
 from kd.models.network import count_parameters
+from kd.report.kinds import Kind
 from kd.report.predictions import Predictions, read_predictions
 from kd.training.checkpoint import load_checkpoint
+from kd.training.run_folder import HISTORY, METRICS
 
 CHECKPOINT = "model.ckpt"
 MOST_PIXELS = 1_000_000  # of the batch whose latency is measured
@@ -37,7 +40,7 @@ class Run:
     """A complete run: its folder and its metrics; all else is read when asked for."""
 
     folder: Path
-    metrics: dict[str, Any] = field(repr=False, hash=False)
+    metrics: Mapping[str, Any] = field(repr=False, hash=False)
     trusted: bool = field(default=False, repr=False)  # import the code that its network names
 
     @property
@@ -50,6 +53,16 @@ class Run:
         """The file of the trained network."""
         return self.folder / CHECKPOINT
 
+    @cached_property
+    def sha256(self) -> str | None:
+        """The hash of that file; None if it cannot be read."""
+        return hash_if_readable(self.checkpoint)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The settings that it shares with others."""
+        return Kind(self.metrics)
+
     def network(self) -> Any:
         """Load the trained network, in evaluation mode.
 
@@ -59,9 +72,14 @@ class Run:
         return load_checkpoint(self.checkpoint, trusted=self.trusted)
 
     @property
+    def count(self) -> int:
+        """The number of classes."""
+        return self.predictions.logits.shape[1]
+
+    @property
     def classes(self) -> list[str]:
         """The names of the classes; their numbers where they have none."""
-        count = self.predictions.logits.shape[1]
+        count = self.count
         with suppress(ValueError, TypeError, RecursionError):
             names = json.loads(self.metrics.get("images/names") or "null")
             if isinstance(names, list) and len(names) == count:
@@ -84,6 +102,16 @@ class Run:
         sha256 = self.metrics.get("predictions/sha256")
         return read_predictions(self.folder / "predictions.npz", sha256)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of the test images."""
+        return self.predictions.labels.numpy()
+
+    @property
+    def indices(self) -> np.ndarray:
+        """The test images' numbers in the data set."""
+        return self.predictions.indices.numpy()
+
     @cached_property
     def answers(self) -> np.ndarray:
         """The class that the network names for every image, in little memory: it is kept."""
@@ -99,12 +127,42 @@ class Run:
         """Free the memory of the predictions; they are read again when asked for again."""
         self.__dict__.pop("predictions", None)
 
+    def divergence(self, teacher: "Run") -> float:
+        """KL(teacher ‖ this network) of the predictions at T = 1, in nats."""
+        return float(metrics.divergence(log_shares(self), teacher.kept_log_shares))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The figures of every epoch.
+
+        Raises:
+            OSError: the file is missing.
+            ValueError: it is not the one that the run wrote.
+        """
+        path = self.folder / HISTORY
+        if file_hash(path) != self.metrics.get("history/sha256"):
+            raise ValueError("its sha256 differs")
+        return pd.read_csv(path, index_col="epoch")
+
+    @property
+    def ended(self) -> float:
+        """When it was complete, in seconds since 1970."""
+        return (self.folder / METRICS).stat().st_mtime
+
     def read_hydra(self, name: str) -> Any:
         """Read one of the files in ``.hydra``; return None if it cannot be read."""
         path = self.folder / ".hydra" / name
         with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
             if path.is_file() and path.stat().st_size <= MOST_BYTES:
                 return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return None
+
+
+def hash_if_readable(path: Path) -> str | None:
+    """Compute the sha256 of a file; return None if the file cannot be read."""
+    try:
+        return file_hash(path) if path.is_file() else None
+    except (OSError, ValueError):
         return None
 
 
@@ -118,8 +176,7 @@ RATES = ["precision", "recall", "f1-score", "support"]
 
 def confusion(run: Run) -> np.ndarray:
     """Count a run's images by actual class (down) and named class (across): (classes, classes)."""
-    labels, logits = run.predictions.labels.numpy(), run.predictions.logits
-    return count_answers(labels, run.answers, logits.shape[1])
+    return count_answers(run.labels, run.answers, run.count)
 
 
 def count_answers(labels: np.ndarray, answers: np.ndarray, count: int) -> np.ndarray:
@@ -180,7 +237,7 @@ def measure_fidelity(student: Run, teacher: Run) -> dict[str, float]:
     ``position`` places the agreement between the least that both accuracies allow (0) and all (1).
     ``agreement_on_errors`` is the share of the teacher's errors that the student repeats.
     """
-    labels = student.predictions.labels.numpy()
+    labels = student.labels
     right = student.answers == labels, teacher.answers == labels
     same = student.answers == teacher.answers
     agreement = float(same.mean())
@@ -188,7 +245,7 @@ def measure_fidelity(student: Run, teacher: Run) -> dict[str, float]:
     repeated = same[~right[1]]
     return {
         "agreement": agreement,
-        "kl": float(metrics.divergence(log_shares(student), teacher.kept_log_shares)),
+        "kl": student.divergence(teacher),
         # The mean of none, for a teacher without errors, is NaN.
         "agreement_on_errors": float(repeated.mean()) if len(repeated) else math.nan,
         "floor": floor,

@@ -17,7 +17,6 @@ import pandas as pd
 from kd.config.schema import Config
 from kd.report import figures, stats
 from kd.report.alike import (
-    OLDER,
     by_stage,
     comparable_settings,
     partition,
@@ -27,6 +26,7 @@ from kd.report.alike import (
 )
 from kd.report.comparison import interval_columns, without_untested
 from kd.report.evaluation import Run
+from kd.report.kinds import OLDER, Kind
 from kd.report.page import Section, one_line
 from kd.report.study import Study
 
@@ -67,15 +67,14 @@ def show_factors(study: Study, config: Config) -> list[Section]:
     measured = measure_gains(crossing, students)
     places = sorted(set.intersection(*map(set, measured.values())), key=lambda p: (-p[0], p[1]))
     cells = [{levels: measured[levels][place] for levels in measured} for place in places]
-    found = [account(crossing.factors, *cell) for cell in zip(places, cells, strict=True)]
-    accounts = [each for each in found if each is not None]
-    if not accounts:
+    known = [cell for cell in zip(places, cells, strict=True) if common_seeds(cell[1])]
+    if not known:
         return [Section("factors", title, explain_lack(crossing, measured))]
-    shown = accounts[:MOST_CELLS]
+    shown = [account(crossing.factors, *cell) for cell in known[:MOST_CELLS]]
     parts = {place_label(each.place): name_parts(crossing, each) for each in shown}
     drawn = {f"Gain at {name}": pd.DataFrame(own.values(), [*own]) for name, own in parts.items()}
     figure = figures.draw_shares(drawn)
-    text = describe(crossing, shown[0], len(accounts) - len(shown))
+    text = describe(crossing, shown[0], len(known) - len(shown))
     alt = f"Bars of the gain's parts at {'; '.join(parts)}: their numbers are in the table below"
     table = pd.concat([tabulate(crossing, each) for each in shown], ignore_index=True)
     said = [line for name, own in parts.items() for line in list_lines(name, own)]
@@ -145,7 +144,7 @@ def name_factor(
         name = group
     else:
         name = ", ".join(keys).replace("/", ".")
-        own = [OLDER | run.metrics for run in firsts]
+        own = [{**OLDER, **run.metrics} for run in firsts]
         values = [", ".join(shown_value(each.get(key)) for key in keys) for each in own]
     return one_line(name), {level: one_line(values[level]) for level in pattern}
 
@@ -172,8 +171,12 @@ def measure_gains(crossing: Crossing, students: Iterable[Run]) -> dict[Levels, d
         by combination, by cell, by seed.
     """
 
-    def pairing(run: Run) -> str:
-        return repr((student_settings(run), views_of(run), run.metrics["seed"]))
+    words: dict[Kind, str] = {}  # made once per kind
+
+    def pairing(run: Run) -> tuple[str, int]:
+        if run.kind not in words:
+            words[run.kind] = repr((student_settings(run), views_of(run)))
+        return words[run.kind], run.metrics["seed"]
 
     alone = {pairing(run): run.metrics["test/acc"] for run in students}
     found: dict[Levels, dict[Place, Gains]] = {}
@@ -186,13 +189,14 @@ def measure_gains(crossing: Crossing, students: Iterable[Run]) -> dict[Levels, d
     return found
 
 
-def account(
-    factors: Collection[str], place: Place, gains: Mapping[Levels, Gains]
-) -> Account | None:
-    """Compute what each factor accounts for in a cell; None if no seed has every combination."""
-    seeds = sorted(set.intersection(*map(set, gains.values())))
-    if not seeds:
-        return None
+def common_seeds(gains: Mapping[Levels, Gains]) -> list[int]:
+    """The seeds that have every combination."""
+    return sorted(set.intersection(*map(set, gains.values())))
+
+
+def account(factors: Collection[str], place: Place, gains: Mapping[Levels, Gains]) -> Account:
+    """Compute what each factor accounts for in a cell, over the seeds that all have."""
+    seeds = common_seeds(gains)
     means = {levels: fmean(own[seed] for seed in seeds) for levels, own in gains.items()}
     base = min(means, key=lambda levels: means[levels])
     opposite = [own for own in means if all(a != b for a, b in zip(own, base, strict=True))]

@@ -12,6 +12,9 @@ matplotlib.rcParams["text.parse_math"] = False  # a dollar in a path is a dollar
 
 MOST_NAMES, MOST_LETTERS = 20, 12  # of classes beside a confusion matrix
 
+MOST_ROWS = 100  # or columns, of a heat map that shows its numbers
+FEW_ROWS = 40  # that a larger one is as high, or wide, as
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
@@ -34,8 +37,9 @@ def draw_heat_map(
             shape, where True puts the number in brackets.
         good: 1 where more is better, −1 where less is.
     """
-    width = max(4.5, 0.75 * len(table.columns) + 2)
-    figure = Figure(figsize=(width, 0.45 * len(table) + 1.8), layout="constrained")
+    many = max(table.shape) > MOST_ROWS  # colours alone
+    rows, columns = (size if size <= MOST_ROWS else FEW_ROWS for size in table.shape)
+    figure = Figure(figsize=(max(4.5, 0.75 * columns + 2), 0.45 * rows + 1.8), layout="constrained")
     axes = figure.subplots()
     values = table.to_numpy(dtype=float)
     norm, colours = Normalize(), ["white", BLUE][::good]
@@ -44,11 +48,12 @@ def draw_heat_map(
         norm, colours = Normalize(-largest, largest), [ORANGE, "white", BLUE]
     scale = LinearSegmentedColormap.from_list("good", colours)
     image = axes.imshow(values, aspect="auto", norm=norm, cmap=scale)
-    axes.set_xticks(range(len(table.columns)), [f"{alpha:g}" for alpha in table.columns])
-    axes.set_yticks(range(len(table)), [f"{T:g}" for T in table.index])
+    for set_ticks, names in ((axes.set_xticks, table.columns), (axes.set_yticks, table.index)):
+        places = range(0, len(names), -(-len(names) // FEW_ROWS) if len(names) > MOST_ROWS else 1)
+        set_ticks(places, [f"{names[place]:g}" for place in places])
     axes.set(xlabel="alpha (weight of the labels)", ylabel="temperature T", title=title)
     for (row, column), value in np.ndenumerate(values):
-        if np.isnan(value):
+        if many or np.isnan(value):
             continue
         text = fmt.format(value)
         if doubtful is not None and doubtful.iat[row, column]:

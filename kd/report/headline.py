@@ -15,7 +15,6 @@ from kd.report.evaluation import Run, mean_metric
 from kd.report.next_step import suggest_command
 from kd.report.page import one_line
 from kd.report.study import Cell, Study
-from kd.training.run_folder import METRICS
 
 MOST_BARS = 4
 
@@ -119,7 +118,7 @@ def make_footer(study: Study, config: Config) -> list[tuple[str, str]]:
     shown = ", ".join(commit[:10] for commit in commits[:3]) or "unknown"
     more = f" and {len(commits) - 3} more" if len(commits) > 3 else ""
     changed = any(run.metrics.get("git/dirty") for run in study.runs)
-    times = [(run.folder / METRICS).stat().st_mtime for run in study.runs]
+    times = [run.ended for run in study.runs]
     trained = [f"{datetime.fromtimestamp(t):%Y-%m-%d %H:%M}" for t in (min(times), max(times))]
     devices = sorted({str(run.metrics.get("device") or "unknown") for run in study.runs})
     here = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

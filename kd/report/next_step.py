@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from kd.config.schema import Config
-from kd.report.comparison import control_command
+from kd.report.comparison import control_command, seeds_word
 from kd.report.hints import MILD, first_run
+from kd.report.page import spread
 from kd.report.study import Cell, Study
 
 FEW, MANY = 5, 20  # seeds: what a study should have, and where more of them stop being the answer
+MOST_SWEPT = 100  # temperatures, or alphas, of a command
 SWEPT = ("stage=", "seed=", "kd.T=", "kd.alpha=", "study=", "output_dir=", "overwrite=", "hydra")
 
 
@@ -80,10 +82,16 @@ def sweep(
     changed = other or {}
     words = ["-m", "stage=student,distill"]
     swept = {"kd.T": {c.T for c in cells}, "kd.alpha": {c.alpha for c in cells if c.alpha < 1}}
-    swept["seed"] = set(seeds)
+    own_values = {"kd.T": like.T, "kd.alpha": like.alpha}
     for key, values in swept.items():
         if key not in changed and values:
-            words.append(f"{key}={','.join(f'{value:g}' for value in sorted(values))}")
+            shown = sorted(values)
+            if len(shown) > MOST_SWEPT:
+                shown = spread(
+                    shown, MOST_SWEPT, own_values[key] if own_values[key] in values else None
+                )
+            words.append(f"{key}={','.join(f'{value:g}' for value in shown)}")
+    words.append(seeds_word({*seeds}))
     own = known_words(first_run(like).read_hydra("overrides.yaml"), tuple(changed))
     words += own + [f"{key}={value}" for key, value in changed.items()]
     if study_name and study.teacher and not any(w.startswith("teacher.checkpoint") for w in own):

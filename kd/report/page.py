@@ -17,6 +17,8 @@ from PIL import Image
 from kd.files import lock
 from kd.training.curves import Curves
 
+MANY, BEST = 6000, 1000  # of more rows than many, the page shows the best
+
 
 @dataclass
 class Section:
@@ -32,10 +34,33 @@ class Section:
     said: list[str] = field(default_factory=list)  # lines for the terminal
     drawing: Markup = field(default_factory=Markup)  # what the page shows in place of the figure
     image: str = ""  # the figure as base64 PNG, once drawn
+    best: str = ""  # the column by which the page chooses rows of a very long table
+
+    @property
+    def rows(self) -> pd.DataFrame | None:
+        """The rows of the table that the page shows: of very many the best, else the first."""
+        if self.table is None or len(self.table) <= MANY:
+            return self.table
+        if not self.best:
+            return self.table.head(BEST)
+        places = self.table[self.best].to_numpy().argsort(kind="stable")[::-1][:BEST]
+        return self.table.iloc[sorted(places)]
 
     def __post_init__(self) -> None:
         """Keep line breaks and control characters of foreign names out of page and terminal."""
         self.title, self.text, self.alt = map(one_line, (self.title, self.text, self.alt))
+
+
+def spread(values: list[float], most: int, keep: float | None = None) -> list[float]:
+    """Select at most so many values, evenly spaced, the first, the last and one more among them."""
+    if len(values) <= most:
+        return values
+    places = np.linspace(0, len(values) - 1, max(1, most)).round().astype(int)
+    kept = [values[place] for place in places]
+    if keep is not None and keep not in kept:
+        nearest = min(range(len(kept)), key=lambda n: abs(places[n] - values.index(keep)))
+        kept[nearest] = keep
+    return kept
 
 
 def write_page(

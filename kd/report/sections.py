@@ -14,10 +14,10 @@ from kd.config.schema import Config, Data
 from kd.config.validation import check_values
 from kd.data.pool import DECIDING, Pool, load_pool
 from kd.errors import UserError
-from kd.files import file_hash
 from kd.report import drawings, evaluation, figures
 from kd.report.comparison import chosen_student
-from kd.report.page import Section
+from kd.report.packed import OWN_KL, PackedRun, read_answers
+from kd.report.page import BEST, MANY, Section
 from kd.report.progress import watched
 from kd.report.study import Study
 from kd.report.talk import compare_with_talk
@@ -70,11 +70,9 @@ def draw_losses(name: str, curve: pd.DataFrame) -> Markup:
 
 def read_curve(run: evaluation.Run) -> pd.DataFrame | None:
     """Read a run's losses and accuracies by epoch; None if its ``history.csv`` is damaged."""
-    path, tags = run.folder / HISTORY, ["train/loss", "val/loss", "train/acc", "val/acc"]
+    tags = ["train/loss", "val/loss", "train/acc", "val/acc"]
     try:
-        if file_hash(path) != run.metrics.get("history/sha256"):
-            return None
-        frame = pd.read_csv(path, index_col="epoch").loc[:, tags].astype(float)
+        frame = run.history.loc[:, tags].astype(float)
     except (OSError, ValueError, KeyError):
         return None
     return frame if len(frame) and np.isfinite(frame.to_numpy()).all() else None
@@ -113,15 +111,35 @@ def show_classes(study: Study, config: Config) -> list[Section]:
     ]
 
 
+def with_logits(runs: dict[str, evaluation.Run]) -> tuple[dict[str, evaluation.Run], str]:
+    """Select the networks whose logits are there, and name the others in a sentence."""
+    found, reasons = {}, dict[str, str]()
+    for name, run in runs.items():
+        try:
+            _ = run.predictions
+            found[name] = run
+        except UserError as error:
+            reasons[name] = str(error).removeprefix(f"{run.folder.absolute()}: ")
+    return found, say_left_out(reasons)
+
+
+def say_left_out(reasons: dict[str, str]) -> str:
+    """Say, with a space before, which networks a section leaves out, and why."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "".join(f" Left out: {', '.join(own)}: {why}." for why, own in names.items())
+
+
 def show_calibration(study: Study, config: Config) -> list[Section]:
     """Reliability diagrams of teacher, student alone and the chosen distilled student."""
-    runs = teacher_and_student(study) | chosen_student(study)
+    runs, left_out = with_logits(teacher_and_student(study) | chosen_student(study))
     if not runs:
-        return []
+        return [Section("calibration", "Calibration", left_out)] if left_out else []
     titled = {f"{name}\nECE {run.metrics['test/ece']:.4f}": run for name, run in runs.items()}
     tables = {title: evaluation.reliability(run.predictions) for title, run in titled.items()}
     text = "On the dotted line, a network is right as often as it is sure."
-    text += " The size of a dot shows the number of images."
+    text += f" The size of a dot shows the number of images.{left_out}"
     figure = figures.draw_reliability_diagrams(tables)
     drawn = {
         t: drawings.draw_reliability(table, f"Calibration: {t}") for t, table in tables.items()
@@ -140,8 +158,8 @@ def show_disagreements(study: Study, config: Config) -> list[Section]:
     if study.scoring_teacher(student) is None:
         text = "The teacher has changed, or was tested on other images than the student."
         return [Section("disagreements", title, text)]
-    _, labels, indices = student.predictions
-    s, t = student.predictions.classes, study.teacher.predictions.classes
+    labels, indices = map(torch.tensor, (student.labels, student.indices))
+    s, t = (torch.tensor(run.answers.astype(int)) for run in (student, study.teacher))
     differing = (s != t).nonzero().flatten()
     if not len(differing):
         return [Section("disagreements", title, f"They agree on all {len(labels)} test images.")]
@@ -199,12 +217,16 @@ def load_images(run: evaluation.Run) -> Pool:
 def show_costs(study: Study, config: Config) -> list[Section]:
     """What each network costs, so that "compressed" is a number."""
     title = "What the networks cost"
-    costs, unreadable = {}, ""
+    costs, unreadable, reasons = {}, "", dict[str, str]()
     for name, run in shown_networks(study).items():
         try:
             costs[name] = evaluation.measure_cost(run)
         except UserError as error:
-            unreadable += f" The {name} is not readable: {error}."
+            if isinstance(run, PackedRun):
+                reasons[name] = str(error).removeprefix(f"{run.folder.absolute()}: ")
+            else:
+                unreadable += f" The {name} is not readable: {error}."
+    unreadable += say_left_out(reasons)
     if not costs:
         return [Section("cost", title, unreadable)] if unreadable else []
     table = pd.DataFrame(costs).rename_axis("cost").reset_index()
@@ -221,7 +243,9 @@ def show_costs(study: Study, config: Config) -> list[Section]:
 def show_runs(study: Study, config: Config) -> list[Section]:
     """Every run's figures: accuracy, calibration, fidelity to the teacher, controls included."""
     rows, found = [], {}
-    for run in watched(sorted(study.runs, key=place_of), "scoring the runs"):
+    listed = select_listed(study)
+    read_answers(listed)
+    for run in watched(listed, "scoring the runs"):
         matrix = evaluation.confusion(run)
         rates = evaluation.rate_classes(matrix)
         found[run.name] = run.classes, rates, matrix
@@ -238,17 +262,39 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         scoring = study.scoring_teacher(run)
         rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
         run.forget_predictions()  # those of a large study need not all stay in memory
-    teacher = study.teacher
+    settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
+    text, table = describe_runs(study, listed), pd.DataFrame(rows)
+    return [
+        Section("runs", "All runs", text, table=table, files=list_classes(found)),
+        Section("settings", "Their settings", settings, table=varying_settings(listed)),
+    ]
+
+
+def select_listed(study: Study) -> list[evaluation.Run]:
+    """The runs that are listed, by :func:`place_of`: all, or of very many the best and a few."""
+    if len(study.runs) <= MANY:
+        return sorted(study.runs, key=place_of)
+    best = sorted(study.runs, key=lambda run: -run.metrics["val/acc"])[:BEST]
+    few = [*shown_networks(study).values(), *list(study.teachers.values())[:BEST]]
+    return sorted(dict.fromkeys([*few, *best]), key=place_of)
+
+
+def describe_runs(study: Study, listed: list[evaluation.Run]) -> str:
+    """Say how many runs there are, what they are compared with, and where the others are."""
+    teacher, count = study.teacher, len(study.runs)
     fidelity = f"fidelity is to {teacher.name}" if teacher else "no teacher, so no fidelity"
     if teacher and study.changed:
         fidelity += ", and of students whose own teacher has changed there is none"
-    text = f"{len(rows)} run{'s' * (len(rows) != 1)}; {fidelity}."
-    text += " per_class.csv has the figures by class, confusion.csv the confusion matrices."
-    settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
-    return [
-        Section("runs", "All runs", text, table=pd.DataFrame(rows), files=list_classes(found)),
-        Section("settings", "Their settings", settings, table=varying_settings(study)),
-    ]
+    runs = f"{count} runs" if len(listed) == count else f"{count:,} runs"
+    text = f"{runs if count != 1 else '1 run'}; {fidelity}."
+    packed = any(isinstance(run, PackedRun) for run in listed)
+    if teacher and packed:
+        text += OWN_KL
+    if len(listed) < count:
+        tables = "results.csv and results.parquet have" if packed else "results.csv has"
+        text += f" Listed are the {BEST:,} best on validation, the teachers and the networks above"
+        text += f": the study's {tables} all."
+    return text + " per_class.csv has the figures by class, confusion.csv the confusion matrices."
 
 
 def list_classes(
@@ -278,9 +324,9 @@ def place_of(run: evaluation.Run) -> tuple[int, str, float, float, int]:
     return stages.index(found["stage"]), method, T, alpha, found["seed"]
 
 
-def varying_settings(study: Study) -> pd.DataFrame:
+def varying_settings(listed: list[evaluation.Run]) -> pd.DataFrame:
     """Tabulate the settings in which runs differ."""
-    runs = pd.DataFrame([run.metrics for run in sorted(study.runs, key=place_of)])
+    runs = pd.DataFrame([dict(run.metrics) for run in listed])
     groups = (
         "seed", "stage", "checkpoint", "data", "kd", "model", "optim", "trainer", "teacher",
         "callbacks", "tags",

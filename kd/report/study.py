@@ -4,27 +4,30 @@ Hashes of checkpoints say which networks taught its runs. A path does not identi
 another network may have been trained in its place since.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
 from kd.errors import UserError
 from kd.report import stats
 from kd.report.alike import (
     by_stage,
     describe_others,
-    method_label,
+    label_methods,
     partition,
     partition_by_method,
-    student_label,
     student_settings,
     views_of,
 )
 from kd.report.evaluation import Run
+from kd.report.kinds import Kinds
+from kd.report.packed import PackedRun
 from kd.report.progress import watched
 from kd.report.teachers import (
     find_checkpoints,
@@ -32,6 +35,7 @@ from kd.report.teachers import (
     teacher_checkpoints,
 )
 from kd.search.reading import FILE, Found, read_search
+from kd.training.packs import Row, packs_of
 from kd.training.run_folder import METRICS, STAGES, scan, shortened
 
 
@@ -89,12 +93,25 @@ class Study:
 
     def frame(self) -> pd.DataFrame:
         """One row per run with its metrics; ``run`` is its folder below the study."""
-        return pd.DataFrame([run.metrics for run in self.runs])
+        names = [run.name for run in self.runs]
+        own = [dict(run.metrics) for run in self.runs if not isinstance(run, PackedRun)]
+        if len(own) == len(names):
+            return pd.DataFrame(own)
+        packed = [pack.table().to_pandas() for pack in packs_of(self.folder) if pack.names]
+        found = pd.concat([pd.DataFrame(own), *reversed(packed)]).drop_duplicates("run")
+        return found.set_index("run").loc[names].reset_index()
 
     @property
     def methods(self) -> list[Method]:
         """The methods of the cells, the one with the most runs first."""
-        return list(dict.fromkeys(cell.method for cell in self.cells))
+        return [*self._cells_by_method]
+
+    @cached_property
+    def _cells_by_method(self) -> dict[Method, list[Cell]]:
+        found: dict[Method, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.method, []).append(cell)
+        return found
 
     @property
     def student(self) -> Run | None:
@@ -103,7 +120,7 @@ class Study:
 
     def cells_of(self, method: Method) -> list[Cell]:
         """The cells of one method, by temperature, then alpha."""
-        return [cell for cell in self.cells if cell.method is method]
+        return self._cells_by_method[method]
 
     def scoring_teacher(self, run: Run) -> Run | None:
         """The study's teacher if a run can be scored against it, else None.
@@ -114,7 +131,7 @@ class Study:
         changed = any(sha256 in self.changed for _, sha256 in teacher_checkpoints(run))
         if self.teacher is None or changed:
             return None
-        same_images = torch.equal(run.predictions.indices, self.teacher.predictions.indices)
+        same_images = np.array_equal(run.indices, self.teacher.indices)
         return self.teacher if same_images else None
 
     @cached_property
@@ -124,10 +141,11 @@ class Study:
         def figures(key: str, runs: dict[int, Run]) -> dict[int, float]:
             return {seed: run.metrics[key] for seed, run in runs.items()}
 
+        alone = {method: figures("test/acc", method.controls) for method in self.methods}
         return stats.compare_cells(
             test={cell: figures("test/acc", cell.runs) for cell in self.cells},
             validation={cell: figures("val/acc", cell.runs) for cell in self.cells},
-            controls={cell: figures("test/acc", cell.method.controls) for cell in self.cells},
+            controls={cell: alone[cell.method] for cell in self.cells},
             control_cells={cell for cell in self.cells if cell.is_control},
         )
 
@@ -150,11 +168,10 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     """
     folder = Path(folder)
     rows, refused = scan(folder)
+    rows.sort(key=itemgetter("run"))  # as if those in packs had folders of their own
     search = find_search(folder, refused)
     aside = search.aside if search else ()
-    found_runs = [
-        Run(folder / row["run"], row, trust_code) for row in rows if row["run"] not in aside
-    ]
+    found_runs = make_runs(folder, [row for row in rows if row["run"] not in aside], trust_code)
     usable = select_usable(found_runs, refused)
     if not usable and search and search.trials:
         raise UserError(
@@ -170,7 +187,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     other_splits = [run for run in usable if run.name in refused]
     teachers, students, distilled = by_stage(runs)
     methods = partition_by_method(distilled, students)
-    cells = [cell for part in methods for cell in build_cells(part, methods, students)]
+    cells = build_all_cells(methods, students)
     controls = filter(None, (cell.method.controls for cell in cells))
     found, changed = find_checkpoints(folder, teachers, distilled)
     # A teacher at the path of another that is gone has replaced it, unless it taught runs itself.
@@ -183,7 +200,7 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
     return Study(
         folder=folder,
         runs=runs,
-        incomplete=find_incomplete(folder),
+        incomplete=find_incomplete(folder, {row["run"] for row in rows}),
         teacher=find_study_teacher(methods, found, runs, refused) if methods else first,
         teachers=own,
         changed=changed,
@@ -194,6 +211,17 @@ def load_study(folder: Path | str, trust_code: bool = False) -> Study:
         other_splits=other_splits,
         search=search,
     )
+
+
+def make_runs(folder: Path, rows: Iterable[Mapping[str, Any]], trust_code: bool) -> list[Run]:
+    """Make a study's runs of their metrics, in the order of their names."""
+    kinds, runs = Kinds(), []
+    for row in rows:
+        form = PackedRun if isinstance(row, Row) else Run
+        run = form(folder / row["run"], row, trust_code)
+        run.__dict__["kind"] = kinds.of(row)  # runs of one kind share it
+        runs.append(run)
+    return runs
 
 
 def find_search(folder: Path, refused: dict[str, str]) -> Found | None:
@@ -222,7 +250,8 @@ def select_usable(runs: Sequence[Run], refused: dict[str, str]) -> list[Run]:
     usable = []
     for run in watched(runs, "reading the runs"):
         try:
-            _ = run.predictions
+            if not isinstance(run, PackedRun):  # of packs the files have sums of their own
+                _ = run.predictions
             usable.append(run)
         except UserError as error:
             refused[run.name] = shortened(error, run.folder)
@@ -247,26 +276,44 @@ def select_split(runs: list[Run], refused: dict[str, str]) -> list[Run]:
     return [run for run in runs if run.metrics["data/fingerprint"] == split]
 
 
-def find_incomplete(folder: Path) -> list[str]:
+def find_incomplete(folder: Path, complete: set[str]) -> list[str]:
     """Name the runs that began and did not end."""
     begun = [path.parent for stage in STAGES for path in folder.glob(f"{stage}/*/train.log")]
-    return sorted(str(run.relative_to(folder)) for run in begun if not (run / METRICS).exists())
+    names = {str(run.relative_to(folder)) for run in begun if not (run / METRICS).exists()}
+    failed = {name for pack in packs_of(folder) for name in pack.note["failed"]}
+    return sorted(names | (failed - complete))
 
 
-def build_cells(runs: list[Run], methods: list[list[Run]], students: list[Run]) -> list[Cell]:
+def build_all_cells(methods: list[list[Run]], students: list[Run]) -> list[Cell]:
+    """Build the cells of every method.
+
+    Args:
+        methods: the runs of each.
+        students: the study's students alone.
+    """
+    labels = label_methods(methods)
+    parts = partition(students, student_settings)
+    cells = []
+    for runs, named in zip(methods, labels, strict=True):
+        own = student_settings(runs[0])
+        alike = [run for part in parts if student_settings(part[0]) == own for run in part]
+        cells += build_cells(runs, alike, *named)
+    return cells
+
+
+def build_cells(runs: list[Run], alike: list[Run], label: str, student: str) -> list[Cell]:
     """Build the cells of one method, by temperature, then alpha.
 
     Args:
         runs: the method's runs.
-        methods: the runs of every method of the study, for the label.
-        students: the study's students alone.
+        alike: the students alone of its settings, whatever views they see.
+        label: the method's.
+        student: what distinguishes its students.
     """
-    settings, views = student_settings(runs[0]), views_of(runs[0])
-    alike = [student for student in students if student_settings(student) == settings]
+    views = views_of(runs[0])
     controls = by_seed(student for student in alike if views_of(student) == views)
     plain = by_seed(student for student in alike if not views_of(student))
     unpaired = sorted(by_seed(runs).keys() - controls.keys())
-    label, student = method_label(runs, methods), student_label(runs, methods)
     method = Method(label, student, controls, plain, unpaired)
     cells: dict[tuple[float, float], dict[int, Run]] = {}
     for run in runs:

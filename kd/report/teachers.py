@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kd.errors import UserError
-from kd.files import file_hash
-from kd.report.evaluation import CHECKPOINT, Run
+from kd.report.evaluation import CHECKPOINT, Run, hash_if_readable
+from kd.report.packed import PackedRun
 from kd.training.run_folder import read_metrics, shortened, teacher_paths
 
 
@@ -48,12 +48,13 @@ def teacher_checkpoints(run: Run) -> list[tuple[Path, str]]:
     return [*zip(map(Path, teacher_paths(run.metrics)), hashes.split(":"), strict=False)]
 
 
-def hash_if_readable(path: Path) -> str | None:
-    """Compute the sha256 of a file; return None if the file cannot be read."""
-    try:
-        return file_hash(path) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
+def all_teachers(runs: Iterable[Run]) -> list[tuple[Path, str]]:
+    """The same of many runs, each once, in their order."""
+    firsts: dict[tuple[str | None, str | None], Run] = {}
+    for run in runs:
+        told = run.metrics["teacher/checkpoint"], run.metrics["teacher/sha256"]
+        firsts.setdefault(told, run)
+    return list(dict.fromkeys(pair for run in firsts.values() for pair in teacher_checkpoints(run)))
 
 
 def find_checkpoints(
@@ -70,7 +71,7 @@ def find_checkpoints(
         by sha256: the checkpoints that are still unchanged; and for the others the paths that hold
         another network by now, or none.
     """
-    recorded = dict.fromkeys(pair for run in distilled for pair in teacher_checkpoints(run))
+    recorded = all_teachers(distilled)
     moved = [study.joinpath(*path.parts[-3:]) for path, _ in recorded]
     places = [*moved, *(path for path, _ in recorded), *(run.checkpoint for run in teachers)]
     known = {hash_if_readable(place): place for place in places}  # of equal ones the last counts
@@ -84,9 +85,9 @@ def find_study_teacher(
 ) -> Run | None:
     """Find the teacher of the largest method that still has one; of an ensemble, one of them."""
     split = methods[0][0].metrics["data/fingerprint"]
-    known = {run.checkpoint: run for run in runs}
-    taught = [sha256 for part in methods for run in part for _, sha256 in teacher_checkpoints(run)]
-    for path in (found[sha256] for sha256 in dict.fromkeys(taught) if sha256 in found):
+    known = {run.checkpoint: run for run in runs if not isinstance(run, PackedRun)}
+    taught = dict.fromkeys(sha256 for part in methods for _, sha256 in all_teachers(part))
+    for path in (found[sha256] for sha256 in taught if sha256 in found):
         teacher = known.get(path)
         try:
             # A checkpoint of no usable run here: of another study, or of a run that was left out.

@@ -14,11 +14,13 @@
 A folder of a run's own counts before a pack that has the run too, and of packs the latest.
 """
 
+import contextlib
+import copy
 import fnmatch
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -161,13 +163,27 @@ def _load(path: Path, columns: list[str] | None = None) -> Any:
         UserError: it is missing or damaged.
     """
 
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[None]:
+    """Raise a UserError where a file is missing or damaged."""
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: cannot be read ({told}); delete its folder to train again"
         ) from error
+
+
+class Images(NamedTuple):
+    """The test images of a pack's runs."""
+
+    indices: np.ndarray  # (images,)
+    labels: np.ndarray  # (images,)
 
 
 class Answers(NamedTuple):
@@ -176,6 +192,42 @@ class Answers(NamedTuple):
     indices: np.ndarray  # (images,)
     labels: np.ndarray  # (images,)
     classes: np.ndarray  # (images, runs)
+
+
+class Columns(NamedTuple):
+    """The metrics of a pack's runs by column, what all have in common once."""
+
+    pack: "Pack"
+    keys: list[str]
+    same: dict[str, Any]
+    own: dict[str, list[Any]]  # one value per run
+
+
+class Row(Mapping[str, Any]):
+    """The metrics of a packed run with ``run``: a view, where dictionaries would fill gigabytes.
+
+    Args:
+        columns: of the run's pack.
+        number: of the run.
+    """
+
+    __slots__ = ("columns", "number")
+
+    def __init__(self, columns: Columns, number: int) -> None:
+        self.columns, self.number = columns, number
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a metric."""
+        values = self.columns.own.get(key)
+        return self.columns.same[key] if values is None else values[self.number]
+
+    def __iter__(self) -> Iterator[str]:
+        """The metrics' keys."""
+        return iter(self.columns.keys)
+
+    def __len__(self) -> int:
+        """How many metrics there are."""
+        return len(self.columns.keys)
 
 
 class Pack:
@@ -218,7 +270,8 @@ class Pack:
     @cached_property
     def schema(self) -> Any:
         """Names and types of the columns of :meth:`table`."""
-        found = pq.read_schema(self.folder / RUNS)
+        with _reading(path := self.folder / RUNS):
+            found = pq.read_schema(path)
         for name in OURS:
             found = found.remove(found.get_field_index(name))
         return found.remove_metadata()
@@ -233,9 +286,20 @@ class Pack:
         wanted = known if columns is None else [key for key in known if key in columns]
         return _load(self.folder / RUNS, wanted)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """One row per run with its metrics and ``run``."""
-        return self.table().to_pylist() if self.names else []
+        if not self.names:
+            return []
+        table, texts = self.table(), dict[str, str]()
+        columns = Columns(self, table.schema.names, {}, {"run": self.names})
+        for key in columns.keys:
+            if len(distinct := table[key].unique()) == 1:
+                columns.same[key] = distinct[0].as_py()
+            elif key != "run":
+                values = table[key].to_pylist()
+                is_text = table.schema.field(key).type == pa.string()
+                columns.own[key] = [texts.setdefault(v, v) for v in values] if is_text else values
+        return [Row(columns, number) for number in range(len(self.names))]
 
     def row(self, name: str) -> dict[str, Any]:
         """The metrics of a run."""
@@ -250,6 +314,19 @@ class Pack:
         """A run's settings by their keys, flat, as far as they differ from ``note``'s."""
         return json.loads(self._own(name, "settings"))
 
+    def config(self, name: str) -> dict[str, Any]:
+        """All settings of a run."""
+        found = copy.deepcopy(self.note["config"])
+        for key, value in self.settings(name).items():
+            *groups, last = key.split(".")
+            functools.reduce(dict.__getitem__, groups, found)[last] = value
+        return found
+
+    @cached_property
+    def written(self) -> float:
+        """When it was written, in seconds since 1970."""
+        return (self.folder / NOTE).stat().st_mtime
+
     def _own(self, name: str, column: str) -> str:
         return _load(self.folder / RUNS, [column])[column][self.names.index(name)].as_py()
 
@@ -260,16 +337,39 @@ class Pack:
         kept = ({k: v for k, v in row.items() if v is not None} for row in rows)
         return [{k: v for k, v in row.items() if k not in ("row", "epoch")} for row in kept]
 
-    @functools.cached_property
+    def curves(self, tag: str) -> list[np.ndarray]:
+        """A figure by epoch, of every run."""
+        table = _load(self.folder / HISTORY, ["row", tag])
+        ends = np.searchsorted(table["row"].to_numpy(), np.arange(1, len(self.names)))
+        return np.split(table[tag].to_numpy(), ends)
+
+    @cached_property
+    def images(self) -> Images:
+        """The test images."""
+        table = _load(self.folder / PREDICTIONS, ["index", "label"])
+        return Images(table["index"].to_numpy(), table["label"].to_numpy())
+
+    @property
     def answers(self) -> Answers:
-        """The answers of all runs; 10 MB of a thousand runs on MNIST's 10,000 test images."""
-        table = _load(self.folder / PREDICTIONS, ["index", "label", "classes"])
-        column = table["classes"].combine_chunks()
-        width = column.type.byte_width // len(self.names)
-        values = np.frombuffer(column.buffers()[1], np.uint8 if width == 1 else np.uint16)
-        first = column.offset * len(self.names)
-        classes = values[first : first + len(table) * len(self.names)].reshape(len(table), -1)
-        return Answers(table["index"].to_numpy(), table["label"].to_numpy(), classes)
+        """The answers of all runs, read anew: of a thousand on MNIST's test images 10 MB."""
+        values, runs = self._bytes("classes"), len(self.names)
+        kind = np.uint8 if values.itemsize == runs else np.uint16
+        return Answers(*self.images, values.view(kind).reshape(len(values), runs))
+
+    def logits(self, name: str) -> np.ndarray | None:
+        """The logits of a run, (images, classes) in float16; None if none have been kept."""
+        with _reading(path := self.folder / PREDICTIONS):
+            if "logits" not in pq.read_schema(path).names:
+                return None
+        values = self._bytes("logits")
+        by_run = values.view(np.float16).reshape(len(values), len(self.names), -1)
+        return by_run[:, self.names.index(name)]
+
+    def _bytes(self, name: str) -> np.ndarray:
+        """A column of predictions: of every image the bytes of all runs."""
+        column = _load(self.folder / PREDICTIONS, [name])[name].combine_chunks()
+        kind = np.dtype((np.void, column.type.byte_width))
+        return np.frombuffer(column.buffers()[1], kind)[column.offset :][: len(column)]
 
     def weights(self, name: str) -> dict[str, Tensor] | None:
         """The weights of a run; None if they have not been kept.
@@ -294,7 +394,7 @@ class Pack:
 
 
 @functools.lru_cache(maxsize=2)  # a sweep that goes on asks for run after run
-def _rows(pack: Pack) -> list[dict[str, Any]]:
+def _rows(pack: Pack) -> list[Row]:
     return pack.rows()
 
 
@@ -336,7 +436,7 @@ def pack_of(directory: Path) -> Pack | None:
     return _index(study, stamp).get(below_study(directory))
 
 
-def rows_of(study: Path, runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows_of(study: Path, runs: Sequence[str]) -> Iterator[Row]:
     """The metrics of a study's packed runs with ``run``, those whose names match a pattern."""
     stamp = _stamp(study)
     latest = _index(study, stamp) if stamp else {}
@@ -365,7 +465,7 @@ def frame_of(study: Path, columns: list[str]) -> Any:
     return found.reindex(columns=columns)
 
 
-def write_tables(study: Path, rows: Sequence[dict[str, Any]], csv: Path, parquet: Path) -> None:
+def write_tables(study: Path, rows: Sequence[Mapping[str, Any]], csv: Path, parquet: Path) -> None:
     """Write a study's runs as two tables, a pack at a time: a million need no more memory.
 
     Args:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from kd.training.unfinished import below_study
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 RESULTS = "results.csv"
 LARGE = "results.parquet"  # the same, of a study that has packs
 METRICS = "metrics.json"
@@ -275,7 +275,7 @@ def refuse_other_settings(
         )
 
 
-def teacher_paths(metrics: dict[str, Any]) -> list[str]:
+def teacher_paths(metrics: Mapping[str, Any]) -> list[str]:
     """The checkpoints that taught a distilled run: one, or those of an ensemble."""
     paths = metrics["teacher/checkpoint"]
     return paths.split(os.pathsep) if ":" in metrics["teacher/sha256"] else [paths]
