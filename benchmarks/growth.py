@@ -1,6 +1,8 @@
 """What large sweeps cost beside the training: time, memory, files and bytes.
 
-    python benchmarks/growth.py report                            # of 100,000 students
+    python benchmarks/growth.py plan                              # of 100,000 students
+    python benchmarks/growth.py store                             # their files, and the tables
+    python benchmarks/growth.py report
     python benchmarks/growth.py report -T 1000 -a 10 -s 10        # of 10,000 cells
     python benchmarks/growth.py report -T 10 -a 10 -s 10 -r 100   # of 100 learning rates
 
@@ -142,14 +144,81 @@ class Like:
 
 
 def measured(*words: str) -> tuple[float, float]:
-    """Seconds and GB at the peak of ``python train.py …``."""
-    command = [sys.executable, str(PROJECT / "train.py"), *words]
+    """Seconds and GB at the peak of ``python …``."""
+    command = [sys.executable, *words]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)}: status {status}")
     return time.perf_counter() - started, usage.ru_maxrss / 2**20
+
+
+PLAN = """
+import resource, sys, time
+started = time.perf_counter()
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from kd.files import CONF
+from kd.sweeps.job_configs import copying, make_job
+from kd.sweeps.ranges import plan_families, read_lists
+with initialize_config_dir(str(CONF), version_base="1.3"):
+    loader = GlobalHydra.instance().config_loader()
+    master = loader.load_configuration("config", ["hydra.job.num=0"], run_mode=RunMode.MULTIRUN)
+    load = copying(loader)
+    lists = read_lists(OverridesParser.create().parse_overrides(sys.argv[1:]))
+    families = plan_families(lists, lambda words: make_job(load(master, words)))
+blocks = [block for family in families for block in family.blocks(1000)]
+students = sum(map(len, blocks))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(students, len(blocks), time.perf_counter() - started, peak)
+"""
+
+
+def plan(sweep: Sweep, n: int) -> None:
+    """What planning takes before the first student trains."""
+    swept = (
+        f"kd.T=range(1,{sweep.temperatures + 1})",
+        f"kd.alpha=range(0,1,{1 / sweep.alphas})",
+        f"seed=range(0,{sweep.seeds})",
+    )
+    command = [sys.executable, "-c", PLAN, "stage=student,distill", *swept]
+    rows = []
+    for _ in range(n):
+        said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
+        rows.append([*map(float, said.stdout.split())])
+    students, blocks, seconds, memory = zip(*rows, strict=True)
+    print("| students | packs | s | peak, GB |\n|---|---|---|---|")
+    print(
+        f"| {students[0]:,.0f} | {blocks[0]:,.0f} | {spread([*seconds], 1)} | {spread([*memory])} |"
+    )
+
+
+TABLES = """
+import pathlib, sys
+from kd.training import write_results
+write_results(pathlib.Path(sys.argv[1]))
+"""
+
+
+def store(sweep: Sweep, n: int) -> None:
+    """What a study takes on the disk, and what its tables take to be written."""
+    with tempfile.TemporaryDirectory() as folder:
+        study, started = Path(folder, "main"), time.perf_counter()
+        write_study(Path(folder), sweep)
+        print(f"{len(sweep):,} students written in {time.perf_counter() - started:.0f} s")
+        seconds, memory = zip(*(measured("-c", TABLES, str(study)) for _ in range(n)), strict=True)
+        files = [path for path in study.rglob("*") if path.is_file()]
+        tables = sum(path.stat().st_size for path in study.glob("results.*"))
+        kept = [path for path in files if path.parent.parent.name == packs.FOLDER]
+        own = sum(path.stat().st_size for path in kept if path.name != packs.WEIGHTS)
+        each = (own / len(sweep), tables / len(sweep), len(files) / len(sweep))
+        print("| students | bytes of packs | of tables | files | tables, s | peak, GB |")
+        print("|---|---|---|---|---|---|")
+        told = "{:.0f} | {:.0f} | {:.4f}".format(*each)
+        print(f"| {len(sweep):,} | {told} | {spread([*seconds], 1)} | {spread([*memory])} |")
 
 
 def report(sweep: Sweep, n: int) -> None:
@@ -162,7 +231,7 @@ def report(sweep: Sweep, n: int) -> None:
         for _ in range(n):
             for stage in ("student", "distill"):  # what the report before has unpacked
                 shutil.rmtree(study / stage, ignore_errors=True)
-            found.append(measured("stage=report", f"output_dir={outputs}"))
+            found.append(measured("train.py", "stage=report", f"output_dir={outputs}"))
             print("{:.1f} s, {:.2f} GB".format(*found[-1]), flush=True)
         seconds, memory = zip(*found, strict=True)
         page = (study / "report/index.html").stat().st_size
@@ -182,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts: dict[str, Any] = {"report": report}
+    parts: dict[str, Any] = {"plan": plan, "store": store, "report": report}
     parser.add_argument("part", choices=parts)
     parser.add_argument("-n", type=int, default=3, help="measurements (default: 3)")
     for word, default in {"temperatures": 100, "alphas": 10, "seeds": 100, "rates": 1}.items():
