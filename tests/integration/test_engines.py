@@ -43,11 +43,9 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def begin(folder: Path, *words: str, **given: Any) -> subprocess.Popen:
-    """Give a command in a process of its own, whose tasks share what is in ``shared`` beside."""
+    """Give a command in a process of its own."""
     command = [sys.executable, str(PROJECT / "train.py"), *SWEEP, f"output_dir={folder}", *words]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    env |= {"TMPDIR": str(folder.with_name("shared")), "RAY_TMPDIR": "/tmp"}  # its sockets' names
-    folder.with_name("shared").mkdir(exist_ok=True)
     given |= {"env": env, "cwd": folder.parent, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **given)
 
@@ -81,6 +79,16 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "main" / "results.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["stage"] == "distill"]
     return {row["run"]: {k: v for k, v in row.items() if k not in OWN} for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path, monkeypatch) -> Path:
+    """The folder below which this test's tasks share what they make."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # a socket's name is short
+    return folder
 
 
 @pytest.fixture
@@ -201,9 +209,9 @@ def mapped_by_all(pids: set[int]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_tasks_of_a_machine_share_their_images(place, local):
+def test_the_tasks_of_a_machine_share_their_images(place, local, shared):
     command = begin(place, *ENGINES["joblib"])
-    shared, met = place.with_name("shared"), set()
+    met = set()
 
     def share() -> bool:
         pids = trainers(place) - {command.pid}
