@@ -162,8 +162,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from kd.files import CONF
-from kd.sweeps.job_configs import copying, make_job
-from kd.sweeps.ranges import plan_families, read_lists
+from kd.sweeps.job_configs import copying, make_job, read_lists
+from kd.sweeps.ranges import plan_families
 with initialize_config_dir(str(CONF), version_base="1.3"):
     loader = GlobalHydra.instance().config_loader()
     master = loader.load_configuration("config", ["hydra.job.num=0"], run_mode=RunMode.MULTIRUN)

@@ -40,7 +40,7 @@ class GridSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        from kd.sweeps.ranges import read_lists
+        from kd.sweeps.job_configs import read_lists
 
         lists = read_lists(overrides)
         first = loader.load_sweep_config(self.config, [words[0] for words in lists])

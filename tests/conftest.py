@@ -72,3 +72,13 @@ def teacher(cli, _trained, tmp_path) -> Path:
     shutil.copytree(_trained, tmp_path / "outputs")
     (found,) = (tmp_path / "outputs" / "main" / "teacher").iterdir()
     return found
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch) -> Path:
+    """The folder below which this test's tasks share what they make."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # a socket's name is short
+    return folder

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kd.config.messages import explain
 from kd.config.naming import run_name
+from kd.config.node import Node
 from kd.config.schema import Config, relevant
 from kd.config.validation import validate
 from kd.errors import UserError
-from kd.training.run_folder import Node
 
 if TYPE_CHECKING:
     from kd.training.fit import Share
@@ -203,3 +203,15 @@ def _dirname(overrides: Sequence[Override], cfg: DictConfig) -> str:
 def _overlap(one: str, other: str) -> bool:
     """Whether two keys are the same, or one lies within the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def read_lists(overrides: Sequence[Override]) -> list[list[str]]:
+    """The words of a sweep's command, for each key those that it sweeps over."""
+    found: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if override.is_sweep_override():
+            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            found[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return [*found.values()]

@@ -21,12 +21,12 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kd.config.naming import run_name
+from kd.config.node import Node
 from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import check_each, check_together
 from kd.sweeps.job_configs import Job, plain_node
 from kd.sweeps.students import own_keys, replaced
 from kd.training.packs import FOLDER
-from kd.training.run_folder import Node
 from kd.training.unfinished import digest
 
 # Settings of a student's own that make a family of their own nevertheless: networks of one form
@@ -140,25 +140,13 @@ class Block:
         return Job(config, hydra, name, self.study / name, packed=True)
 
 
-def read_lists(overrides: Sequence[Any]) -> list[list[str]]:
-    """The words of a sweep's command, for each key those that it sweeps over."""
-    found: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            found[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            found[key] = [f"{key}={override.get_value_element_as_str()}"]
-    return [*found.values()]
-
-
 def plan_families(
     lists: Sequence[Sequence[str]], compose: Callable[[list[str]], Job]
 ) -> list[Family]:
     """Plan a sweep.
 
     Args:
-        lists: as of :func:`read_lists`.
+        lists: as of :func:`kd.sweeps.job_configs.read_lists`.
         compose: makes a job of the words of its command, checked.
 
     Raises:

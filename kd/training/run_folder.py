@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -21,6 +20,7 @@ from yaml import YAMLError
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
+from kd.config.node import Node
 from kd.config.schema import Config, flatten, relevant
 from kd.errors import UserError, shown
 from kd.files import file_hash, lock, remove_leftovers, replacing
@@ -301,19 +301,6 @@ def clear(directory: Path, resumed: bool = False) -> None:
         remove_leftovers(directory / name)
     if not resumed:
         shutil.rmtree(directory / EPOCHS, ignore_errors=True)
-
-
-class Node(dict[str, Any]):
-    """A run's node ``hydra`` as a dictionary, which is sent in a tenth of the time."""
-
-    @property
-    def overrides(self) -> Any:
-        """The words of the run's command, as ``overrides.task``."""
-        return SimpleNamespace(**self["overrides"])
-
-    def with_words(self, words: Sequence[str]) -> "Node":
-        """The node of a run with other words."""
-        return Node(self | {"overrides": {**self["overrides"], "task": [*words]}})
 
 
 def save_hydra(config: Config, hydra: DictConfig | Node | None, folder: Path) -> None:

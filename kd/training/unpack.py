@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from kd.config.node import Node
 from kd.config.schema import Config
 from kd.config.validation import validate
 from kd.data.module import ImageDataModule
@@ -104,7 +105,7 @@ def unpack(directory: Path) -> None:
             log.debug("unpacked from %s", pack.folder)
             for epoch, figures in enumerate(rows, 1):
                 log.debug("%s", epoch_line(figures, epoch, len(rows)))
-            node = run_folder.Node(pack.note["hydra"]).with_words(words)
+            node = Node(pack.note["hydra"]).with_words(words)
             run_folder.save_hydra(config, node, directory / ".hydra")
             alone = None
             if config.stage == "distill":

@@ -35,13 +35,12 @@ ENGINES = {
 OWN = {"time/fit_s", "teacher/checkpoint", "git/commit", "git/dirty"}
 
 engines = pytest.mark.parametrize("engine", ENGINES)
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 def begin(folder: Path, *words: str, **given: Any) -> subprocess.Popen:
-    """Give the sweep in a process of its own, whose tasks share what is in ``shared`` beside."""
-    env = {"TMPDIR": str(folder.with_name("shared")), "RAY_TMPDIR": "/tmp"}  # its sockets' names
-    folder.with_name("shared").mkdir(exist_ok=True)
-    return command(folder, *SWEEP, *words, env=env, **given)
+    """Give the sweep in a process of its own."""
+    return command(folder, *SWEEP, *words, **given)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
@@ -169,9 +168,9 @@ def mapped_by_all(pids: set[int]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_tasks_of_a_machine_share_their_images(place, local):
+def test_the_tasks_of_a_machine_share_their_images(place, local, shared):
     command = begin(place, *ENGINES["joblib"])
-    shared, met = place.with_name("shared"), set()
+    met = set()
 
     def share() -> bool:
         pids = trainers(place) - {command.pid}

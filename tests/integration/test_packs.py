@@ -27,6 +27,7 @@ from kd.training.unfinished import FOLDER
 
 SWEEP = ("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0,0.5,1", "seed=0,1")
 PACKED = ("store.compact_from=2",)
+pytestmark = pytest.mark.usefixtures("shared")
 OWN = {"time/fit_s", "history/sha256", "predictions/sha256", "git/commit", "git/dirty"}
 LAST = "distill/T=4.0,alpha=0.5,seed=1,data=mnist_mini,trainer.max_epochs=2"
 
@@ -81,6 +82,7 @@ def test_results_parquet_is_results_csv(cli, teacher):
         assert list(tables[0][key]) == list(tables[1][key])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(cli, teacher):
     first = cli(*SWEEP, *PACKED, "store.pack=4")
     assert "12 runs in 3 packs" in first.out
@@ -91,6 +93,7 @@ def test_the_same_command_again_trains_nothing(cli, teacher):
     assert "12 of 12 runs complete" in again.out
 
 
+@pytest.mark.slow
 def test_more_seeds_train_what_is_missing_alone(cli, teacher):
     cli(*SWEEP, *PACKED)
     before = rows()
@@ -101,6 +104,7 @@ def test_more_seeds_train_what_is_missing_alone(cli, teacher):
     pd.testing.assert_frame_equal(after.loc[before.index], before)
 
 
+@pytest.mark.slow
 def test_a_pack_keeps_as_many_weights_as_it_is_told(cli, teacher):
     cli(*SWEEP, *PACKED, "store.weights=none", "logger=[]")
     (pack,) = packed()
@@ -115,6 +119,7 @@ def test_a_pack_keeps_as_many_weights_as_it_is_told(cli, teacher):
     assert complete(stage="distill") == [Path("outputs/main", kept[0])]  # for TensorBoard
 
 
+@pytest.mark.slow
 def test_logits_are_kept_on_demand(cli, teacher):
     cli(*SWEEP, *PACKED, "store.logits=true")
     (pack,) = packed()
@@ -123,6 +128,7 @@ def test_logits_are_kept_on_demand(cli, teacher):
     assert pack.answers.classes.shape == (200, 12)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_told_and_not_trained_again(cli, teacher):
     words = (*SWEEP, *PACKED, "optim.lr=1e-2,1e30")
     said = cli(*words)
@@ -136,6 +142,7 @@ def test_a_run_that_diverges_is_told_and_not_trained_again(cli, teacher):
     assert "complete already" in again.out
 
 
+@pytest.mark.slow
 def test_a_packed_run_teaches_and_is_exported(cli, teacher):
     cli(*SWEEP, *PACKED)
     shutil.rmtree("outputs/main/distill")  # those that are unpacked for TensorBoard
@@ -151,6 +158,7 @@ def test_a_packed_run_teaches_and_is_exported(cli, teacher):
     assert not shipped.code, shipped.err
 
 
+@pytest.mark.slow
 def test_an_ordinary_command_knows_packed_runs(cli, teacher):
     cli(*SWEEP, *PACKED)
     shutil.rmtree("outputs/main/distill")
@@ -159,6 +167,7 @@ def test_an_ordinary_command_knows_packed_runs(cli, teacher):
     assert again.out.count("complete already, skipped") == 12
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_trained_again_is_told(cli, teacher):
     cli(*SWEEP, *PACKED)
     cli("stage=teacher", *MINI, "overwrite=true", "optim.lr=3e-3", "study=other")

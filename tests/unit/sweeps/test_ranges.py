@@ -13,8 +13,8 @@ from hydra.types import RunMode
 
 from kd.config.schema import relevant
 from kd.errors import UserError
-from kd.sweeps.job_configs import compose_jobs, copying, make_job
-from kd.sweeps.ranges import plan_families, read_lists
+from kd.sweeps.job_configs import compose_jobs, copying, make_job, read_lists
+from kd.sweeps.ranges import plan_families
 
 SWEEPS = [
     "stage=student,distill kd.T=1,2.5 kd.alpha=0,1 seed=0,1",
