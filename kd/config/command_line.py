@@ -27,7 +27,7 @@ from kd.models import MODELS
 MANY = 1_000  # runs of a sweep from which on it is said beforehand how many they are
 MOST = 10_000_000  # of a sweep that is planned from its ranges
 MOST_MADE = 100_000  # of one whose jobs are made beforehand: each keeps 0.1 MB of configuration
-MAKES = ("hydra/launcher", "hydra/sweeper", "store.compact_from")  # words that have them made
+MAKES = ("hydra/launcher", "hydra/sweeper", "store.compact_from")  # words that may have them made
 LISTED = ("experiment", "logger", "callbacks")  # groups that several choices may be made of at once
 ONE_PATH = ("export.run", "store.run")  # keys that take no list: a comma is part of the path
 DEEPEST = 20  # brackets within brackets; the parser recurses
@@ -129,7 +129,7 @@ def check(arguments: list[str]) -> list[str]:
             _check_choices(override)
         asked = [o.value() for o in overrides if o.key_or_group == "hydra.mode"]
         sweepers = [o.value() for o in overrides if o.key_or_group == "hydra/sweeper"]
-        if (given.multirun or "MULTIRUN" in asked) and sweepers in ([], ["basic"]):
+        if (given.multirun or "MULTIRUN" in asked) and sweepers in ([], ["basic"], ["grid"]):
             _check_sweep(overrides)
     return flags + _debug_last([_as_choice(word) for word in given.words])
 
