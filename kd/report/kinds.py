@@ -6,7 +6,7 @@ A sweep has many runs of few kinds. Their settings are looked at once per kind.
 from collections.abc import Mapping
 from typing import Any
 
-from kd.training.packs import Columns, Row
+from kd.training.pack_rows import Columns, Row
 
 # Of runs older than these settings.
 OLDER = {"optim/name": "adam", "teacher/control": "none", "trainer/precision": "32"}

@@ -17,7 +17,8 @@ from kd.errors import UserError
 from kd.files import lock
 from kd.report.evaluation import Run
 from kd.report.predictions import Predictions
-from kd.training.packs import Pack, Row
+from kd.training.pack_rows import Row
+from kd.training.packs import Pack
 from kd.training.run_folder import LOCKS, read_metrics
 from kd.training.unpack import unpack
 

@@ -35,7 +35,8 @@ from kd.report.teachers import (
     teacher_checkpoints,
 )
 from kd.search.reading import FILE, Found, read_search
-from kd.training.packs import Row, packs_of
+from kd.training.pack_rows import Row
+from kd.training.packs import packs_of
 from kd.training.run_folder import METRICS, STAGES, scan, shortened
 
 

@@ -32,6 +32,7 @@ from kd._startup import lazy
 from kd._torch import Tensor, torch
 from kd.errors import UserError
 from kd.files import replacing_folder
+from kd.training.pack_rows import Row, view_rows
 from kd.training.unfinished import below_study
 
 pa: Any = lazy("pyarrow")
@@ -194,42 +195,6 @@ class Answers(NamedTuple):
     classes: np.ndarray  # (images, runs)
 
 
-class Columns(NamedTuple):
-    """The metrics of a pack's runs by column, what all have in common once."""
-
-    pack: "Pack"
-    keys: list[str]
-    same: dict[str, Any]
-    own: dict[str, list[Any]]  # one value per run
-
-
-class Row(Mapping[str, Any]):
-    """The metrics of a packed run with ``run``: a view, where dictionaries would fill gigabytes.
-
-    Args:
-        columns: of the run's pack.
-        number: of the run.
-    """
-
-    __slots__ = ("columns", "number")
-
-    def __init__(self, columns: Columns, number: int) -> None:
-        self.columns, self.number = columns, number
-
-    def __getitem__(self, key: str) -> Any:
-        """The value of a metric."""
-        values = self.columns.own.get(key)
-        return self.columns.same[key] if values is None else values[self.number]
-
-    def __iter__(self) -> Iterator[str]:
-        """The metrics' keys."""
-        return iter(self.columns.keys)
-
-    def __len__(self) -> int:
-        """How many metrics there are."""
-        return len(self.columns.keys)
-
-
 class Pack:
     """A pack, read as it is asked for.
 
@@ -290,16 +255,7 @@ class Pack:
         """One row per run with its metrics and ``run``."""
         if not self.names:
             return []
-        table, texts = self.table(), dict[str, str]()
-        columns = Columns(self, table.schema.names, {}, {"run": self.names})
-        for key in columns.keys:
-            if len(distinct := table[key].unique()) == 1:
-                columns.same[key] = distinct[0].as_py()
-            elif key != "run":
-                values = table[key].to_pylist()
-                is_text = table.schema.field(key).type == pa.string()
-                columns.own[key] = [texts.setdefault(v, v) for v in values] if is_text else values
-        return [Row(columns, number) for number in range(len(self.names))]
+        return view_rows(self.table(), self)
 
     def row(self, name: str) -> dict[str, Any]:
         """The metrics of a run."""
