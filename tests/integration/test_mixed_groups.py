@@ -142,6 +142,7 @@ def test_those_that_stay_train_as_alone(study, shrinks, words):
     assert models(study("again", *sweep)) == models(first)
 
 
+@pytest.mark.slow
 def test_a_list_of_one_width_is_that_width(study):
     sweep = ("stage=student", "trainer.max_epochs=2", "seed=0,1", "model.dropout=0.3")
     lists = study("lists", *sweep, "model.hidden=[16],24")

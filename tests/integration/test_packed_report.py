@@ -24,6 +24,8 @@ ALONE = ("-m", "stage=student", *MINI, "seed=0,1,2")
 TAUGHT = ("-m", "stage=distill", *MINI, "kd.T=1,4", "kd.alpha=0,0.5,1", "seed=0,1,2")
 PACKED = ("store.compact_from=2", "logger=[]")
 
+pytestmark = pytest.mark.slow
+
 
 def sweep(cli, *commands: tuple[str, ...]) -> None:
     """Train students that lie in packs alone."""
@@ -59,7 +61,6 @@ def unpack_all() -> None:
         shutil.rmtree(pack.folder)
 
 
-@pytest.mark.slow
 def test_it_is_that_of_the_same_runs_unpacked(cli, teacher):
     another = (*TAUGHT[:2], *MINI, "kd=dkd", "kd.T=1,4", "kd.alpha=0,0.5", "seed=0,1")
     sweep(cli, ALONE, TAUGHT, another)
@@ -103,7 +104,6 @@ def test_one_seed_is_compared_image_by_image(cli, teacher):
     assert section("Verdict") == mine
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("logits", [False, True])
 def test_without_weights_it_says_what_is_left_out(cli, teacher, logits):
     kept = "store.weights=none", f"store.logits={str(logits).lower()}"
@@ -145,7 +145,6 @@ def test_rows_are_those_of_the_table(cli, teacher):
             assert [row["val/acc"] for row in pack.history(name)] == curve.tolist()
 
 
-@pytest.mark.slow
 def test_a_page_about_very_many_runs_shows_a_part(cli, tmp_path, monkeypatch):
     """7,510 runs: the page lists the best and maps evenly spaced cells, the chosen one included."""
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")

@@ -43,6 +43,7 @@ def packed(study: str = "main") -> list[packs.Pack]:
     return packs.packs_of(Path("outputs", study).absolute())
 
 
+@pytest.mark.slow
 def test_a_packed_sweep_is_that_with_a_folder_each(cli, teacher):
     cli(*SWEEP, *PACKED)
     (pack,) = packed()

@@ -227,6 +227,7 @@ def stop_at(monkeypatch, count: int) -> None:
     monkeypatch.setattr(kd.training.run_folder, "write_metrics", write)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", [5, *(pytest.param(other, marks=pytest.mark.slow) for other in (2, 9))]
 )
