@@ -155,7 +155,7 @@ def measured(*words: str) -> tuple[float, float]:
 
 
 PLAN = """
-import resource, sys, time
+import re, sys, time
 started = time.perf_counter()
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -172,7 +172,8 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
     families = plan_families(lists, lambda words: make_job(load(master, words)))
 blocks = [block for family in families for block in family.blocks(1000)]
 students = sum(map(len, blocks))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+# Not ru_maxrss, which begins with that of the process that started this one.
+peak = int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**20
 print(students, len(blocks), time.perf_counter() - started, peak)
 """
 
