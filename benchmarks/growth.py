@@ -29,7 +29,7 @@ import numpy as np
 from sweep import spread, train_py
 
 from kd.files import PROJECT
-from kd.training import packs
+from kd.training import pack_writing, packs
 
 WORDS = ("data=mnist_mini", "model.hidden=1", "trainer.max_epochs=2")  # 3 kB of weights a student
 PACK = 1000  # runs
@@ -78,7 +78,7 @@ def write_study(outputs: Path, sweep: Sweep) -> Path:
             results = like.results([*itertools.islice(jobs, PACK)], alone, sweep.epochs)
             if not results:
                 break
-            packs.write(study / packs.FOLDER / f"{stage}-{number:05}", results, like.common)
+            pack_writing.write(study / packs.FOLDER / f"{stage}-{number:05}", results, like.common)
     return study
 
 
@@ -95,18 +95,18 @@ class Like:
         self.words = pack.words(name)
         self.images = pack.images
         note = pack.note
-        self.common = packs.Common(note["config"], note["hydra"], *self.images, {})
+        self.common = pack_writing.Common(note["config"], note["hydra"], *self.images, {})
         self.random = np.random.default_rng(len(name))
 
     def results(
         self, jobs: Sequence[dict[str, Any]], alone: dict[int, float], epochs: int
-    ) -> list[packs.Result]:
+    ) -> list[pack_writing.Result]:
         """What students of these settings come to; ``alone`` are error rates by seed."""
         return [self._result(job, alone, epochs) for job in jobs]
 
     def _result(
         self, settings: dict[str, Any], alone: dict[int, float], epochs: int
-    ) -> packs.Result:
+    ) -> pack_writing.Result:
         draw, labels = self.random, self.images.labels
         errors = alone.setdefault(settings["seed"], draw.normal(0.2, 0.01))
         if "kd.T" in settings:
@@ -125,7 +125,7 @@ class Like:
             {tag: round(1 - errors - 0.1 / n + 0.001 * draw.random(), 7) for tag in tags}
             for n in range(1, epochs + 1)
         ]
-        return packs.Result(
+        return pack_writing.Result(
             name=self._named(settings),
             metrics=self.metrics | own | last | {"epochs": epochs},
             words=[word for word in self.words if word.partition("=")[0] not in settings]

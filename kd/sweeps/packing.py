@@ -35,8 +35,9 @@ from kd.training.complete import as_shown, find_complete
 from kd.training.threads import using
 
 if TYPE_CHECKING:
-    from kd.training import train_run, unpack
+    from kd.training import pack_writing, train_run, unpack
 else:
+    pack_writing = lazy("kd.training.pack_writing")
     train_run, unpack = lazy("kd.training.train_run"), lazy("kd.training.unpack")
 
 MOST_CAUSES = 3  # that the last line tells
@@ -297,7 +298,7 @@ class _Content:
 
     def __init__(self, block: Block) -> None:
         self.block, self.lead = block, block.lead
-        self.results: list[packs.Result] = []
+        self.results: list[pack_writing.Result] = []
         self.tested: Any = None  # of one of the runs: they have the same test images
 
     def add(self, job: Job) -> None:
@@ -314,7 +315,7 @@ class _Content:
         store, flat = self.lead.config.store, flatten(job.config)
         few = tested.logits.shape[1] <= 256
         on_cpu = {name: weight.cpu() for name, weight in trained.weights.items()}
-        result = packs.Result(
+        result = pack_writing.Result(
             name=job.name,
             metrics=train_run.metrics_of(job.config, share.material, trained, tested),
             words=list(job.hydra.overrides.task),
@@ -336,5 +337,5 @@ class _Content:
                 result.weights = result.weights if result is best else None
         images = self.tested.indices.numpy(), self.tested.labels.numpy()
         node = dict(plain_node(self.lead))
-        common = packs.Common(asdict(self.lead.config), node, *images, failed)
-        packs.write(self.block.folder, self.results, common)
+        common = pack_writing.Common(asdict(self.lead.config), node, *images, failed)
+        pack_writing.write(self.block.folder, self.results, common)

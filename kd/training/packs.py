@@ -19,9 +19,7 @@ import copy
 import fnmatch
 import functools
 import json
-import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +27,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kd._startup import lazy
-from kd._torch import Tensor, torch
+from kd._torch import Tensor
 from kd.errors import UserError
-from kd.files import replacing_folder
 from kd.training.pack_rows import Row, view_rows
 from kd.training.unfinished import below_study
 
 pa: Any = lazy("pyarrow")
 pc: Any = lazy("pyarrow.compute")
 pq: Any = lazy("pyarrow.parquet")
-pacsv: Any = lazy("pyarrow.csv")
 
 FOLDER = "packs"
 NOTE = "pack.json"
@@ -51,119 +47,12 @@ class NotKept(UserError):
     """The weights of a packed run have not been kept."""
 
 
-@dataclass
-class Result:
-    """What a run came to, to be packed."""
-
-    name: str  # its folder below the study
-    metrics: dict[str, Any]
-    words: list[str]
-    settings: dict[str, Any]
-    history: list[dict[str, float]]
-    classes: np.ndarray  # (test images,), uint8 or uint16
-    weights: dict[str, Tensor] | None
-    logits: np.ndarray | None = None  # (test images, classes), float16
-
-
-@dataclass
-class Common:
-    """What the runs of a pack share."""
-
-    config: dict[str, Any]
-    hydra: dict[str, Any]
-    indices: np.ndarray  # (test images,)
-    labels: np.ndarray
-    failed: dict[str, str] = field(default_factory=dict)  # by the run's name
-
-
-def write(folder: Path, results: Sequence[Result], common: Common) -> None:
-    """Write a pack in place of one of its name.
-
-    Args:
-        folder: of the pack.
-        results: of its runs.
-        common: what they share.
-    """
-    from safetensors.torch import save
-
-    with replacing_folder(folder) as beside:
-        rows = [
-            {
-                "run": r.name,
-                **r.metrics,
-                "words": json.dumps(r.words),
-                "settings": json.dumps(r.settings),
-            }
-            for r in results
-        ]
-        if rows:
-            _save(beside / RUNS, _columns(rows))
-            epochs = [
-                {"row": number, "epoch": epoch, **figures}
-                for number, result in enumerate(results)
-                for epoch, figures in enumerate(result.history, 1)
-            ]
-            _save(beside / HISTORY, _columns(epochs))
-            _save(beside / PREDICTIONS, _by_image(results, common))
-        with_weights = [n for n, result in enumerate(results) if result.weights is not None]
-        if with_weights:
-            kept = [results[number].weights or {} for number in with_weights]
-            stacked = {name: torch.stack([each[name].cpu() for each in kept]) for name in kept[0]}
-            (beside / WEIGHTS).write_bytes(save(stacked, {"rows": json.dumps(with_weights)}))
-        note = {"config": common.config, "hydra": common.hydra, "failed": common.failed}
-        (beside / NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
-        for path in beside.iterdir():  # the content reaches the disk before the name does
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row lacks is None."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: [row.get(key) for row in rows] for key in keys}
-
-
-def _by_image(results: Sequence[Result], common: Common) -> dict[str, Any]:
-    """Predictions image by image: what students agree on is the same byte in a row."""
-
-    def in_bytes(values: np.ndarray) -> Any:
-        size = values[0].nbytes
-        return pa.Array.from_buffers(
-            pa.binary(size), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
-        )
-
-    columns = {
-        "index": common.indices,
-        "label": common.labels,
-        "classes": in_bytes(np.stack([result.classes for result in results], axis=1)),
-    }
-    logits = [result.logits for result in results if result.logits is not None]
-    if logits:
-        columns["logits"] = in_bytes(np.stack(logits, axis=1))
-    return columns
-
-
-def _save(path: Path, columns: dict[str, Any]) -> None:
-
-    losses = [key for key in columns if key.endswith("loss")]
-    pq.write_table(
-        pa.table(columns),
-        path,
-        compression="zstd",
-        compression_level=9,
-        use_dictionary=[key for key in columns if key not in losses],
-        use_byte_stream_split=losses,  # of digits that do not repeat: a fifth less
-        write_page_checksum=True,
-    )
-
-
 def _load(path: Path, columns: list[str] | None = None) -> Any:
     """The table of a file.
 
     Raises:
         UserError: it is missing or damaged.
     """
-
     with _reading(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
@@ -392,17 +281,22 @@ def pack_of(directory: Path) -> Pack | None:
     return _index(study, stamp).get(below_study(directory))
 
 
-def rows_of(study: Path, runs: Sequence[str]) -> Iterator[Row]:
-    """The metrics of a study's packed runs with ``run``, those whose names match a pattern."""
+def current(study: Path) -> Iterator[tuple[Pack, list[bool]]]:
+    """A study's packs, the latest last, and which of the runs of each no later pack has."""
     stamp = _stamp(study)
     latest = _index(study, stamp) if stamp else {}
     for pack in _packs(study, stamp) if stamp else ():
-        names = pack.names
-        if any(fnmatch.filter(names, pattern) for pattern in runs):
-            for row in pack.rows():
-                name = row["run"]
-                wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in runs)
-                if wanted and latest[name] is pack:
+        if pack.names:
+            yield pack, [latest[name] is pack for name in pack.names]
+
+
+def rows_of(study: Path, runs: Sequence[str]) -> Iterator[Row]:
+    """The metrics of a study's packed runs with ``run``, those whose names match a pattern."""
+    for pack, valid in current(study):
+        wanted = {name for pattern in runs for name in fnmatch.filter(pack.names, pattern)}
+        if wanted:
+            for row, is_valid in zip(pack.rows(), valid, strict=True):
+                if is_valid and row["run"] in wanted:
                     yield row
 
 
@@ -410,59 +304,6 @@ def frame_of(study: Path, columns: list[str]) -> Any:
     """Columns of a study's packed runs as a ``pandas.DataFrame``; those that none has are empty."""
     import pandas as pd
 
-    stamp = _stamp(study)
-    latest = _index(study, stamp) if stamp else {}
-    parts = []
-    for pack in _packs(study, stamp) if stamp else ():
-        if pack.names:
-            part = pack.table(columns).to_pandas()
-            parts.append(part[[latest[name] is pack for name in pack.names]])
+    parts = [pack.table(columns).to_pandas()[valid] for pack, valid in current(study)]
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return found.reindex(columns=columns)
-
-
-def write_tables(study: Path, rows: Sequence[Mapping[str, Any]], csv: Path, parquet: Path) -> None:
-    """Write a study's runs as two tables, a pack at a time: a million need no more memory.
-
-    Args:
-        study: its folder.
-        rows: of the runs with folders of their own.
-        csv: where one table is written.
-        parquet: where the other is.
-    """
-
-    stamp, own = _stamp(study), {row["run"] for row in rows}
-    latest = _index(study, stamp)
-    alone = pa.table(_columns(rows))  # from_pylist has the keys of the first row alone
-    parts = [pack for pack in _packs(study, stamp) if pack.names]
-    schemas = [pack.schema for pack in parts]
-    schema = pa.unify_schemas([alone.schema, *schemas], promote_options="permissive")
-    no_header = pacsv.WriteOptions(include_header=False)
-    with pq.ParquetWriter(parquet, schema, compression="zstd") as file, csv.open("wb") as lines:
-        lines.write(",".join(f'"{name}"' for name in schema.names).encode() + b"\n")
-        for pack in (None, *parts):
-            table = alone
-            if pack:
-                new = [latest[name] is pack and name not in own for name in pack.names]
-                table = pack.table().filter(pa.array(new))
-            if not len(table):
-                continue
-            known = set(table.schema.names)
-            columns = [
-                table[field.name].cast(field.type) if field.name in known
-                else pa.nulls(len(table), field.type)
-                for field in schema
-            ]  # fmt: skip
-            table = pa.table(columns, schema)
-            file.write_table(table)
-            pacsv.write_csv(_with_words(table), lines, no_header)
-
-
-def _with_words(table: Any) -> Any:
-    """The table with ``True`` and ``False`` as Python's writer has them."""
-
-    for at, column in enumerate(table.schema):
-        if column.type == pa.bool_():
-            words = pc.if_else(table[column.name], "True", "False")
-            table = table.set_column(at, column.name, words)
-    return table

@@ -25,6 +25,7 @@ from kd.config.schema import Config, flatten, relevant
 from kd.errors import UserError, shown
 from kd.files import file_hash, lock, remove_leftovers, replacing
 from kd.training import packs
+from kd.training.large_tables import write_tables
 from kd.training.unfinished import below_study
 
 log = logging.getLogger(__name__)
@@ -392,7 +393,7 @@ def write_results(study: Path, say: bool = True) -> Path:
         remove_leftovers(large)
         if packs.packs_of(study):
             with replacing(path) as beside, replacing(large) as tables:
-                packs.write_tables(study, rows, beside, tables)
+                write_tables(study, rows, beside, tables)
             return path
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
