@@ -262,7 +262,11 @@ def show_runs(study: Study, config: Config) -> list[Section]:
         scoring = study.scoring_teacher(run)
         rows.append(row | (evaluation.measure_fidelity(run, scoring) if scoring else {}))
         run.forget_predictions()  # those of a large study need not all stay in memory
-    settings = "Only what differs between the runs. Each .hydra/config.yaml has all settings."
+    packed = any(isinstance(run, PackedRun) for run in listed)
+    others = ", and the pack.json of a pack those of its runs" if packed else ""
+    settings = (
+        f"Only what differs between the runs. Each .hydra/config.yaml has all settings{others}."
+    )
     text, table = describe_runs(study, listed), pd.DataFrame(rows)
     return [
         Section("runs", "All runs", text, table=table, files=list_classes(found)),
