@@ -40,11 +40,12 @@ class GridSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        from kd.config.validation import validate
         from kd.sweeps.job_configs import read_lists
 
         lists = read_lists(overrides)
         first = loader.load_sweep_config(self.config, [words[0] for words in lists])
-        if math.prod(map(len, lists)) < first.store.compact_from:
+        if math.prod(map(len, lists)) < validate(first).store.compact_from:
             return super().sweep(arguments)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)

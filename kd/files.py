@@ -57,7 +57,7 @@ def replacing_folder(path: Path) -> Generator[Path]:
 
     An old one stays until then. One process at a time may do so; what a killed one left is removed.
     """
-    fresh, old = (path.with_name(f".{path.parent.name}.{age}") for age in ("new", "old"))
+    fresh, old = (path.with_name(f".{path.name}.{age}") for age in ("new", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)

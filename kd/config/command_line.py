@@ -244,11 +244,12 @@ def _check_sweep(overrides: list[Override]) -> None:
     """Count the runs without listing them; say it if they are many."""
     lengths = {override.get_key_element(): _length(override) for override in overrides}
     runs = math.prod(lengths.values())
-    most = MOST_MADE if any(override.key_or_group in MAKES for override in overrides) else MOST
+    made = any(override.key_or_group in MAKES for override in overrides)
+    most = MOST_MADE if made else MOST
     if runs > most:
         number = str(runs) if runs < 10**9 else "billions of"
         raise UserError(f"{number} runs: more than {most} in one sweep; give fewer values")
-    if runs > MANY:
+    if runs > MANY and made:  # a sweep that is planned says it itself, and the time left
         least, longest = (_span(runs * seconds) for seconds in TRAINED)
         print(
             f"{runs} runs: {least} to {longest} for every epoch of a student on 2 cores; Ctrl-C "

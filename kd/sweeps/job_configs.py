@@ -99,14 +99,22 @@ def compose_jobs(
     jobs = [make_job(compose(sweep, list(given)), at) for at, given in enumerate(words, first)]
     found: dict[Path, Job] = {}
     for job in jobs:  # settings that a stage does not use make no other run
-        other = relevant(found.setdefault(job.directory, job).config)
-        mine = relevant(job.config)
-        if differing := [key for key in mine if mine[key] != other.get(key)]:
-            raise UserError(
-                f"{job.name}: two jobs of this sweep have this folder and differ in "
-                f"{', '.join(differing)}; give study=NAME to each, in a command of its own"
-            )
+        refuse_same_folder(job, found.setdefault(job.directory, job))
     return jobs
+
+
+def refuse_same_folder(job: Job, other: Job) -> None:
+    """Make sure that two jobs with one folder are the same run.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    mine, its = relevant(job.config), relevant(other.config)
+    if differing := [key for key in mine if mine[key] != its.get(key)]:
+        raise UserError(
+            f"{job.name}: two jobs of this sweep have this folder and differ in "
+            f"{', '.join(differing)}; give study=NAME to each, in a command of its own"
+        )
 
 
 def make_job(cfg: DictConfig, number: int = 0) -> Job:

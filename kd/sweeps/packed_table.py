@@ -8,26 +8,34 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from kd._startup import lazy
 from kd.sweeps.table import BEST
-from kd.training import packs
+from kd.training.run_folder import LARGE
+
+pq: Any = lazy("pyarrow.parquet")
 
 COLUMNS = ["run", "stage", "kd/alpha", "val/acc", "test/acc"]
 
 
 def show(study: Path, console: Console) -> None:
-    """Print the best settings of a study's packs by validation accuracy, and what comes next.
+    """Print the best settings of a study by validation accuracy.
 
     Args:
-        study: its folder.
+        study: its folder, with ``results.parquet``.
         console: to print on.
     """
-    frame: Any = packs.frame_of(study, COLUMNS)
-    if frame.empty:
+    if not (study / LARGE).exists():  # every run has failed
         return
+    known = pq.read_schema(study / LARGE).names
+    columns = [column for column in COLUMNS if column in known]
+    frame: Any = pq.read_table(study / LARGE, columns=columns).to_pandas().reindex(columns=COLUMNS)
+    frame = frame[frame["stage"] != "teacher"] if set(frame["stage"]) != {"teacher"} else frame
     frame["setting"] = frame["run"].map(_settings(frame["run"]))
     means = _means(frame)
+    left = frame["setting"].nunique() - len(means)
+    others = f"; {left:,} with fewer seeds are left out" if left else ""
     seeds = f", mean of {most} seeds" if (most := int(means["runs"].max())) > 1 else ""
-    head = f"the best of {len(means):,} settings by validation accuracy{seeds}"
+    head = f"the best of {len(means):,} settings by validation accuracy{seeds}{others}"
     table = Table("", "validation", "test", title=head, title_justify="left")
     for setting, row in means.head(BEST).iterrows():
         table.add_row(str(setting), f"{row['val/acc']:.4f}", f"{row['test/acc']:.4f}")
@@ -37,8 +45,8 @@ def show(study: Path, console: Console) -> None:
     if not taught.empty and not alone.empty:
         best, other = _means(taught).iloc[0], _means(alone).iloc[0]
         console.print(
-            f"chosen on validation {best.name}: {100 * best['test/acc']:.2f} %; student alone "
-            f"{100 * other['test/acc']:.2f} % (test, means over seeds)",
+            f"best distilled, by validation: {best.name}, {100 * best['test/acc']:.2f} %; best "
+            f"student alone {100 * other['test/acc']:.2f} % (test, means over seeds)",
             markup=False,
         )
 

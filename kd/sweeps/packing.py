@@ -33,12 +33,15 @@ from kd.sweeps.table import rounded
 from kd.training import packs, run_folder
 from kd.training.complete import as_shown, find_complete
 from kd.training.threads import using
+from kd.training.unfinished import digest
 
 if TYPE_CHECKING:
     from kd.training import pack_writing, train_run, unpack
 else:
     pack_writing = lazy("kd.training.pack_writing")
     train_run, unpack = lazy("kd.training.train_run"), lazy("kd.training.unpack")
+
+log = logging.getLogger(__name__)
 
 MOST_CAUSES = 3  # that the last line tells
 SHOWN = 10  # of the best runs, and of all, that TensorBoard shows
@@ -48,10 +51,16 @@ SHOWN = 10  # of the best runs, and of all, that TensorBoard shows
 class Ended:
     """What became of a block."""
 
-    complete: int
+    runs: int
     failed: dict[str, str]  # by the run's name: why
     skipped: bool = False
     best: tuple[float, str] = (0.0, "")  # validation accuracy and name
+    lost: str | None = None  # why nothing has become of it
+
+    @property
+    def missing(self) -> int:
+        """How many of its runs are not complete."""
+        return self.runs if self.lost else len(self.failed)
 
 
 def launch(families: Sequence[Family], spread: Spread) -> None:
@@ -70,7 +79,8 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
     console = Console(highlight=False, soft_wrap=True)
     print_config(lead.config)
     students = sum(map(len, blocks))
-    console.print(f"{students:,} runs in {len(blocks):,} packs: {lead.study}/{packs.FOLDER}")
+    where = f"{as_shown(lead.study)}/{packs.FOLDER}"
+    console.print(f"{_counted(students, 'run')} in {_counted(len(blocks), 'pack')}: {where}")
     launcher.allow_many_files()
     studies = list(dict.fromkeys(block.study for block in blocks))
     for study in studies:
@@ -80,10 +90,11 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
         if job.config.overwrite or not run_folder.is_complete(job.directory):
             launcher.refuse_untrainable([job], {job})
     keep()
-    failed: dict[str, str] = {}
+    causes, missing = Counter[str](), 0
     try:
         for ended in _train_all(blocks, spread, console):
-            failed |= ended.failed
+            causes.update([ended.lost] * ended.runs if ended.lost else ended.failed.values())
+            missing += ended.missing
         for study in studies:
             _unpack_some(study, lead.config.store.weights)
     finally:
@@ -94,15 +105,19 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
     for study in studies:
         packed_table.show(study, console)
     elapsed = rounded(time.perf_counter() - started)
-    console.print(f"{students - len(failed):,} of {students:,} runs complete, {elapsed}")
+    console.print(f"{students - missing:,} of {students:,} runs complete, {elapsed}")
     for study in studies:
         shown = as_shown(study)
         tables = f"{shown}/{run_folder.LARGE}, {shown}/{run_folder.RESULTS}"
         console.print(f"results: {tables}  (to look at some: tensorboard --logdir {shown})")
-    if failed:
-        causes = Counter(failed.values()).most_common(MOST_CAUSES)
-        listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
-        raise UserError(f"{len(failed)} of {students} runs failed: {listed}")
+    if missing:
+        told = causes.most_common(MOST_CAUSES)
+        listed = "; ".join(f"{cause} ({_counted(count, 'run')})" for cause, count in told)
+        raise UserError(f"{missing:,} of {students:,} runs failed: {listed}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _unpack_some(study: Path, kept: str) -> None:
@@ -118,8 +133,12 @@ def _unpack_some(study: Path, kept: str) -> None:
     best = frame.sort_values("val/acc", ascending=False, kind="stable")["run"].head(SHOWN)
     spread = np.linspace(0, len(frame) - 1, SHOWN).round().astype(int)
     for name in dict.fromkeys([*best, *frame["run"].iloc[spread]]):
-        with contextlib.suppress(packs.NotKept):
+        try:
             unpack.unpack(study / name)
+        except packs.NotKept:
+            continue
+        except UserError as error:  # another process does, or the images are gone
+            log.warning("%s is not unpacked: %s", name, error)
 
 
 def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Iterator[Ended]:
@@ -127,17 +146,32 @@ def _train_all(blocks: Sequence[Block], spread: Spread, console: Console) -> Ite
     pace = _Pace(sum(map(len, blocks)), console)
     if spread.backend == "local":
         spread.refuse_more_than(os.cpu_count() or 1, "this machine")
+        busy = []
         for block in blocks:
-            with using(spread.threads) if spread.cores else contextlib.nullcontext():
-                yield pace.tell(block, train_block(block, pace.board(block)))
+            try:
+                yield pace.tell(block, _train_here(block, pace.board(), spread))
+            except run_folder.Busy:  # another command has it: perhaps it is complete by the end
+                busy.append(block)
+        for block in busy:
+            try:
+                yield pace.tell(block, _train_here(block, pace.board(), spread))
+            except run_folder.Busy as error:
+                yield pace.tell(block, Ended(len(block), {}, lost=str(error)))
         return
     tasks = [BlockTask(block, spread.threads) for block in blocks]
     gpu = any(block.lead.config.trainer.accelerator == "gpu" for block in blocks)
     with spreading.engine_of(spread, blocks[0].study, gpu) as engine:
         spreading.send_images(engine, [block.lead.config.data for block in blocks], tasks)
         for number, ended in engine.run(tasks):
-            lost = Ended(0, {f"pack {blocks[number].name}": str(ended)})
-            yield pace.tell(blocks[number], lost if isinstance(ended, Lost) else ended)
+            block = blocks[number]
+            if isinstance(ended, Lost):
+                ended = Ended(len(block), {}, lost=str(ended))
+            yield pace.tell(block, ended)
+
+
+def _train_here(block: Block, board: Board, spread: Spread) -> Ended:
+    with using(spread.threads) if spread.cores else contextlib.nullcontext():
+        return train_block(block, board)
 
 
 class _Pace:
@@ -154,7 +188,7 @@ class _Pace:
         self.best = (0.0, "")
         self.started = time.perf_counter()
 
-    def board(self, block: Block) -> Board:
+    def board(self) -> Board:
         """What shows a block's training."""
         before = f"{self.done:,} of {self.students:,} runs{self._left()}; here "
         return Board((), self.console, before)
@@ -166,7 +200,7 @@ class _Pace:
             self.trained += len(block)
         self.best = max(self.best, ended.best)
         best = f"; best on validation {self.best[0]:.4f}: {self.best[1]}" if self.best[1] else ""
-        what = "complete already" if ended.skipped else "done"
+        what = "complete already" if ended.skipped else ended.lost or "done"
         failed = f", {len(ended.failed)} failed" if ended.failed else ""
         self.console.print(
             f"[{self.done:,}/{self.students:,}] pack {block.name[:8]} {what}{failed}"
@@ -202,7 +236,10 @@ class BlockTask:
     def __call__(self) -> Ended:
         """Train what is not complete, or go on where an earlier attempt was ended."""
         with spreading.at_work(self):
-            return train_block(self.block, Board((), Console(quiet=True), ""))
+            try:
+                return train_block(self.block, Board((), Console(quiet=True), ""))
+            except UserError as error:  # the other blocks go on
+                return Ended(len(self.block), {}, lost=str(error))
 
 
 def train_block(block: Block, board: Board) -> Ended:
@@ -216,13 +253,8 @@ def train_block(block: Block, board: Board) -> Ended:
         UserError: another process trains it, a teacher is missing, a complete run has other
             settings, or no room is left.
     """
-    lead = block.lead.config
-    if (block.folder / packs.NOTE).exists() and not lead.overwrite:
-        pack = packs.Pack(block.folder)
-        (job,) = block.jobs(1)
-        if job.name in pack.names:  # of other images or another teacher it is another run
-            find_complete(job.config, job.directory)
-        return Ended(len(pack.names), pack.note["failed"], True, _best(pack))
+    if not block.lead.config.overwrite and (ended := _adopted(block)):
+        return ended
     with importing():
         importlib.import_module("kd.sweeps.group")
     busy = f"{block.folder}: another process is training it; wait for it to end, or give study=NEW"
@@ -233,6 +265,24 @@ def train_block(block: Block, board: Board) -> Ended:
         lock.release()
 
 
+def _adopted(block: Block) -> Ended | None:
+    """What a block has come to if its pack is whole; None if some of it is to be trained.
+
+    Raises:
+        UserError: see :func:`kd.training.complete.find_complete`.
+    """
+    pack = next((p for p in packs.packs_of(block.study) if p.folder == block.folder), None)
+    if pack is None or pack.dropped:
+        return None
+    failed = pack.note["failed"]
+    if len(pack.names) + len(failed) < len(block):
+        return None
+    for job in block.jobs(1):  # of other images or another teacher, all its runs are others
+        if job.name in pack.names:
+            find_complete(job.config, job.directory, pack)
+    return Ended(len(block), failed, True, _best(pack))
+
+
 def _best(pack: packs.Pack) -> tuple[float, str]:
     """The best validation accuracy of a pack's runs, and whose it is."""
     if not pack.names:
@@ -241,19 +291,34 @@ def _best(pack: packs.Pack) -> tuple[float, str]:
     return max(zip(found["val/acc"], found["run"], strict=True))
 
 
+def _forget(block: Block, jobs: Sequence[Job]) -> None:
+    """Have the runs of a block count no more: they are trained again, by whatever command.
+
+    Raises:
+        UserError: another process trains one of them.
+    """
+    packs.drop(block.study, [job.name for job in jobs])
+    for job in jobs:
+        if job.directory.exists():
+            with run_folder.hold(job.directory):
+                shutil.rmtree(job.directory)
+
+
 def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
     """Train the runs of a block whose lock is held."""
-    lead = block.lead.config
-    if lead.overwrite:  # what is replaced goes first: a command that follows trains it again
-        (block.folder / packs.NOTE).unlink(missing_ok=True)
-        for folder in (block.folder, *(job.directory for job in jobs)):
-            shutil.rmtree(folder, ignore_errors=True)
-    missing = {job for job in jobs if lead.overwrite or not run_folder.is_complete(job.directory)}
+    if block.lead.config.overwrite:
+        _forget(block, jobs)
+    earlier = packs.why_failed(block.study)
     for job in jobs:
-        if job not in missing:
+        if job.name in earlier:
+            job.failure = UserError(earlier[job.name])
+    missing = {j for j in jobs if not (j.failure or run_folder.is_complete(j.directory))}
+    for job in jobs:
+        if job not in missing and not job.failure:
             find_complete(job.config, job.directory)
     if not missing:
-        return Ended(len(jobs), {}, skipped=True)
+        failed = {job.name: job.error or "" for job in jobs if job.error}
+        return Ended(len(jobs), failed, skipped=True)
     content = _Content(block)
     with _silence():
         groups = launcher.form_groups(jobs, missing, Console(quiet=True))
@@ -269,14 +334,14 @@ def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
         content.results.sort(key=lambda result: places[result.name])
     for job in missing:
         if job.apart and not job.failure:  # it has a folder of its own, as in any sweep
-            job.packed, job.config = False, replace(job.config, logger=lead.logger)
+            job.packed, job.config = False, replace(job.config, logger=block.lead.config.logger)
             launcher.finish_job(job)
     if waiting := [job for job in jobs if job.waits]:
         raise UserError(waiting[0].error) from waiting[0].failure
     failed = {job.name: job.error or "" for job in jobs if job.error}
-    content.write(failed)
+    content.write({name: why for name, why in failed.items() if name not in earlier})
     plan.replace(block.study, begun, [])
-    return Ended(len(jobs) - len(failed), failed, best=_best(packs.Pack(block.folder)))
+    return Ended(len(jobs), failed, best=content.best)
 
 
 @contextlib.contextmanager
@@ -338,4 +403,14 @@ class _Content:
         images = self.tested.indices.numpy(), self.tested.labels.numpy()
         node = dict(plain_node(self.lead))
         common = pack_writing.Common(asdict(self.lead.config), node, *images, failed)
-        pack_writing.write(self.block.folder, self.results, common)
+        folder = self.block.folder
+        if len(self.results) + len(failed) < len(self.block):  # the others lie elsewhere
+            names = [*(result.name for result in self.results), *failed]
+            folder = folder.with_name(digest([self.block.name, names]))
+        pack_writing.write(folder, self.results, common)
+
+    @property
+    def best(self) -> tuple[float, str]:
+        """The best validation accuracy, and whose it is."""
+        found = ((result.metrics["val/acc"], result.name) for result in self.results)
+        return max(found, default=(0.0, ""))

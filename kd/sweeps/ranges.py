@@ -24,7 +24,7 @@ from kd.config.naming import run_name
 from kd.config.node import Node
 from kd.config.schema import Config, flatten, relevant
 from kd.config.validation import check_each, check_together
-from kd.sweeps.job_configs import Job, plain_node
+from kd.sweeps.job_configs import Job, plain_node, refuse_same_folder
 from kd.sweeps.students import own_keys, replaced
 from kd.training.packs import FOLDER
 from kd.training.unfinished import digest
@@ -175,10 +175,16 @@ def plan_families(
 
 
 def _distinct(families: Sequence[Family]) -> list[Family]:
-    """The families but for those with another's jobs: of settings that their stage does not use."""
-    known: dict[str, Family] = {}
+    """The families but for those with another's jobs: of settings that their stage does not use.
+
+    Raises:
+        UserError: two families have the same folders and differ.
+    """
+    known: dict[Path, Family] = {}  # by their leads' folders
     for family in families:
-        known.setdefault(f"{family.lead.study} {family.identity}", family)
+        other = known.setdefault(family.lead.directory, family)
+        if other.identity != family.identity:
+            refuse_same_folder(family.lead, other.lead)
     return [*known.values()]
 
 

@@ -17,7 +17,8 @@ from kd.data.sources import fetch
 from kd.errors import UserError
 from kd.training import run_folder, unfinished
 from kd.training.own_code import code_digests
-from kd.training.packs import pack_of
+from kd.training.packs import Pack, pack_of
+from kd.training.unfinished import below_study
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +30,29 @@ class Outcome(NamedTuple):
     skipped: bool
 
 
-def find_complete(config: Config, directory: Path) -> dict[str, Any] | None:
+def find_complete(
+    config: Config, directory: Path, pack: Pack | None = None
+) -> dict[str, Any] | None:
     """The metrics of the run if it is complete and need not be trained again.
+
+    Args:
+        config: of the run.
+        directory: its folder, or the one that it would have.
+        pack: that is asked; by default the folder is, and without one the pack that has the run.
 
     Raises:
         UserError: it is a run of other settings, data or teacher, or ``data.files`` is wrong.
     """
     if config.overwrite:
         return None
-    before = run_folder.read_metrics(directory)
+    if pack is None and not run_folder.is_own(directory):
+        pack = pack_of(directory)
+    before = pack.row(below_study(directory)) if pack else run_folder.read_metrics(directory)
     if before is not None:
         if config.data.files is not None:  # they are checked whether they are needed or not
             fetch(config.data)
         now = fingerprint(config.data, directory.parents[1]), code_digests(config)
-        run_folder.refuse_other_settings(config, directory, before, *now)
+        run_folder.refuse_other_settings(config, directory, before, *now, pack)
     return before
 
 

@@ -13,20 +13,26 @@ pq: Any = lazy("pyarrow.parquet")
 pacsv: Any = lazy("pyarrow.csv")
 
 
-def write_tables(study: Path, rows: Sequence[Mapping[str, Any]], csv: Path, parquet: Path) -> None:
+def write_tables(
+    study: Path,
+    rows: Sequence[Mapping[str, Any]],
+    refused: Collection[str],
+    csv: Path,
+    parquet: Path,
+) -> None:
     """Write a study's runs as two tables, a pack at a time: a million need no more memory.
 
     Args:
         study: its folder.
         rows: of the runs with folders of their own.
+        refused: names of those whose folder cannot be used.
         csv: where one table is written.
         parquet: where the other is.
     """
-    own, parts = {row["run"] for row in rows}, [*current(study)]
+    own, parts = {*refused, *(row["run"] for row in rows)}, [*current(study)]
     keys = dict.fromkeys(key for row in rows for key in row)  # from_pylist has the first row's
-    alone = pa.table({key: [row.get(key) for row in rows] for key in keys})
-    schemas = [pack.schema for pack, _ in parts]
-    schema = pa.unify_schemas([alone.schema, *schemas], promote_options="permissive")
+    alone = pa.table({key: _column([row.get(key) for row in rows]) for key in keys})
+    schema = _schema([alone.schema, *(pack.schema for pack, _ in parts)])
     no_header = pacsv.WriteOptions(include_header=False)
     with pq.ParquetWriter(parquet, schema, compression="zstd") as file, csv.open("wb") as lines:
         lines.write(",".join(f'"{name}"' for name in schema.names).encode() + b"\n")
@@ -42,6 +48,26 @@ def write_tables(study: Path, rows: Sequence[Mapping[str, Any]], csv: Path, parq
             whole = pa.table(columns, schema)
             file.write_table(whole)
             pacsv.write_csv(_with_words(whole), lines, no_header)
+
+
+def _column(values: list[Any]) -> Any:
+    """Values as a column; of several types as text."""
+    try:
+        return pa.array(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _schema(schemas: Sequence[Any]) -> Any:
+    """Names and types of all columns; what has several types that do not fit is text."""
+    found: dict[str, Any] = {}
+    for field in (field for schema in schemas for field in schema):
+        parts = [pa.schema([known]) for known in (found.get(field.name), field) if known]
+        try:
+            found[field.name] = pa.unify_schemas(parts, promote_options="permissive").field(0)
+        except pa.ArrowException:
+            found[field.name] = pa.field(field.name, pa.string())
+    return pa.schema([*found.values()])
 
 
 def _without(own: Collection[str], pack: Pack, valid: Sequence[bool]) -> Any:

@@ -9,7 +9,8 @@
 * ``predictions.parquet``: one row per test image with its index and label, and the class that each
   run names for it, a byte per run in their order (two above 256 classes);
 * ``weights.safetensors``: the networks stacked, ``rows`` saying of which runs;
-* ``pack.json``: settings and Hydra's node of one run, and why runs have failed.
+* ``pack.json``: settings and Hydra's node of one run, and why runs have failed;
+* ``dropped.json``, where some of the runs were to be trained again: their names.
 
 A folder of a run's own counts before a pack that has the run too, and of packs the latest.
 """
@@ -19,7 +20,10 @@ import copy
 import fnmatch
 import functools
 import json
-from collections.abc import Generator, Iterator, Sequence
+import os
+import shutil
+from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +33,7 @@ import numpy as np
 from kd._startup import lazy
 from kd._torch import Tensor
 from kd.errors import UserError
+from kd.files import replacing
 from kd.training.pack_rows import Row, view_rows
 from kd.training.unfinished import below_study
 
@@ -38,6 +43,7 @@ pq: Any = lazy("pyarrow.parquet")
 
 FOLDER = "packs"
 NOTE = "pack.json"
+DROPPED = "dropped.json"  # names of runs that count no more
 RUNS, HISTORY = "runs.parquet", "history.parquet"
 PREDICTIONS, WEIGHTS = "predictions.parquet", "weights.safetensors"
 OURS = ["words", "settings"]  # columns of RUNS that are no metrics
@@ -114,6 +120,12 @@ class Pack:
             raise UserError(
                 f"{path}: cannot be read ({error}); delete its folder to train again"
             ) from error
+
+    @cached_property
+    def dropped(self) -> set[str]:
+        """The runs that count no more: they were to be trained again."""
+        path = self.folder / DROPPED
+        return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
 
     @cached_property
     def names(self) -> list[str]:
@@ -243,30 +255,46 @@ def _rows(pack: Pack) -> list[Row]:
     return pack.rows()
 
 
+@dataclass
+class _Study:
+    """What is known of a study's packs."""
+
+    stamp: int  # of its folder of packs
+    packs: dict[tuple[Path, int], Pack]  # by folder and its time, the latest last
+    latest: dict[str, Pack]  # by a run's name: the pack whose figures count
+
+
+_known: dict[Path, _Study] = {}  # by the study's folder, the one that was read last at the end
+MOST_STUDIES = 8
+
+
+def _read(study: Path) -> _Study:
+    """Read which packs a study has; of those that were there before nothing is read again."""
+    study = study.absolute()
+    try:
+        stamp = (study / FOLDER).stat().st_mtime_ns
+    except OSError:
+        return _Study(0, {}, {})
+    before = _known.pop(study, _Study(0, {}, {}))
+    if before.stamp != stamp:
+        folders = [path.parent for path in (study / FOLDER).glob(f"[!.]*/{NOTE}")]
+        keys = sorted((f.stat().st_mtime_ns, f) for f in folders if f.is_dir())
+        packs = {(f, time): before.packs.get((f, time)) or Pack(f) for time, f in keys}
+        added = [pack for key, pack in packs.items() if key not in before.packs]
+        latest = before.latest
+        if [*packs][: len(before.packs)] != [*before.packs]:  # some went, or are others now
+            latest, added = {}, [*packs.values()]
+        latest |= {name: pack for pack in added for name in pack.names if name not in pack.dropped}
+        before = _Study(stamp, packs, latest)
+    _known[study] = before
+    while len(_known) > MOST_STUDIES:
+        del _known[next(iter(_known))]
+    return before
+
+
 def packs_of(study: Path) -> list[Pack]:
     """The packs of a study, the latest last."""
-    return list(_packs(study, _stamp(study)))
-
-
-def _stamp(study: Path) -> int:
-    """What changes with the packs of a study."""
-    try:
-        return (study / FOLDER).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-@functools.lru_cache(maxsize=8)
-def _packs(study: Path, stamp: int) -> list[Pack]:
-    found = sorted(
-        (path.stat().st_mtime_ns, path.parent) for path in (study / FOLDER).glob(f"*/{NOTE}")
-    )
-    return [Pack(folder) for _, folder in found if not folder.name.startswith(".")]
-
-
-@functools.lru_cache(maxsize=8)
-def _index(study: Path, stamp: int) -> dict[str, Pack]:
-    return {name: pack for pack in _packs(study, stamp) for name in pack.names}
+    return [*_read(study).packs.values()]
 
 
 def pack_of(directory: Path) -> Pack | None:
@@ -275,19 +303,43 @@ def pack_of(directory: Path) -> Pack | None:
     Args:
         directory: that the run would have as a folder of its own.
     """
-    study = directory.parents[1]
-    if not (stamp := _stamp(study)):
-        return None
-    return _index(study, stamp).get(below_study(directory))
+    return _read(directory.parents[1]).latest.get(below_study(directory))
+
+
+def why_failed(study: Path) -> dict[str, str]:
+    """The runs that failed in a study's packs, by name: why."""
+    found = _read(study)
+    failed = {
+        name: why
+        for pack in found.packs.values()
+        for name, why in pack.note["failed"].items()
+        if name not in pack.dropped
+    }
+    return {name: why for name, why in failed.items() if name not in found.latest}
+
+
+def drop(study: Path, names: Collection[str]) -> None:
+    """Have runs count no more that lie in packs, as if they had never been trained."""
+    wanted = set(names)
+    for pack in packs_of(study):
+        content = {*pack.names, *pack.note["failed"]} - pack.dropped
+        if not content & wanted:
+            continue
+        if content <= wanted:
+            (pack.folder / NOTE).unlink()  # first: what has no note is no pack
+            shutil.rmtree(pack.folder)
+        else:
+            with replacing(pack.folder / DROPPED) as beside:
+                beside.write_text(json.dumps(sorted(pack.dropped | content & wanted)) + "\n")
+        os.utime(study / FOLDER)  # whoever has read the packs sees it
 
 
 def current(study: Path) -> Iterator[tuple[Pack, list[bool]]]:
-    """A study's packs, the latest last, and which of the runs of each no later pack has."""
-    stamp = _stamp(study)
-    latest = _index(study, stamp) if stamp else {}
-    for pack in _packs(study, stamp) if stamp else ():
+    """A study's packs, the latest last, and which of the runs of each count."""
+    found = _read(study)
+    for pack in found.packs.values():
         if pack.names:
-            yield pack, [latest[name] is pack for name in pack.names]
+            yield pack, [found.latest.get(name) is pack for name in pack.names]
 
 
 def rows_of(study: Path, runs: Sequence[str]) -> Iterator[Row]:

@@ -211,14 +211,14 @@ if yaml.__with_libyaml__:  # its parser in C takes a tenth of the time
             Resolver.__init__(self)
 
 
-def _saved_settings(directory: Path) -> dict[str, Any]:
-    """The settings of a complete run, flat.
+def _saved_settings(directory: Path, pack: packs.Pack | None) -> dict[str, Any]:
+    """The settings of a complete run, flat, in its own folder or in a pack.
 
     Raises:
         UserError: they cannot be read.
     """
     path = directory / ".hydra" / "config.yaml"
-    if not is_own(directory) and (pack := packs.pack_of(directory)):
+    if pack:
         return flatten(pack.note["config"]) | pack.settings(below_study(directory))
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Reader)
@@ -239,6 +239,7 @@ def refuse_other_settings(
     before: dict[str, Any],
     split: str | None,
     codes: dict[str, str | None],
+    pack: packs.Pack | None = None,
 ) -> None:
     """Make sure that the complete run in ``directory`` is the one the configuration asks for.
 
@@ -248,12 +249,13 @@ def refuse_other_settings(
         before: its metrics.
         split: the fingerprint of the data as they are now; None where they are not at hand.
         codes: the digests of the user's own code as it is now.
+        pack: that the run lies in, if it has no folder of its own.
 
     Raises:
         UserError: naming the settings that differ, or the teacher or the images if these have
             changed since.
     """
-    saved = _saved_settings(directory)
+    saved = _saved_settings(directory, pack)
     # What the run does not say, because the setting is younger, had its default.
     saved = flatten(Config(model=type(config.model)(), kd=type(config.kd)())) | saved
     here = relevant(config)
@@ -364,17 +366,17 @@ def shortened(error: UserError, run: Path) -> str:
     return str(error).removeprefix(f"{run}/")
 
 
-def read_study(study: Path, packed: bool = True) -> list[Row]:
-    """The metrics of every complete run of a study, with ``run``: its folder below the study.
+def read_study(study: Path) -> list[Row]:
+    """The metrics of every complete run of a study, with ``run``: its folder below the study."""
+    rows, refused = scan(study)
+    _tell(study, refused)
+    return rows
 
-    Args:
-        study: its folder.
-        packed: whether runs in packs are wanted too.
-    """
-    rows, refused = scan(study, packed=packed)
+
+def _tell(study: Path, refused: Mapping[str, str]) -> None:
+    """Warn of runs that are left out."""
     for name, reason in refused.items():
         log.warning("left out: %s/%s: %s", study, name, reason)
-    return rows
 
 
 def write_results(study: Path, say: bool = True) -> Path:
@@ -388,12 +390,14 @@ def write_results(study: Path, say: bool = True) -> Path:
     """
     path, large = study / RESULTS, study / LARGE
     with lock(study / LOCKS / "results.lock"):  # read within: the last to write knows all
-        rows = read_study(study, packed=False) if say else scan(study, packed=False)[0]
+        rows, refused = scan(study, packed=False)
+        if say:
+            _tell(study, refused)
         remove_leftovers(path)
         remove_leftovers(large)
         if packs.packs_of(study):
             with replacing(path) as beside, replacing(large) as tables:
-                write_tables(study, rows, beside, tables)
+                write_tables(study, rows, refused, beside, tables)
             return path
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:

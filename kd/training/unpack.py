@@ -92,6 +92,7 @@ def unpack(directory: Path) -> None:
             "by itself with overwrite=true"
         )
     with run_folder.hold(directory), train_log() as write_log:
+        run_folder.clear(directory)  # what a killed attempt has left
         config, words = _config_of(pack, name), pack.words(name)
         row, rows = pack.row(name), pack.history(name)
         data = _data_of(config, row)

@@ -29,7 +29,7 @@ def fill(path, content: str, fails: bool = False) -> None:
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     path = tmp_path / "all" / "one"
-    (tmp_path / "all" / ".all.new").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / "all" / ".one.new").mkdir(parents=True)  # of a process that was killed
     fill(path, "old")
     with pytest.raises(OSError, match="disk full"):
         fill(path, "half", fails=True)

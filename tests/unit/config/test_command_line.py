@@ -13,10 +13,20 @@ def test_a_large_sweep_is_counted_before_it_is_listed(capsys):
     check(["-m", "seed=range(0,1000)"])
     assert capsys.readouterr().out == ""
     check(["-m", "kd.T=range(1,100000)"])
+    assert capsys.readouterr().out == "", "it is planned"
+    check(["-m", "kd.T=range(1,100000)", "hydra/launcher=basic"])
     said = capsys.readouterr().out
     assert said.startswith("99999 runs: 83 minutes to 3 hours for every epoch of a student")
     assert said.count("\n") == 1
-    check(["hydra.mode=MULTIRUN", "kd=glob(*)", "seed=shuffle(range(0,100))", "kd.T=2,3"])
+    check(
+        [
+            "hydra.mode=MULTIRUN",
+            "kd=glob(*)",
+            "seed=shuffle(range(0,100))",
+            "kd.T=2,3",
+            "hydra/sweeper=basic",
+        ]
+    )
     assert capsys.readouterr().out.startswith("2800 runs: 2 minutes to")
 
 
