@@ -177,8 +177,65 @@ def test_a_teacher_that_was_trained_again_is_told(cli, teacher):
     one_line(cli(*SWEEP, *PACKED).err, "the teacher (it was trained again since)")
 
 
+@pytest.mark.slow
+def test_what_another_pack_had_is_trained_where_that_is_gone(cli, teacher):
+    alone = ("-m", "stage=student", *MINI, *PACKED, "store.weights=none")
+    cli(*alone, "seed=0,1,2")
+    (first,) = packed()
+    cli(*alone, "seed=range(0,6)")
+    assert sorted(len(pack.names) for pack in packed()) == [3, 3]
+    shutil.rmtree(first.folder)
+    again = cli(*alone, "seed=range(0,6)")
+    assert "6 of 6 runs complete" in again.out
+    assert sorted(len(pack.names) for pack in packed()) == [3, 3]
+    assert len(rows()) == 7
+
+
+@pytest.mark.slow
+def test_an_overwrite_that_was_stopped_goes_on(cli, place, monkeypatch):
+    monkeypatch.chdir(place.parent)
+    words = ("-m", "stage=student", "data=mnist_mini", "trainer.max_epochs=60", "seed=range(0,4)")
+    words += (*PACKED, "store.weights=none")
+    cli(*words)
+    (old,) = packed()
+    names = set(old.names)
+    stopped = command(place, *words, "store.pack=2", "overwrite=true")
+    until(lambda: max(epochs(place), default=0) > 3)
+    stopped.send_signal(signal.SIGKILL)
+    stopped.communicate()
+    assert len([name for pack in packed() for name in set(pack.names) - pack.dropped]) < 4
+    again = cli(*words, "store.pack=2")
+    assert "4 of 4 runs complete" in again.out
+    found = [name for pack in packed() for name in set(pack.names) - pack.dropped]
+    assert sorted(found) == sorted(names)
+    assert len(next(pack for pack in packed() if pack.folder == old.folder).dropped) == 2
+
+
+@pytest.mark.slow
+def test_a_teacher_that_one_run_alone_has_met_is_told(cli, teacher):
+    cli(*SWEEP, *PACKED)
+    cli("stage=teacher", *MINI, "overwrite=true", "optim.lr=3e-3", "study=other")
+    (other,) = complete("other", "teacher")
+    shutil.copy(other / "model.ckpt", teacher / "model.ckpt")
+    first = packed()[0].names[0]
+    T, alpha, seed = (word.partition("=")[2] for word in first.split("/")[1].split(",")[:3])
+    cli("stage=distill", *MINI, f"kd.T={T}", f"kd.alpha={alpha}", f"seed={seed}", "overwrite=true")
+    one_line(cli(*SWEEP, *PACKED).err, "the teacher (it was trained again since)")
+
+
+def test_a_column_of_two_types_is_text(cli, teacher):
+    cli("-m", "stage=student", *MINI, "seed=7,8")
+    for run, note in zip(complete(stage="student"), ("x", 1), strict=True):
+        content = metrics(run) | {"note": note}
+        (run / "metrics.json").write_text(json.dumps(content))
+    cli("-m", "stage=student", *MINI, "seed=0,1", *PACKED)
+    assert set(pd.read_parquet("outputs/main/results.parquet")["note"].dropna()) == {"x", "1"}
+
+
 def test_mistakes_get_one_line(cli, teacher):
     one_line(cli("stage=unpack", "study=none").err, "has no packs")
+    one_line(cli(*SWEEP, "store.compact_from=abc").err, "store.compact_from=abc: must be")
+    one_line(cli(*SWEEP, *PACKED, "data.dir=a,b").err, "two jobs of this sweep have this folder")
     one_line(cli("-m", "stage=unpack", "seed=0,1").err, "unpacks one run at a time")
     one_line(cli(*SWEEP, *PACKED, "kd.alpha=0,2").err, "kd.alpha=2: must be")
     one_line(cli(*SWEEP, *PACKED, "optim.momentum=0,0.9").err, "is of optim=sgd")

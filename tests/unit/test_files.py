@@ -37,3 +37,10 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     fill(path, "new")
     assert (path / "file").read_text() == "new"
     assert [p.name for p in path.parent.iterdir()] == ["one"]
+
+
+def test_folders_side_by_side_are_filled_at_the_same_time(tmp_path):
+    with replacing_folder(tmp_path / "one") as one, replacing_folder(tmp_path / "two") as two:
+        (one / "file").write_text("1")
+        (two / "file").write_text("2")
+    assert [(tmp_path / name / "file").read_text() for name in ("one", "two")] == ["1", "2"]
