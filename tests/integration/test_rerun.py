@@ -207,7 +207,7 @@ def test_other_code_computes_fingerprints_anew(study, monkeypatch):
     from kd.data import remembered
 
     assert remembered.read(study)
-    monkeypatch.setattr(remembered, "_code", lambda: ["other"])
+    monkeypatch.setattr(remembered, "code", lambda: ["other"])
     assert not remembered.read(study)
 
 
