@@ -96,6 +96,7 @@ def test_a_methods_own_weights_are_numbers_of_a_cell(study):
     assert len({metrics(run)["test/loss"] for run in found.values()}) == 4
 
 
+@pytest.mark.slow
 def test_when_the_teacher_stops_is_a_number_of_a_cell(study):
     found = study("one", "stage=distill", "kd.alpha=0.1", "kd.stop_epoch=2,8,null")
     assert "3 students train together" in study.out
@@ -195,6 +196,7 @@ def test_a_student_that_diverges_fails_alone(cli, teacher, study, monkeypatch):
         assert "training diverged" in log.read_text()
 
 
+@pytest.mark.slow
 def test_complete_runs_are_left_out(study):
     first = study("main", "stage=distill", "kd.T=2,3")
     before = {run: (run / "model.ckpt").read_bytes() for run in first.values()}
@@ -301,6 +303,7 @@ def test_the_compiled_step_is_the_same(study, monkeypatch):
     assert_equal_up_to_rounding(compiled, traced)
 
 
+@pytest.mark.slow
 def test_a_compiler_is_not_needed(study, monkeypatch):
     def no_compiler(*_, **__):
         raise RuntimeError("no working compiler\nand why")

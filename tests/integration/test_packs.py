@@ -223,6 +223,7 @@ def test_a_teacher_that_one_run_alone_has_met_is_told(cli, teacher):
     one_line(cli(*SWEEP, *PACKED).err, "the teacher (it was trained again since)")
 
 
+@pytest.mark.slow
 def test_a_column_of_two_types_is_text(cli, teacher):
     cli("-m", "stage=student", *MINI, "seed=7,8")
     for run, note in zip(complete(stage="student"), ("x", 1), strict=True):

@@ -92,6 +92,7 @@ def test_the_report_is_whole(study):
     assert list(PAGE.parent.glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_student_is_compared_with_its_own_students_alone(cli):
     study = Path("outputs/main")
     make_up_run(study, "teacher", 0.98)
@@ -174,6 +175,7 @@ def test_a_study_without_distilled_runs_says_so(cli, teacher):
         load_study("outputs/nowhere")
 
 
+@pytest.mark.slow
 def test_its_figures_are_those_of_the_runs(study):
     study("stage=report")
     cells = pd.read_csv(PAGE.parent / "accuracy.csv").set_index(["T", "alpha"])
@@ -400,6 +402,7 @@ def change(run: Path, **figures) -> None:
     write_metrics(run, read_metrics(run) | figures)
 
 
+@pytest.mark.slow
 def test_a_control_is_shown_and_neither_tested_nor_chosen(study):
     for run in runs_of("distill", "*alpha=1.0*"):  # no longer the student alone bit for bit
         mine = read_metrics(run)
@@ -425,6 +428,7 @@ def test_the_choice_is_blind_to_test_figures(study):
     assert len(chosen) == 1
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_trained_anew_scores_nobody(study, teacher):
     assert study("stage=teacher", *MINI, "optim.lr=0.003").code == 0
     fresh = next(p for p in teacher.parent.iterdir() if "optim.lr" in p.name)
@@ -601,6 +605,7 @@ def test_a_damaged_run_is_left_out_by_name(study, damage, reason):
     assert len(found.runs) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 def test_damage_everywhere_is_named_on_the_page_and_in_the_terminal(study, teacher):
     first, second, third, _ = runs_of("distill", "*alpha=0.5*")
@@ -668,6 +673,7 @@ def test_runs_of_another_split_are_left_out_by_name(study, teacher):
     assert sections(PAGE.read_text())["left_out"].count("of another data split") == 4
 
 
+@pytest.mark.slow
 def test_without_distilled_runs_the_split_is_that_of_the_students(cli, teacher):
     cli("stage=student", *MINI, "data.seed=1")
     found = load_study(Path("outputs/main"))

@@ -23,6 +23,7 @@ VIEWS = "data.views=shift2"
 DISTILL = ("stage=distill", "data=mnist_mini", "data.batch_size=32", "trainer.max_epochs=4", VIEWS)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_plain_images_teaches_a_student_of_views_and_the_other_way_round(cli, teacher):
     assert cli(*DISTILL).code == 0
     (run,) = complete(stage="distill")
@@ -34,6 +35,7 @@ def test_a_teacher_of_plain_images_teaches_a_student_of_views_and_the_other_way_
     assert cli("stage=distill", *MINI, "study=moved").code == 0
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bits(cli, teacher):
     given = f"teacher.checkpoint={teacher}"
     for study in ("one", "two"):
