@@ -83,12 +83,16 @@ def launch(wanted: Sequence[Job], turns: Turns | None = None) -> None:
     for line in answers(jobs):
         console.print(line, markup=False)
     if failed:
-        causes = Counter(job.error for job in failed).most_common(MOST_CAUSES)
-        listed = "; ".join(f"{cause} ({count} runs)" for cause, count in causes)
+        listed = list_causes(Counter(str(job.error) for job in failed))
         raise UserError(
             f"{len(failed)} of {len(jobs)} runs failed: {listed}; the lines above name each, and "
             "the train.log of each that had begun says more"
         )
+
+
+def list_causes(causes: Counter[str]) -> str:
+    """The commonest causes of failure, each with the number of its runs."""
+    return "; ".join(f"{why} ({count} runs)" for why, count in causes.most_common(MOST_CAUSES))
 
 
 def run_jobs(

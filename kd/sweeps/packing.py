@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ import numpy as np
 from rich.console import Console
 
 from kd._startup import importing, lazy
-from kd.config.schema import flatten
 from kd.config.showing import print_config
 from kd.config.undo import keep
 from kd.data import sources
@@ -28,22 +27,20 @@ from kd.sweeps import launcher, packed_table, plan, spreading
 from kd.sweeps.board import Board
 from kd.sweeps.engines.settings import Lost, Spread
 from kd.sweeps.job_configs import Job, plain_node
+from kd.sweeps.pack_content import Content
 from kd.sweeps.ranges import Block, Family
 from kd.sweeps.table import rounded
 from kd.training import packs, run_folder
 from kd.training.complete import as_shown, find_complete
 from kd.training.threads import using
-from kd.training.unfinished import digest
 
 if TYPE_CHECKING:
-    from kd.training import pack_writing, train_run, unpack
+    from kd.training import unpack
 else:
-    pack_writing = lazy("kd.training.pack_writing")
-    train_run, unpack = lazy("kd.training.train_run"), lazy("kd.training.unpack")
+    unpack = lazy("kd.training.unpack")
 
 log = logging.getLogger(__name__)
 
-MOST_CAUSES = 3  # that the last line tells
 SHOWN = 10  # of the best runs, and of all, that TensorBoard shows
 
 
@@ -111,9 +108,8 @@ def launch(families: Sequence[Family], spread: Spread) -> None:
         tables = f"{shown}/{run_folder.LARGE}, {shown}/{run_folder.RESULTS}"
         console.print(f"results: {tables}  (to look at some: tensorboard --logdir {shown})")
     if missing:
-        told = causes.most_common(MOST_CAUSES)
-        listed = "; ".join(f"{cause} ({_counted(count, 'run')})" for cause, count in told)
-        raise UserError(f"{missing:,} of {students:,} runs failed: {listed}")
+        told = launcher.list_causes(causes)
+        raise UserError(f"{missing:,} of {students:,} runs failed: {told}")
 
 
 def _counted(count: int, what: str) -> str:
@@ -319,7 +315,7 @@ def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
     if not missing:
         failed = {job.name: job.error or "" for job in jobs if job.error}
         return Ended(len(jobs), failed, skipped=True)
-    content = _Content(block)
+    content = Content(block)
     with _silence():
         groups = launcher.form_groups(jobs, missing, Console(quiet=True))
         begun = [group.planned for group in groups]
@@ -339,7 +335,7 @@ def _train_locked(block: Block, jobs: Sequence[Job], board: Board) -> Ended:
     if waiting := [job for job in jobs if job.waits]:
         raise UserError(waiting[0].error) from waiting[0].failure
     failed = {job.name: job.error or "" for job in jobs if job.error}
-    content.write({name: why for name, why in failed.items() if name not in earlier})
+    content.write()
     plan.replace(block.study, begun, [])
     return Ended(len(jobs), failed, best=content.best)
 
@@ -352,65 +348,3 @@ def _silence() -> Generator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-class _Content:
-    """What the runs of a block come to, until it is packed.
-
-    Args:
-        block: whose runs.
-    """
-
-    def __init__(self, block: Block) -> None:
-        self.block, self.lead = block, block.lead
-        self.results: list[pack_writing.Result] = []
-        self.tested: Any = None  # of one of the runs: they have the same test images
-
-    def add(self, job: Job) -> None:
-        """Test the network of a job that has trained; a job whose network diverged fails."""
-        if job.failure or job.share is None:
-            return
-        share, job.share = job.share, None  # it has the weights, which are kept here from now on
-        try:
-            trained = share.train()
-            tested = self.tested = train_run.assess(job.config, share.material, trained)
-        except UserError as error:
-            job.failure = error
-            return
-        store, flat = self.lead.config.store, flatten(job.config)
-        few = tested.logits.shape[1] <= 256
-        on_cpu = {name: weight.cpu() for name, weight in trained.weights.items()}
-        result = pack_writing.Result(
-            name=job.name,
-            metrics=train_run.metrics_of(job.config, share.material, trained, tested),
-            words=list(job.hydra.overrides.task),
-            settings={axis.key: flat[axis.key] for axis in self.block.axes},
-            history=trained.rows,
-            classes=tested.logits.argmax(1).numpy().astype(np.uint8 if few else np.uint16),
-            weights=None if store.weights == "none" else on_cpu,
-            logits=tested.logits.numpy().astype(np.float16) if store.logits else None,
-        )
-        self.results.append(result)
-
-    def write(self, failed: dict[str, str]) -> None:
-        """Write the pack; without a run that was trained together there is none."""
-        if not self.results:
-            return
-        if self.lead.config.store.weights == "best":
-            best = max(self.results, key=lambda result: result.metrics["val/acc"])
-            for result in self.results:
-                result.weights = result.weights if result is best else None
-        images = self.tested.indices.numpy(), self.tested.labels.numpy()
-        node = dict(plain_node(self.lead))
-        common = pack_writing.Common(asdict(self.lead.config), node, *images, failed)
-        folder = self.block.folder
-        if len(self.results) + len(failed) < len(self.block):  # the others lie elsewhere
-            names = [*(result.name for result in self.results), *failed]
-            folder = folder.with_name(digest([self.block.name, names]))
-        pack_writing.write(folder, self.results, common)
-
-    @property
-    def best(self) -> tuple[float, str]:
-        """The best validation accuracy, and whose it is."""
-        found = ((result.metrics["val/acc"], result.name) for result in self.results)
-        return max(found, default=(0.0, ""))

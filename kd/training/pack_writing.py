@@ -39,8 +39,8 @@ class Common:
 
     config: dict[str, Any]
     hydra: dict[str, Any]
-    indices: np.ndarray  # (test images,)
-    labels: np.ndarray
+    indices: np.ndarray | None  # (test images,); None where no run has been tested
+    labels: np.ndarray | None
     failed: dict[str, str] = field(default_factory=dict)  # by the run's name
 
 

@@ -141,7 +141,7 @@ ALONE = dict.fromkeys(("teacher/checkpoint", "teacher/sha256"), NOTHING)
 
 def has_runs(study: Path) -> bool:
     """Whether a run of the study is complete."""
-    return any(study.glob(f"*/*/{METRICS}")) or bool(packs.packs_of(study))
+    return any(study.glob(f"*/*/{METRICS}")) or any(pack.names for pack in packs.packs_of(study))
 
 
 class Busy(UserError):
@@ -395,7 +395,7 @@ def write_results(study: Path, say: bool = True) -> Path:
             _tell(study, refused)
         remove_leftovers(path)
         remove_leftovers(large)
-        if packs.packs_of(study):
+        if any(pack.names for pack in packs.packs_of(study)):
             with replacing(path) as beside, replacing(large) as tables:
                 write_tables(study, rows, refused, beside, tables)
             return path

@@ -141,6 +141,12 @@ def test_a_run_that_diverges_is_told_and_not_trained_again(cli, teacher):
     again = cli(*words)
     assert again.code == 1
     assert "complete already" in again.out
+    alone = ("-m", "stage=student", *MINI, *PACKED, "optim.lr=1e30", "seed=0,1", "study=none")
+    for said in (cli(*alone), cli(*alone)):  # a block of nothing else
+        one_line(said.err, "2 of 2 runs failed: training diverged")
+    assert "complete already" in said.out
+    (pack,) = packed("none")
+    assert len(pack.note["failed"]) == 2
 
 
 @pytest.mark.slow
